@@ -1,0 +1,167 @@
+"""Direct preference optimization: the language model is its own reward model (Rafailov et al. 2023).
+
+From π*(y|x) = π_ref(y|x) exp(r(x,y)/β)/Z(x) follows r(x,y) = β log π*(y|x)/π_ref(y|x) + β log Z(x). In a Bradley–Terry
+comparison of two answers to the same prompt Z(x) cancels, so the preferences can be fitted by π itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from week6 import _validate as check
+from week6.optim import descend, minibatch, set_learning_rate
+from week6.sequences import Demonstrations, Pairs, response_log_probs
+
+Variant = Literal["sigmoid", "ipo"]
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """The strength of the leash β (reward units per nat) and how long and how fast to train."""
+
+    steps: int = 300
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    variant: Variant = "sigmoid"
+
+
+class DPOOutput(NamedTuple):
+    """What `dpo_loss` returns; the rewards are implicit ones, detached."""
+
+    loss: Float[Tensor, " B"]
+    chosen_rewards: Float[Tensor, " B"]
+    rejected_rewards: Float[Tensor, " B"]
+
+
+def implicit_reward(
+    log_probs: Float[Tensor, "*B"], ref_log_probs: Float[Tensor, "*B"], beta: float
+) -> Float[Tensor, "*B"]:
+    """r̂ = β (log π(y|x) − log π_ref(y|x)), in reward units: the reward for which π would be optimal.
+
+    Known up to β log Z(x), which depends on the prompt alone (DPO, eq. 5). Of whole answers (summed log-probabilities)
+    or per token.
+    """
+    check.positive("beta", beta)
+    check.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    return beta * (log_probs - ref_log_probs)
+
+
+def dpo_loss(
+    policy_chosen: Float[Tensor, " B"],
+    policy_rejected: Float[Tensor, " B"],
+    ref_chosen: Float[Tensor, " B"],
+    ref_rejected: Float[Tensor, " B"],
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    variant: Variant = "sigmoid",
+) -> DPOOutput:
+    """DPO's loss per pair, in nats (Rafailov et al. 2023, eq. 7), from *summed* log-probabilities log π(y|x).
+
+        h = (log π(y_w) − log π_ref(y_w)) − (log π(y_l) − log π_ref(y_l))
+        "sigmoid":  −(1 − ε) log σ(βh) − ε log σ(−βh)       ε = label_smoothing; ε > 0 is cDPO (Mitchell 2023)
+        "ipo":      (h − 1/(2β))²                            Azar et al. 2023, eq. 17
+
+    ε is the assumed share of flipped labels, 0 ≤ ε < 1/2. Raises ValueError for different shapes, NaN, β ≤ 0, an ε out
+    of range or an unknown variant.
+    """
+    check.same_shape(
+        policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
+    )
+    check.no_nan(
+        policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
+    )
+    check.one_of("variant", variant, ("sigmoid", "ipo"))
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing: got {label_smoothing!r}, expected 0 ≤ ε < 0.5")
+    if variant == "ipo" and label_smoothing:
+        raise ValueError("label_smoothing: got one with variant 'ipo', which has none; expected 0")
+    chosen_rewards = implicit_reward(policy_chosen, ref_chosen, beta)
+    rejected_rewards = implicit_reward(policy_rejected, ref_rejected, beta)
+    margin = chosen_rewards - rejected_rewards  # βh
+    if variant == "ipo":
+        loss = (margin / beta - 1 / (2 * beta)) ** 2
+    else:
+        loss = -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
+    return DPOOutput(loss, chosen_rewards.detach(), rejected_rewards.detach())
+
+
+def dpo_gradient_weight(
+    chosen_rewards: Float[Tensor, " B"], rejected_rewards: Float[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """How much each pair pulls: σ(r̂_l − r̂_w), near 1 where the implicit rewards rank the pair wrongly.
+
+    ∇L = −β σ(r̂_l − r̂_w) [∇ log π(y_w|x) − ∇ log π(y_l|x)]       (DPO, section 4)
+    """
+    check.same_shape(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
+    return torch.sigmoid(rejected_rewards - chosen_rewards)
+
+
+def pair_log_probs(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """log π(y_w|x) and log π(y_l|x): summed over the answer's tokens, both answers in one forward pass."""
+    both = pairs.stacked()
+    log_probs = response_log_probs(model, both.prompts, both.prompt_mask, both.responses, both.response_mask)
+    chosen, rejected = log_probs.sum(-1).chunk(2)
+    return chosen, rejected
+
+
+@torch.no_grad()
+def reference_log_probs(
+    reference: nn.Module, pairs: Pairs, batch_size: int = 256
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """`pair_log_probs` of the frozen reference for all pairs: computed once, used in every epoch."""
+    batches = [
+        pair_log_probs(reference, pairs.rows(slice(i, i + batch_size))) for i in range(0, len(pairs), batch_size)
+    ]
+    chosen, rejected = zip(*batches, strict=True)
+    return torch.cat(chosen), torch.cat(rejected)
+
+
+def train_dpo(
+    policy: nn.Module,
+    reference: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pairs: Pairs,
+    config: DPOConfig,
+    seed: int,
+    start: int = 0,
+) -> Iterator[dict[str, float]]:
+    """Fine-tune `policy` in place on preference pairs; yields the metrics of each step, taken before its update."""
+    policy.eval()  # no dropout: policy and reference must agree where they have the same weights
+    ref_chosen, ref_rejected = reference_log_probs(reference, pairs)
+    for step in range(start, config.steps):
+        index = minibatch(len(pairs), config.batch_size, step, seed)
+        batch = pairs.rows(index)
+        chosen, rejected = pair_log_probs(policy, batch)
+        losses, chosen_rewards, rejected_rewards = dpo_loss(
+            chosen,
+            rejected,
+            ref_chosen[index],
+            ref_rejected[index],
+            config.beta,
+            config.label_smoothing,
+            config.variant,
+        )
+        loss = losses.mean()
+        set_learning_rate(optimizer, config.learning_rate, step, config.steps)
+        grad_norm = descend(loss, policy, optimizer)
+        both: Demonstrations = batch.stacked()
+        yield {
+            "step": step,
+            "loss": loss.item(),
+            "chosen_reward": chosen_rewards.mean().item(),
+            "rejected_reward": rejected_rewards.mean().item(),
+            "margin": (chosen_rewards - rejected_rewards).mean().item(),
+            "accuracy": (chosen_rewards > rejected_rewards).float().mean().item(),
+            "chosen_log_prob": chosen.mean().item(),
+            "rejected_log_prob": rejected.mean().item(),
+            "gradient_weight": dpo_gradient_weight(chosen_rewards, rejected_rewards).mean().item(),
+            "grad_norm": grad_norm,
+            "tokens": int(both.prompt_mask.sum() + both.response_mask.sum()),
+        }

@@ -1,0 +1,318 @@
+"""Proximal policy optimization of a language model (Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022).
+
+An answer is an episode, a token is an action. The return of a token is the score of the whole answer minus β times
+the log-ratios to the reference from that token on, so that the expected return is the RLHF objective.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from week6 import _validate as check
+from week6.objective import kl_estimators
+from week6.optim import descend, generator_for, minibatch, set_learning_rate
+from week6.reward_model import last_token_index
+from week6.sequences import (
+    Rollout,
+    masked_mean,
+    masked_whiten,
+    response_forward,
+    response_log_probs,
+    sample,
+    token_log_probs,
+)
+
+Stats = dict[str, float]
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """One PPO step samples `batch_size` answers and takes `epochs` × `minibatches` gradient steps on them."""
+
+    steps: int = 200
+    batch_size: int = 128
+    epochs: int = 2
+    minibatches: int = 2
+    learning_rate: float = 3e-4
+    beta: float = 0.1
+    """Reward units per nat of KL to the reference."""
+    target_kl: float | None = None
+    """Nats per answer at which the adaptive controller holds the KL; None keeps β fixed."""
+    horizon: float = 10_000
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip: float = 0.2
+    value_coef: float = 0.1
+    unfinished_penalty: float = -3.0
+    """Score of an answer that did not end within the limit, in place of its reward."""
+    temperature: float = 1.0
+    max_new_tokens: int = 24
+
+
+def shape_rewards(
+    scores: Float[Tensor, " B"],
+    log_probs: Float[Tensor, "B T"],
+    ref_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    beta: float,
+) -> Float[Tensor, "B T"]:
+    """Reward of each token: its share of the KL penalty, and at the last real token (the EOS) the answer's score.
+
+        r_t = −β (log π(y_t) − log π_ref(y_t)) + [t is last] · score
+
+    Summed over t it is score − β·k1, one sample of the RLHF objective. The log-ratio is never clamped: that would
+    bias the KL. Raises ValueError for wrong shapes, an empty row, NaN or β ≤ 0.
+    """
+    check.positive("beta", beta)
+    check.has_dims("log_probs", log_probs, 2, "(B, T)")
+    check.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs, mask=mask)
+    if scores.shape != log_probs.shape[:1]:
+        raise ValueError(f"scores: got shape {tuple(scores.shape)}, expected {tuple(log_probs.shape[:1])}, one a row")
+    check.mask_rows("mask", mask)
+    real = mask.bool()
+    log_probs, ref_log_probs = log_probs.masked_fill(~real, 0.0), ref_log_probs.masked_fill(~real, 0.0)
+    check.no_nan(scores=scores, log_probs=log_probs, ref_log_probs=ref_log_probs)
+    rewards = -beta * (log_probs - ref_log_probs)
+    return rewards.scatter_add(1, last_token_index(mask).unsqueeze(1), scores.to(rewards.dtype).unsqueeze(1))
+
+
+def gae(
+    rewards: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    gamma: float = 1.0,
+    lam: float = 0.95,
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """Generalized advantage estimation (Schulman et al. 2016, eq. 16), in reward units.
+
+        δ_t = r_t + γ V_{t+1} − V_t,      Â_t = δ_t + γλ Â_{t+1},      returns_t = Â_t + V_t
+
+    The value after the last real token is 0. λ = 1 gives reward-to-go minus V, λ = 0 the TD error. Both results are 0
+    at padding. Returns are made here, before any whitening of the advantages.
+    """
+    check.has_dims("rewards", rewards, 2, "(B, T)")
+    check.same_shape(rewards=rewards, values=values, mask=mask)
+    check.mask_rows("mask", mask)
+    check.no_nan(rewards=rewards, values=values)
+    for name, value in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}: got {value!r}, expected a number from 0 to 1")
+    real = mask.bool()
+    rewards, values = torch.where(real, rewards, 0), torch.where(real, values, 0)
+    advantage = next_value = torch.zeros_like(rewards[:, 0])
+    backwards = []
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        advantage = torch.where(real[:, t], delta + gamma * lam * advantage, 0)
+        next_value = values[:, t]
+        backwards.append(advantage)
+    advantages = torch.stack(backwards[::-1], dim=1)
+    return advantages, advantages + values
+
+
+def clipped_policy_loss(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    clip: float = 0.2,
+) -> tuple[Float[Tensor, ""], Stats]:
+    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), as a loss: the masked mean over tokens of
+
+        max(−Â ρ, −Â clip(ρ, 1 − ε, 1 + ε)),      ρ = π(y_t) / π_old(y_t)
+
+    Its gradient is zero exactly where ρ > 1 + ε with Â > 0, and where ρ < 1 − ε with Â < 0: a step that already went
+    far in the right direction goes no further. At ρ = 1 it is REINFORCE's gradient with advantages Â.
+    Stats (masked): clip_fraction, approx_kl (k3 of π_old to π, nats per token), ratio_deviation = max |ρ − 1|.
+    """
+    check.same_shape(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages, mask=mask)
+    check.mask_rows("mask", mask)
+    check.positive("clip", clip)
+    log_ratio = torch.where(mask.bool(), log_probs - old_log_probs, 0)
+    ratio = log_ratio.exp()
+    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    loss = masked_mean(torch.maximum(unclipped, clipped), mask)
+    with torch.no_grad():
+        _, _, k3 = kl_estimators(old_log_probs, log_probs)
+        stats = {
+            "clip_fraction": masked_mean((clipped > unclipped).float(), mask).item(),
+            "approx_kl": masked_mean(k3, mask).item(),
+            "ratio_deviation": (ratio - 1).abs().max().item(),
+        }
+    return loss, stats
+
+
+def clipped_value_loss(
+    values: Float[Tensor, "B T"],
+    old_values: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    clip: float = 0.2,
+) -> tuple[Float[Tensor, ""], Stats]:
+    """Squared error of the value function, with the new value held near the old one: the masked mean over tokens of
+
+        ½ max((V − R)², (clip(V, V_old − ε, V_old + ε) − R)²)
+
+    The maximum is the pessimistic choice, as in the policy loss. Stats (masked): value_clip_fraction.
+    """
+    check.same_shape(values=values, old_values=old_values, returns=returns, mask=mask)
+    check.mask_rows("mask", mask)
+    check.positive("clip", clip)
+    near_old = torch.clamp(values, old_values - clip, old_values + clip)
+    free, held = (values - returns) ** 2, (near_old - returns) ** 2
+    loss = 0.5 * masked_mean(torch.maximum(free, held), mask)
+    return loss, {"value_clip_fraction": masked_mean((held > free).float(), mask).item()}
+
+
+@dataclass
+class AdaptiveKL:
+    """Controller that moves β until the KL per answer is at `target` nats (Ziegler et al. 2019, section 2.2)."""
+
+    beta: float
+    target: float
+    horizon: float
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless all three are positive."""
+        for name in ("beta", "target", "horizon"):
+            check.positive(name, getattr(self, name))
+
+    def update(self, kl: float, n_episodes: int) -> float:
+        """β ← β (1 + clip(KL/target − 1, −0.2, 0.2) · n/horizon), after n answers with this mean KL; returns β."""
+        if not math.isfinite(kl):
+            raise ValueError(f"kl: got {kl!r}, expected a finite number of nats per answer")
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        self.beta *= 1 + error * n_episodes / self.horizon
+        return self.beta
+
+
+class PolicyWithValue(nn.Module):
+    """A policy and a value function on one trunk: V_t is read where token t is predicted, before it is known.
+
+    A separate critic would cost a second model. The value head starts at zero: V = 0, an honest "don't know".
+    """
+
+    def __init__(self, causal_lm: nn.Module) -> None:
+        super().__init__()
+        language_model: Any = causal_lm
+        self.policy = language_model
+        width: int = language_model.config.hidden_size
+        self.value_head = nn.Linear(width, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, answers: Rollout, temperature: float = 1.0) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Log-probabilities of the sampled tokens, in nats, and values, in reward units."""
+        output = response_forward(
+            self.policy,
+            answers.prompts,
+            answers.prompt_mask,
+            answers.responses,
+            answers.response_mask,
+            output_hidden_states=True,
+        )
+        predicting = slice(answers.prompts.shape[1] - 1, -1)
+        values = self.value_head(output.hidden_states[-1][:, predicting]).squeeze(-1).float()
+        log_probs = token_log_probs(output.logits / temperature, answers.responses)
+        return log_probs.masked_fill(~answers.response_mask, 0.0), values
+
+
+def ppo_update(
+    actor: PolicyWithValue,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    old_values: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    config: PPOConfig,
+    generator: torch.Generator | None = None,
+) -> Stats:
+    """`epochs` passes over one batch of answers, each in `minibatches` gradient steps on policy and value loss.
+
+    Returns stats averaged over the gradient steps, but for first_ratio_deviation = max |ρ − 1| on the first of them,
+    before any weight changed: it must be rounding error. If it is not, answers were sampled from another distribution
+    than the one that is scored.
+    """
+    rows: list[Stats] = []
+    for _ in range(config.epochs):
+        order = torch.randperm(len(rollout), generator=generator, device=rollout.responses.device)
+        for index in order.chunk(config.minibatches):
+            batch, mask = rollout.rows(index), rollout.response_mask[index]
+            log_probs, values = actor(batch, config.temperature)
+            policy_loss, policy_stats = clipped_policy_loss(
+                log_probs, batch.log_probs, advantages[index], mask, config.clip
+            )
+            value_loss, value_stats = clipped_value_loss(values, old_values[index], returns[index], mask, config.clip)
+            grad_norm = descend(policy_loss + config.value_coef * value_loss, actor, optimizer)
+            losses = {"policy_loss": policy_loss.item(), "value_loss": value_loss.item(), "grad_norm": grad_norm}
+            rows.append({**losses, **policy_stats, **value_stats})
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "ratio_deviation"}
+    return {**means, "first_ratio_deviation": rows[0]["ratio_deviation"]}
+
+
+def train_ppo(
+    actor: PolicyWithValue,
+    reference: nn.Module,
+    reward: Callable[[Rollout], Float[Tensor, " B"]],
+    prompts: Int[Tensor, "N P"],
+    prompt_mask: Bool[Tensor, "N P"],
+    optimizer: torch.optim.Optimizer,
+    controller: AdaptiveKL,
+    config: PPOConfig,
+    seed: int,
+    start: int = 0,
+) -> Iterator[tuple[Stats, Rollout]]:
+    """PPO's loop; `actor` and `controller.beta` change in place. After each step yields its metrics and its answers.
+
+    sample → score → shape the rewards → advantages → clipped updates → move β (if `config.target_kl` is set).
+    `reward` scores whole answers. The metrics describe the policy before the step's update: score, kl (k1 summed over
+    an answer, nats), entropy (nats per token, estimated by −log π of the sampled tokens), length, finished, …
+    """
+    actor.eval()  # no dropout: the first ratio must be 1
+    for step in range(start, config.steps):
+        index = minibatch(len(prompts), config.batch_size, step, seed)
+        generator = generator_for(seed, step, prompts.device)
+        rollout = sample(
+            actor.policy, prompts[index], prompt_mask[index], config.max_new_tokens, config.temperature, generator
+        )
+        mask = rollout.response_mask
+        with torch.no_grad():
+            ref_log_probs = response_log_probs(
+                reference, rollout.prompts, rollout.prompt_mask, rollout.responses, mask, config.temperature
+            )
+            _, values = actor(rollout, config.temperature)
+            scores = torch.where(rollout.finished, reward(rollout), config.unfinished_penalty)
+        beta = controller.beta
+        rewards = shape_rewards(scores, rollout.log_probs, ref_log_probs, mask, beta)
+        advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+        set_learning_rate(optimizer, config.learning_rate, step, config.steps)
+        stats = ppo_update(
+            actor, optimizer, rollout, values, masked_whiten(advantages, mask), returns, config, generator
+        )
+        k1, _, _ = kl_estimators(rollout.log_probs, ref_log_probs)
+        kl = k1.sum(-1).mean().item()
+        if config.target_kl is not None:
+            controller.update(kl, len(rollout))
+        unexplained = masked_mean((advantages - masked_mean(advantages, mask)) ** 2, mask)
+        variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
+        yield (
+            {
+                "step": step,
+                "score": scores.mean().item(),
+                "kl": kl,
+                "objective": scores.mean().item() - beta * kl,
+                "beta": beta,
+                "entropy": -masked_mean(rollout.log_probs, mask).item(),
+                "length": mask.sum(-1).float().mean().item(),
+                "finished": rollout.finished.float().mean().item(),
+                "explained_variance": 1 - (unexplained / variance.clamp_min(1e-8)).item(),
+                **stats,
+                "tokens": int(rollout.prompt_mask.sum() + mask.sum()),
+            },
+            rollout,
+        )

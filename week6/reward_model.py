@@ -1,0 +1,144 @@
+"""The reward model: a language model's trunk with a linear head, fitted to preferences by the Bradley–Terry loss.
+
+Stiennon et al. 2020, "Learning to summarize from human feedback"; Ouyang et al. 2022, InstructGPT, eq. 1.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from week6 import _validate as check
+from week6.optim import descend, minibatch, set_learning_rate
+from week6.preferences import bradley_terry_loss
+from week6.sequences import Demonstrations, Pairs, Rollout, position_ids
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How long and how fast to fit the preferences."""
+
+    steps: int = 300
+    batch_size: int = 64
+    learning_rate: float = 3e-4
+
+
+def last_token_index(attention_mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]) -> Int[Tensor, " B"]:
+    """Column of the last real token of each row, wherever the padding is.
+
+    From the mask, not from `ids != pad`: where pad is EOS that would stop one token short (transformers#35352).
+    """
+    check.has_dims("attention_mask", attention_mask, 2, "(B, L)")
+    check.mask_rows("attention_mask", attention_mask)
+    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask.long() * columns).argmax(-1)
+
+
+class RewardModel(nn.Module):
+    """r_φ(x, y): the trunk of a causal language model, and a linear head read at the last real token.
+
+    Takes over the trunk of `causal_lm`: pass a copy. The head starts with weights of standard deviation 1/√(d + 1)
+    and bias 0 (Stiennon et al. 2020). Scores are in reward units, centred and scaled by `calibrate`; only differences
+    were trained, so the zero point is a choice.
+    """
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, causal_lm: nn.Module) -> None:
+        super().__init__()
+        language_model: Any = causal_lm
+        self.config = language_model.config
+        self.trunk = language_model.base_model
+        width: int = self.config.hidden_size
+        self.head = nn.Linear(width, 1)
+        nn.init.normal_(self.head.weight, std=1 / math.sqrt(width + 1))
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(
+        self, input_ids: Int[Tensor, "B L"], attention_mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]
+    ) -> Float[Tensor, " B"]:
+        """Score of each row, padded on either side, in fp32. Raises ValueError for wrong shapes or an empty row."""
+        check.has_dims("input_ids", input_ids, 2, "(B, L)")
+        check.same_shape(input_ids=input_ids, attention_mask=attention_mask)
+        last = last_token_index(attention_mask)
+        hidden = self.trunk(
+            input_ids=input_ids,
+            attention_mask=attention_mask.long(),
+            position_ids=position_ids(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        at_end = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        raw: Tensor = self.head(at_end).squeeze(-1).float()
+        return (raw - self.offset) / self.scale
+
+    @torch.no_grad()
+    def calibrate(self, scores: Float[Tensor, " N"]) -> None:
+        """Shift and scale so that answers which now have `scores` get mean 0 and variance 1.
+
+        Given the scores of SFT samples, "0" is then an average answer of the SFT model and 1 its standard deviation:
+        β and the penalty for unfinished answers mean the same in every run. The offset and scale are saved with the
+        model.
+        """
+        if len(scores) < 2 or not scores.std(correction=0) > 0:
+            raise ValueError(f"scores: got {len(scores)} values without spread, expected at least two different ones")
+        self.offset += self.scale * scores.mean()
+        self.scale *= scores.std(correction=0)
+
+
+def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, " B"]:
+    """r_φ of each prompt with its answer."""
+    scores: Tensor = model(
+        torch.cat([answers.prompts, answers.responses], dim=1),
+        torch.cat([answers.prompt_mask, answers.response_mask], dim=1),
+    )
+    return scores
+
+
+def pair_scores(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """r_φ(x, y_w) and r_φ(x, y_l), in one forward pass."""
+    chosen, rejected = score(model, pairs.stacked()).chunk(2)
+    return chosen, rejected
+
+
+@torch.no_grad()
+def pair_accuracy(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Float[Tensor, ""]:
+    """Share of pairs in which the chosen answer scores higher; a tie counts half."""
+    wins = []
+    for i in range(0, len(pairs), batch_size):
+        chosen, rejected = pair_scores(model, pairs.rows(slice(i, i + batch_size)))
+        wins.append((chosen > rejected).float() + 0.5 * (chosen == rejected).float())
+    return torch.cat(wins).mean()
+
+
+def train_reward_model(
+    model: RewardModel,
+    optimizer: torch.optim.Optimizer,
+    pairs: Pairs,
+    config: RewardConfig,
+    seed: int,
+    start: int = 0,
+) -> Iterator[dict[str, float]]:
+    """Fit `model` in place by the Bradley–Terry loss; yields the metrics of each step, taken before its update."""
+    model.eval()  # no dropout: a score must not depend on chance
+    for step in range(start, config.steps):
+        batch = pairs.rows(minibatch(len(pairs), config.batch_size, step, seed))
+        chosen, rejected = pair_scores(model, batch)
+        loss = bradley_terry_loss(chosen, rejected)
+        set_learning_rate(optimizer, config.learning_rate, step, config.steps)
+        grad_norm = descend(loss, model, optimizer)
+        both = batch.stacked()
+        yield {
+            "step": step,
+            "loss": loss.item(),
+            "accuracy": (chosen > rejected).float().mean().item(),
+            "margin": (chosen - rejected).mean().item(),
+            "grad_norm": grad_norm,
+            "tokens": int(both.prompt_mask.sum() + both.response_mask.sum()),
+        }

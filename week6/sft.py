@@ -1,0 +1,50 @@
+"""Supervised fine-tuning: imitate demonstrations, token by token."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from week6 import _validate as check
+from week6.optim import descend, minibatch, set_learning_rate
+from week6.sequences import Demonstrations, masked_mean, response_log_probs
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """How long and how fast to imitate."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+
+
+def sft_loss(log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the answer tokens, EOS included, prompt excluded, in nats per token.
+
+    L = −Σ_{i,t} m_{it} log π(y_{it} | x_i, y_{i,<t}) / Σ_{i,t} m_{it}
+    """
+    check.same_shape(log_probs=log_probs, mask=mask)
+    return -masked_mean(log_probs, mask)
+
+
+def train_sft(
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    demonstrations: Demonstrations,
+    config: SFTConfig,
+    seed: int,
+    start: int = 0,
+) -> Iterator[dict[str, float]]:
+    """Fine-tune `policy` in place on demonstrations; after each step yields step, loss, grad_norm and tokens."""
+    policy.eval()  # no dropout anywhere in this course; gradients flow all the same
+    for step in range(start, config.steps):
+        batch = demonstrations.rows(minibatch(len(demonstrations), config.batch_size, step, seed))
+        log_probs = response_log_probs(policy, batch.prompts, batch.prompt_mask, batch.responses, batch.response_mask)
+        loss = sft_loss(log_probs, batch.response_mask)
+        set_learning_rate(optimizer, config.learning_rate, step, config.steps)
+        grad_norm = descend(loss, policy, optimizer)
+        tokens = int(batch.prompt_mask.sum() + batch.response_mask.sum())
+        yield {"step": step, "loss": loss.item(), "grad_norm": grad_norm, "tokens": tokens}
