@@ -1,0 +1,1300 @@
+# %% [markdown]
+# # 01 · Bradley–Terry: from comparisons to rewards
+#
+# Ask a person to grade an answer from 1 to 10, and the next person will use the scale in another way. Ask which of
+# two answers is better, and people agree much more. But training needs a number. This notebook builds the bridge
+# from "this one is better" to a number, and shows where the bridge ends.
+
+# %% [markdown]
+# ## What you will be able to do
+#
+# - Derive the Bradley–Terry model from noisy rewards, and say what one unit of reward means.
+# - Extend it from pairs to rankings (Plackett–Luce).
+# - Write the pairwise loss that trains every reward model, so that it never overflows.
+# - Fit rewards to a table of comparisons, with error bars, and check their calibration.
+# - Recognise when no finite fit exists, and which preferences the model cannot express.
+#
+# **You need:** the softmax function, derivatives, gradient descent. **Time:** 75 minutes of work; the cells run in
+# under a minute on a laptop CPU. A GPU does not help here: nothing is larger than a table of numbers.
+
+# %%
+import itertools
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+
+from week6 import fit_bradley_terry, kl_divergence, sample_preferences
+from week6.checks import nb01 as check
+from week6.figures import roadmap
+from week6.plots import BLACK, BLUE, GREEN, ORANGE, STYLE
+from week6.widgets import slider
+
+plt.rcParams.update(STYLE)
+generator = torch.Generator().manual_seed(0)
+
+# %%
+_ = roadmap(1)
+plt.show()
+
+# %% [markdown]
+# *Roadmap: the nine stops of the course. You are at stop 01, between the human preferences and the reward model.*
+#
+# ## 0 · One prompt, six answers
+#
+# All through this notebook we look at one prompt $x$ and $K = 6$ answers to it. We give each answer a **true
+# reward** $r_i$. In real life nobody knows these numbers. Here we do, so that we can see how well they are found
+# again.
+
+# %%
+prompt = "how do i bake bread ?"
+answers = [
+    "happy to help ! mix flour and water , let it rise , bake it .",
+    "mix flour and water , bake it .",
+    "bake it .",
+    "i can not help with that .",
+    "ask somebody else .",
+    "bread bread the bake",
+]
+true_rewards = torch.tensor([2.0, 1.0, 0.3, -0.5, -1.0, -1.8])  # shape (K,), axis: answer
+
+print(f"x: {prompt}     shape of true_rewards: {tuple(true_rewards.shape)}")
+for i, (answer, r) in enumerate(zip(answers, true_rewards, strict=True)):
+    print(f"y{i}  r = {r:+.1f}   {answer}")
+
+# %% [markdown]
+# ## 1 · From a noisy reward to a probability
+#
+# A person who reads an answer does not feel exactly $r$. Mood, attention and taste add noise. Call what is felt the
+# **utility** $u$. For two answers $a$ and $b$:
+#
+# $$u_a = r_a + g_a, \qquad u_b = r_b + g_b. \tag{1}$$
+#
+# The person prefers the answer with the higher utility: $a \succ b$ ("$a$ is preferred to $b$") when $u_a > u_b$.
+# Such a model is called a **random utility model**.
+#
+# For the noise $g$ we take the **Gumbel** distribution. Its distribution function $F$ and its density $f = F'$ are
+#
+# $$F(g) = \Pr(\text{noise} \le g) = e^{-e^{-g}}, \qquad f(g) = e^{-g}\, e^{-e^{-g}}. \tag{2}$$
+#
+# Why this one and not the bell curve? It makes every integral below easy. We compare it with the bell curve at the
+# end.
+
+
+# %%
+def gumbel_cdf(g: torch.Tensor) -> torch.Tensor:
+    """F(g), equation (2)."""
+    return torch.exp(-torch.exp(-g))
+
+
+def gumbel_density(g: torch.Tensor) -> torch.Tensor:
+    """f(g), equation (2)."""
+    return torch.exp(-g) * torch.exp(-torch.exp(-g))
+
+
+def gumbel_noise(*shape: int) -> torch.Tensor:
+    """Samples, from uniform U in (0, 1): F(g) = U gives g = −log(−log U)."""
+    u = torch.rand(*shape, generator=generator, dtype=torch.float64)
+    return -torch.log(-torch.log(u))
+
+
+g = torch.linspace(-3, 6, 50, dtype=torch.float64, requires_grad=True)
+(slope,) = torch.autograd.grad(gumbel_cdf(g).sum(), g)
+torch.testing.assert_close(slope, gumbel_density(g))
+
+n = 200_000
+noise = gumbel_noise(n)  # shape (n,), axis: sample
+for point in (-1.0, 0.0, 2.0):
+    p = float(gumbel_cdf(torch.tensor(point)))
+    assert abs(float((noise <= point).double().mean()) - p) < 4 * math.sqrt(p * (1 - p) / n)
+print("Checked: f is the derivative of F, and the sampled noise has F as its distribution (within 4 standard errors).")
+
+# %% [markdown]
+# A **standard error** is the typical error of an average over random samples. For a share $p$ out of $n$ samples it
+# is $\sqrt{p(1-p)/n}$. A correct program misses by more than four of them once in 16,000 checks. A wrong program
+# misses nearly always.
+#
+# ### The derivation, in five steps
+#
+# Let $\Delta = r_a - r_b$.
+#
+# **Step 1: say when $a$ wins.** $u_a > u_b$ means $r_a + g_a > r_b + g_b$, that is $g_b < \Delta + g_a$.
+#
+# **Step 2: average over the noise.** Suppose $g_a$ has the value $g$. Then $a$ wins with probability
+# $F(\Delta + g)$. Every value $g$ occurs with density $f(g)$, so
+#
+# $$p(a \succ b \mid x) = \int_{-\infty}^{\infty} f(g)\, F(\Delta + g)\, dg .$$
+
+# %%
+delta = 1.3
+grid = torch.linspace(-8, 40, 100_001, dtype=torch.float64)  # shape (G,), axis: point of the integral
+
+integral = torch.trapezoid(gumbel_density(grid) * gumbel_cdf(delta + grid), grid)
+wins_of_a = (delta + gumbel_noise(n) > gumbel_noise(n)).double().mean()
+
+standard_error = math.sqrt(float(integral) * (1 - float(integral)) / n)
+assert abs(float(wins_of_a - integral)) < 4 * standard_error
+print(f"Checked: the integral of step 2 gives {integral:.4f}; a wins {wins_of_a:.4f} of {n:,} simulated comparisons.")
+
+# %% [markdown]
+# **Step 3: put $f$ and $F$ in.** Both contain $e^{-e^{-\cdots}}$. A product of exponentials adds the exponents, and
+# $e^{-(\Delta + g)} = e^{-\Delta} e^{-g}$:
+#
+# $$f(g)\,F(\Delta + g) = e^{-g}\, e^{-e^{-g}}\, e^{-e^{-\Delta} e^{-g}} = e^{-g}\, e^{-e^{-g}(1 + e^{-\Delta})} .$$
+#
+# **Step 4: substitute $t = e^{-g}$.** Then $dt = -e^{-g}\,dg$. As $g$ goes from $-\infty$ to $\infty$, $t$ goes
+# from $\infty$ down to $0$. The minus sign turns the direction round:
+#
+# $$\int_{-\infty}^{\infty} e^{-g}\, e^{-e^{-g}(1 + e^{-\Delta})}\, dg = \int_0^\infty e^{-t(1 + e^{-\Delta})}\, dt .$$
+
+# %%
+small = torch.linspace(-3, 6, 50, dtype=torch.float64)
+product = gumbel_density(small) * gumbel_cdf(delta + small)
+combined = torch.exp(-small) * torch.exp(-torch.exp(-small) * (1 + math.exp(-delta)))
+torch.testing.assert_close(product, combined)
+
+t = torch.linspace(0, 40, 100_001, dtype=torch.float64)
+over_t = torch.trapezoid(torch.exp(-t * (1 + math.exp(-delta))), t)
+torch.testing.assert_close(over_t, integral, rtol=1e-6, atol=0)  # 1e-6: the error of the trapezoid rule on this grid
+print("Checked: step 3 at 50 points, and both integrals of step 4 have the same value.")
+
+# %% [markdown]
+# **Step 5: integrate.** $\int_0^\infty e^{-ct}\,dt = 1/c$, here with $c = 1 + e^{-\Delta}$. The result is the
+# **logistic function** $\sigma(\Delta) = 1/(1 + e^{-\Delta})$. Multiply numerator and denominator by $e^{r_a}$ and
+# you see the softmax of two rewards:
+#
+# $$\boxed{\; p(a \succ b \mid x) = \frac{1}{1 + e^{-(r_a - r_b)}} = \sigma(r_a - r_b)
+#   = \frac{e^{r_a}}{e^{r_a} + e^{r_b}} \;} \tag{3}$$
+#
+# This is the **Bradley–Terry model** (1952).
+
+# %%
+torch.testing.assert_close(integral, 1 / (1 + torch.exp(torch.tensor(-delta, dtype=torch.float64))), rtol=1e-6, atol=0)
+
+r_a, r_b = torch.tensor([2.0, 0.3, -1.8]), torch.tensor([1.0, 2.0, -1.8])  # shapes (3,), axis: pair
+torch.testing.assert_close(torch.sigmoid(r_a - r_b), r_a.exp() / (r_a.exp() + r_b.exp()))
+print("Checked: the integral equals σ(Δ), and σ of the difference equals the ratio of exponentials.")
+
+# %% [markdown]
+# ### Exercise 1.1 · Preference probability
+# *difficulty 1/5 · importance 5/5 · 5 minutes*
+#
+# Write equation (3) for tensors of any shape. It must also survive rewards such as 1000.
+
+
+# %% tags=["exercise"]
+def preference_probability(reward_a: torch.Tensor, reward_b: torch.Tensor) -> torch.Tensor:
+    """Probability that answer a is preferred to answer b.
+
+    reward_a, reward_b: rewards, the same shape (any). Returns that shape, values in [0, 1].
+    """
+    # BEGIN SOLUTION
+    return torch.sigmoid(reward_a - reward_b)
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q1(preference_probability)
+
+# %% tags=["student-only"]
+# check.q1.hint()
+# check.q1.solution()
+
+# %% tags=["nbval-check-output"]
+probability = check.q1.or_ours(preference_probability)  # your function if it is right, else ours
+
+# %% [markdown]
+# ### What one unit of reward means
+#
+# The **odds** of $a$ are $p/(1-p)$: "3 to 1" means $p = 3/4$. From (3), $1 - p = e^{r_b}/(e^{r_a} + e^{r_b})$.
+# Divide:
+#
+# $$\frac{p}{1-p} = \frac{e^{r_a}}{e^{r_b}} = e^{r_a - r_b}, \qquad\text{so}\qquad \log\frac{p}{1-p} = r_a - r_b .$$
+#
+# **One unit of reward multiplies the odds by $e \approx 2.72$.** And since only the difference counts, the same
+# constant $c$ on both rewards changes nothing:
+#
+# $$p(a \succ b) \text{ with } r_a + c,\; r_b + c \;=\; p(a \succ b) \text{ with } r_a,\; r_b . \tag{4}$$
+#
+# So a reward has no zero point. We fix one by convention: the rewards of the $K$ answers sum to 0.
+
+# %%
+p = probability(r_a, r_b)
+torch.testing.assert_close(p / (1 - p), torch.exp(r_a - r_b))
+torch.testing.assert_close(torch.log(p / (1 - p)), r_a - r_b, rtol=1e-5, atol=1e-6)
+torch.testing.assert_close(probability(r_a + 5.0, r_b + 5.0), p)
+torch.testing.assert_close(probability(r_b, r_a), 1 - p)
+print("Checked: odds = exp(Δ), log-odds = Δ, a shift of both rewards by 5 changes nothing, p(b ≻ a) = 1 − p(a ≻ b).")
+print("Δ     :", "  ".join(f"{d:5.1f}" for d in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)))
+print(
+    "p     :",
+    "  ".join(f"{float(probability(torch.tensor(d), torch.tensor(0.0))):5.3f}" for d in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)),
+)
+
+# %% [markdown]
+# ### The scale is the noise level
+#
+# What if people are more or less careful? Give the noise a size $s$: $u = r + s\,g$. Dividing every utility by $s$
+# does not change which is larger, and leaves noise of size 1 on rewards $r/s$. So
+#
+# $$p(a \succ b) = \sigma\!\left(\frac{r_a - r_b}{s}\right). \tag{5}$$
+#
+# From comparisons alone, "rewards far apart, careless people" and "rewards close together, careful people" look the
+# same. Only $r/s$ can be learned. We set $s = 1$: **the annotators' noise is the unit of reward.**
+
+# %%
+s = 2.5
+share = (delta + s * gumbel_noise(n) > s * gumbel_noise(n)).double().mean()
+expected = float(probability(torch.tensor(delta / s), torch.tensor(0.0)))
+assert abs(float(share) - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
+print(
+    f"Checked: with noise {s} the simulated share is {share:.4f}, "
+    f"equation (5) says {expected:.4f} (within 4 standard errors)."
+)
+
+# %% [markdown]
+# **Predict, then look.** The noise $s$ doubles and the rewards stay. The curve of $p$ against $r_a - r_b$
+#
+# - (a) shifts to the right,
+# - (b) becomes flatter and still passes through ½ at 0,
+# - (c) becomes steeper.
+
+# %%
+check.p1("b")  # SOLUTION
+
+
+# %%
+def plot_curve(noise: float) -> plt.Figure:
+    """The Bradley–Terry curve at this noise level, beside the one at noise 1, with shares from simulated people."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    difference = torch.linspace(-6, 6, 121)
+    axes.plot(difference, probability(difference, torch.zeros(121)), color=BLACK, linestyle="--", label="noise s = 1")
+    axes.plot(difference, probability(difference / noise, torch.zeros(121)), color=BLUE, label=f"noise s = {noise:g}")
+    points = torch.linspace(-5, 5, 11)
+    people = torch.Generator().manual_seed(1)
+    votes = sample_preferences((points / noise).expand(500, 11), torch.zeros(500, 11), people)  # (people, point)
+    axes.plot(points, votes.float().mean(0), "o", color=ORANGE, label=f"500 people at s = {noise:g}")
+    axes.axhline(0.5, color=BLACK, linewidth=0.5)
+    axes.set(title="Bradley–Terry: the noise sets the slope", ylabel="p(a ≻ b) (probability)")
+    axes.set_xlabel("r_a − r_b (reward units)")
+    axes.legend(loc="upper left")
+    return figure
+
+
+# %% tags=["nbval-ignore-output"]
+slider(plot_curve, "noise", [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], start=2.0)
+
+# %%
+_ = plot_curve(2.0)
+plt.show()
+
+# %% [markdown]
+# *Figure 1. Probability against the difference of rewards. Both curves pass through ½ at 0; at s = 2 the solid
+# curve is half as steep as the dashed one. The dots, shares of 500 simulated people, lie on the solid curve.*
+#
+# The answer is (b). At 0 the answers are equally good, and noise cannot change that. Away from 0 the log-odds are
+# $\Delta/s$, so doubling $s$ halves them.
+
+# %% [markdown]
+# ## 2 · Rankings: Plackett–Luce
+#
+# Annotators often rank four or nine answers at once (InstructGPT did that). The same noise gives the model for it.
+#
+# **Who comes first?** Answer $i$ wins when all others have $g_j < r_i - r_j + g_i$. Given $g_i = g$ these events
+# are independent, so their probabilities multiply. Steps 2 to 5 run as before, with a sum in the exponent:
+#
+# $$\Pr(i \text{ first}) = \int f(g) \prod_{j \ne i} F(r_i - r_j + g)\, dg
+#   = \int_0^\infty e^{-t \left(1 + \sum_{j \ne i} e^{r_j - r_i}\right)} dt
+#   = \frac{e^{r_i}}{\sum_j e^{r_j}} . \tag{6}$$
+#
+# That is the **softmax**. You knew it as the last layer of a classifier. Here it is the share of people whose
+# favourite is $i$.
+
+# %%
+rewards = true_rewards[:4].double()  # four answers, so that we can look at all 24 rankings; shape (4,)
+utilities = rewards + gumbel_noise(n, 4)  # shape (n, 4), axes: person, answer
+winner = utilities.argmax(dim=1)  # shape (n,)
+share_first = torch.bincount(winner, minlength=4) / n
+softmax = torch.softmax(rewards, dim=0)
+
+for i in range(4):
+    others = [j for j in range(4) if j != i]
+    all_below = torch.stack([gumbel_cdf(rewards[i] - rewards[j] + grid) for j in others]).prod(dim=0)
+    first = torch.trapezoid(gumbel_density(grid) * all_below, grid)
+    torch.testing.assert_close(first, softmax[i], rtol=1e-6, atol=0)
+assert ((share_first - softmax).abs() < 4 * torch.sqrt(softmax * (1 - softmax) / n)).all()
+print("share of people whose favourite it is:", [f"{v:.4f}" for v in share_first.tolist()])
+print("softmax of the rewards               :", [f"{v:.4f}" for v in softmax.tolist()])
+print("Checked: equation (6), by the integral and by simulation.")
+
+# %% [markdown]
+# **What about second place?** Take the winner away. Is the order of the rest still a softmax, or does it matter
+# that they lost? Stop the integral (6) at the height $z$, where $z$ is the utility of the winner. In terms of $t$
+# the integral then starts at $e^{-(z - r_i)}$ and not at 0. With $c = \sum_j e^{r_j - r_i}$ it is
+# $\int_{e^{r_i - z}}^\infty e^{-ct} dt = \frac1c\, e^{-c\, e^{r_i - z}}$:
+#
+# $$\Pr(i \text{ first and its utility} \le z) = \underbrace{\frac{e^{r_i}}{\sum_j e^{r_j}}}_{\Pr(i \text{ first})}
+#   \cdot \underbrace{\exp\!\Big(-e^{-z} \sum_j e^{r_j}\Big)}_{\Pr(\text{highest utility} \le z)} . \tag{7}$$
+#
+# A product: **who** is first says nothing about **how high** the first is. Figures from the simulation:
+
+# %%
+highest = utilities.max(dim=1).values  # shape (n,)
+z = 2.5
+for i in range(4):
+    together = float(((winner == i) & (highest <= z)).double().mean())
+    p = float(softmax[i] * torch.exp(-math.exp(-z) * rewards.exp().sum()))
+    assert abs(together - p) < 4 * math.sqrt(p * (1 - p) / n)
+    print(
+        f"winner y{i}: mean utility of the winner {highest[winner == i].mean():.3f}   "
+        f"Pr(first and ≤ {z}): {together:.4f}, (7) says {p:.4f}"
+    )
+print("Checked: equation (7) for each of the four possible winners (within 4 standard errors).")
+
+# %% [markdown]
+# **Now build the ranking from its end.** Let $y_1 \succ y_2 \succ \dots \succ y_K$.
+#
+# - Among $y_2, \dots, y_K$ alone, their order says nothing about the height of their best one. For two answers this
+#   is (7). For more it follows by adding one answer on top at a time: each time (7) again gives a product.
+# - $y_1$ is first when it beats that height. So the events "$y_1$ is first" and "the rest is in this order" are
+#   independent.
+# - Hence the probability is $\Pr(y_1 \text{ first of all})$ times $\Pr(\text{order of the rest})$. Repeat with the
+#   rest:
+#
+# $$p(y_1 \succ y_2 \succ \dots \succ y_K \mid x) = \prod_{k=1}^{K} \frac{e^{r_k}}{\sum_{j \ge k} e^{r_j}}, \qquad
+#   \log p = \sum_{k=1}^{K} \Big[ r_k - \log \sum_{j \ge k} e^{r_j} \Big]. \tag{8}$$
+#
+# This is the **Plackett–Luce model** (Luce 1959, Plackett 1975): every place is a softmax choice among those who
+# are left. Your turn.
+
+# %% [markdown]
+# ### Exercise 2.1 · Log-probability of a ranking
+# *difficulty 3/5 · importance 3/5 · 15 minutes*
+#
+# Write $\log p$ of equation (8) for a batch of rankings. The last axis lists the rewards of the ranked answers,
+# **best place first**. A loop over the places is fine. Rewards such as 1000 must not overflow.
+
+
+# %% tags=["exercise"]
+def plackett_luce_log_prob(rewards: torch.Tensor) -> torch.Tensor:
+    """Log-probability of a ranking, in nats.
+
+    rewards: shape (..., K), rewards[..., 0] belongs to the answer in first place. Returns shape (...).
+    """
+    # BEGIN SOLUTION
+    log_sum_of_rest = rewards.flip(-1).logcumsumexp(-1).flip(-1)  # (..., K): log Σ_{j ≥ k} exp(r_j)
+    return (rewards - log_sum_of_rest).sum(-1)
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q2(plackett_luce_log_prob)
+
+# %% tags=["student-only"]
+# check.q2.hint()
+# check.q2.solution()
+
+# %% tags=["nbval-check-output"]
+ranking_log_prob = check.q2.or_ours(plackett_luce_log_prob)
+
+# %%
+rankings = torch.tensor(list(itertools.permutations(range(4))))  # shape (24, 4), axes: ranking, place
+p_ranking = ranking_log_prob(rewards[rankings]).exp()  # shape (24,)
+
+code = torch.tensor([1000, 100, 10, 1])  # a ranking as one number: 0213 is y0 ≻ y2 ≻ y1 ≻ y3
+observed = utilities.argsort(dim=1, descending=True) @ code  # shape (n,)
+share = torch.stack([(observed == ranking).double().mean() for ranking in rankings @ code])
+assert ((share - p_ranking).abs() < 4 * torch.sqrt(p_ranking * (1 - p_ranking) / n)).all()
+
+torch.testing.assert_close(p_ranking.sum(), torch.tensor(1.0, dtype=torch.float64))
+torch.testing.assert_close(ranking_log_prob(rewards[:2]).exp(), probability(rewards[0], rewards[1]))
+y2_before_y0 = torch.tensor([list(row).index(2) < list(row).index(0) for row in rankings.tolist()])
+torch.testing.assert_close(p_ranking[y2_before_y0].sum(), probability(rewards[2], rewards[0]))
+print("Checked: equation (8) against the simulated share of all 24 rankings (within 4 standard errors);")
+print("         the 24 probabilities sum to 1; with K = 2 it is Bradley–Terry;")
+print("         summed over all rankings with y2 before y0 it is p(y2 ≻ y0): the other answers do not matter.")
+
+# %% [markdown]
+# The last line deserves a name: **independence of irrelevant alternatives**. Whether you prefer $y_2$ to $y_0$ does
+# not depend on what else is on the list. That is a strong claim about people. Section 6 shows where it fails.
+
+# %% [markdown]
+# ## 3 · The pairwise loss
+#
+# Now backwards: we see comparisons and want rewards. Let $y_w$ be the winner of a comparison, $y_l$ the loser, and
+# $\Delta = r_w - r_l$. The model gave the observed result the probability $\sigma(\Delta)$. **Maximum likelihood**
+# says: choose the rewards that make the observed results as probable as possible. Independent comparisons multiply;
+# logarithms add; minus turns "maximise" into "minimise":
+#
+# $$L = -\frac1n \sum_{\text{pairs}} \log \sigma(r_w - r_l) \quad\text{(nats per comparison)}. \tag{9}$$
+#
+# A loss needs a slope. First write $-\log\sigma(\Delta) = \log(1 + e^{-\Delta})$. By the chain rule, and with
+# $\sigma' = \sigma(1-\sigma)$:
+#
+# $$\frac{d}{d\Delta}\big[-\log\sigma(\Delta)\big] = \frac{-e^{-\Delta}}{1 + e^{-\Delta}} = -\sigma(-\Delta), \qquad
+#   \frac{d^2}{d\Delta^2}\big[-\log\sigma(\Delta)\big] = \sigma(\Delta)\,\sigma(-\Delta) > 0 . \tag{10}$$
+#
+# The slope is minus **the probability that the model gave to the other result**. A surprising pair pulls with
+# nearly full strength 1, a clear pair with nearly 0. The second derivative is positive: the loss is **convex**,
+# with no bad valleys.
+
+# %%
+d = torch.linspace(-8, 8, 81, dtype=torch.float64, requires_grad=True)  # shape (81,), axis: margin
+loss = -torch.log(torch.sigmoid(d))
+torch.testing.assert_close(loss, torch.log(1 + torch.exp(-d)))
+(slope,) = torch.autograd.grad(loss.sum(), d, create_graph=True)
+torch.testing.assert_close(slope, -torch.sigmoid(-d))
+(curvature,) = torch.autograd.grad(slope.sum(), d)
+torch.testing.assert_close(curvature, (torch.sigmoid(d) * torch.sigmoid(-d)).detach())
+assert (curvature > 0).all()
+print("Checked: both derivatives of (10) against autograd at 81 points, and the second one is positive.")
+
+# %%
+x_axis = d.detach()
+figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+axes.plot(x_axis, loss.detach(), color=BLUE, label="loss −log σ(Δ)")
+axes.plot(x_axis, slope.detach(), color=ORANGE, linestyle="--", label="slope −σ(−Δ)")
+axes.plot(x_axis, curvature, color=GREEN, linestyle="-.", label="curvature σ(Δ) σ(−Δ)")
+axes.plot(0, math.log(2), "o", color=BLACK, label="log 2 at Δ = 0: a coin flip")
+axes.set(title="The pairwise loss and its derivatives", xlabel="Δ = r_w − r_l (reward units)", ylabel="nats")
+axes.set_ylim(-1.5, 5)
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Figure 2. The loss falls from a straight line on the left to 0 on the right. It is log 2 ≈ 0.693 at Δ = 0. Its
+# slope rises from −1 to 0, and its curvature is a small hill around 0.*
+#
+# Remember the number **0.693**. A loss that stays there means: the model has no opinion on any pair.
+#
+# Before you write the loss, look at what happens when you type the formula as it stands:
+
+# %%
+for value in (0.0, -10.0, -80.0, -110.0):
+    d_single = torch.tensor(value, requires_grad=True)
+    naive = -torch.log(torch.sigmoid(d_single))
+    naive.backward()
+    print(
+        f"Δ = {value:6.0f}   −log σ(Δ) as it stands: {naive:7.4g}   "
+        f"its gradient: {d_single.grad:6.3g}   exact: {-1 / (1 + math.exp(value)):.3g}"
+    )
+
+# %% [markdown]
+# At $\Delta = -110$, $\sigma(\Delta)$ rounds to 0 in 32-bit numbers. The loss is infinite and one such pair
+# destroys all weights. PyTorch has a function that computes $\log\sigma$ in one step, without this problem. Find
+# it.
+#
+# ### Exercise 3.1 · The pairwise loss
+# *difficulty 2/5 · importance 5/5 · 10 minutes*
+#
+# Write equation (9) for tensors of rewards, with one addition: a **margin** $m$ by which the winner has to lead,
+# $L = -\operatorname{mean} \log\sigma(r_w - r_l - m)$. Llama 2 (2023) used it for pairs that people called
+# "significantly better". It is 0 elsewhere in this course. The loss and its gradient must be finite at
+# $\Delta = \pm 10{,}000$.
+
+
+# %% tags=["exercise"]
+def bradley_terry_loss(
+    chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Tensor | float = 0.0
+) -> torch.Tensor:
+    """Mean negative log-likelihood of the observed preferences, in nats.
+
+    chosen, rejected: rewards of winner and loser, shape (B,). margin: a number, or one per pair (B,). Returns a scalar.
+    """
+    # BEGIN SOLUTION
+    return -F.logsigmoid(chosen - rejected - margin).mean()
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q3(bradley_terry_loss)
+
+# %% tags=["student-only"]
+# check.q3.hint()
+# check.q3.solution()
+
+# %% tags=["nbval-check-output"]
+pairwise_loss = check.q3.or_ours(bradley_terry_loss)
+
+# %%
+torch.testing.assert_close(pairwise_loss(r_a, r_b), torch.log(1 + torch.exp(-(r_a - r_b))).mean())
+torch.testing.assert_close(pairwise_loss(r_a, r_a), torch.tensor(math.log(2)))
+w = torch.tensor([-1e4], requires_grad=True)
+pairwise_loss(w, torch.zeros(1)).backward()
+torch.testing.assert_close(w.grad, torch.tensor([-1.0]))
+print(f"Checked: equation (9) on three pairs, log 2 for equal rewards, slope {w.grad.item():.0f} at Δ = −10,000.")
+
+# %% [markdown]
+# ## 4 · Fitting rewards to comparisons
+#
+# Comparisons of $K$ answers fit into one table. Let $c_{ij}$ count how often $y_i$ beat $y_j$: shape $(K, K)$, axes
+# winner and loser, zeros on the diagonal. How often the pair was compared is $t_{ij} = c_{ij} + c_{ji}$. The
+# log-likelihood of the whole table is
+#
+# $$\ell(r) = \sum_{i,j} c_{ij} \log\sigma(r_i - r_j) . \tag{11}$$
+#
+# It is the loss (9) in another dress: $\ell = -n L$, with $n$ the total number of comparisons. We let our simulated
+# people compare every pair 60 times.
+
+
+# %%
+def simulate_wins(rewards: torch.Tensor, comparisons: int) -> torch.Tensor:
+    """Table (K, K): how often i beat j, when every pair is compared so often."""
+    p = probability(*torch.broadcast_tensors(rewards[:, None], rewards[None, :]))  # shape (K, K)
+    won = torch.binomial(torch.full_like(p, comparisons), p, generator=generator).triu(1)
+    return won + (comparisons - won).triu(1).T
+
+
+def log_likelihood(wins: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    """ℓ(r), equation (11), in nats."""
+    return (wins * F.logsigmoid(rewards[:, None] - rewards[None, :])).sum()
+
+
+wins = simulate_wins(true_rewards, 60)  # shape (K, K), axes: winner, loser
+print(f"shape {tuple(wins.shape)}; row i: how often y_i beat y_0 … y_5")
+print("\n".join(" ".join(f"{int(c):3d}" for c in row) for row in wins))
+
+winners, losers = wins.nonzero(as_tuple=True)
+repeats = wins[winners, losers].long()
+as_list = pairwise_loss(
+    true_rewards[winners.repeat_interleave(repeats)], true_rewards[losers.repeat_interleave(repeats)]
+)
+torch.testing.assert_close(log_likelihood(wins, true_rewards), -wins.sum() * as_list)
+print(f"Checked: the table gives ℓ = −n L of the {int(wins.sum())} single comparisons.")
+
+# %% [markdown]
+# ### The gradient: actual wins minus expected wins
+#
+# **Step 1: a comparison that $i$ won against $j$** contributes $\log\sigma(r_i - r_j)$. By (10) its slope in $r_i$
+# is $\sigma(r_j - r_i)$.
+#
+# **Step 2: a comparison that $i$ lost to $j$** contributes $\log\sigma(r_j - r_i)$. Now $r_i$ carries a minus sign:
+#
+# $$\frac{\partial}{\partial r_i} \log\sigma(r_i - r_j) = \sigma(r_j - r_i), \qquad
+#   \frac{\partial}{\partial r_i} \log\sigma(r_j - r_i) = -\sigma(r_i - r_j) . \tag{12}$$
+#
+# **Step 3: add up, and use $\sigma(r_j - r_i) = 1 - \sigma(r_i - r_j)$:**
+#
+# $$\frac{\partial \ell}{\partial r_i} = \sum_j \big[ c_{ij}\,\sigma(r_j - r_i) - c_{ji}\,\sigma(r_i - r_j) \big]
+#   = \sum_j \big[ c_{ij} - t_{ij}\, \sigma(r_i - r_j) \big] . \tag{13}$$
+#
+# Read it aloud: *the wins that $i$ has, minus the wins that the rewards expect it to have.* Too few expected: raise
+# $r_i$.
+
+# %%
+r_i, r_j = torch.tensor(0.7, requires_grad=True), torch.tensor(-0.4)
+(won,) = torch.autograd.grad(F.logsigmoid(r_i - r_j), r_i)
+(lost,) = torch.autograd.grad(F.logsigmoid(r_j - r_i), r_i)
+torch.testing.assert_close(won, torch.sigmoid(r_j - r_i).detach())
+torch.testing.assert_close(lost, -torch.sigmoid(r_i - r_j).detach())
+torch.testing.assert_close(torch.sigmoid(r_j - r_i), 1 - torch.sigmoid(r_i - r_j))
+print("Checked: both slopes of (12) against autograd, and the identity used in step 3.")
+
+# %% [markdown]
+# ### Exercise 4.1 · Gradient of the log-likelihood
+# *difficulty 3/5 · importance 4/5 · 10 minutes*
+#
+# Write equation (13) by hand, without autograd.
+
+
+# %% tags=["exercise"]
+def likelihood_gradient(wins: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    """∂ℓ/∂r_i: actual wins minus expected wins.
+
+    wins: shape (K, K), wins[i, j] counts i beating j. rewards: shape (K,). Returns shape (K,).
+    """
+    # BEGIN SOLUTION
+    compared = wins + wins.T
+    expected = compared * torch.sigmoid(rewards[:, None] - rewards[None, :])
+    return (wins - expected).sum(dim=1)
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q4(likelihood_gradient)
+
+# %% tags=["student-only"]
+# check.q4.hint()
+# check.q4.solution()
+
+# %% tags=["nbval-check-output"]
+gradient_of = check.q4.or_ours(likelihood_gradient)
+
+# %%
+r = true_rewards.clone().requires_grad_()
+(by_autograd,) = torch.autograd.grad(log_likelihood(wins, r), r)
+torch.testing.assert_close(gradient_of(wins, true_rewards), by_autograd, rtol=1e-4, atol=1e-3)  # float32 sums of ~300
+assert abs(float(gradient_of(wins, true_rewards).sum())) < 1e-3
+print("Checked: equation (13) is autograd's gradient of (11); its entries sum to 0 (what one wins, another loses).")
+
+# %% [markdown]
+# ### One hill, with a flat ridge
+#
+# Differentiate (13) once more. For a pair write $h_{ij} = t_{ij}\,\sigma(r_i - r_j)\,\sigma(r_j - r_i) \ge 0$. Then
+# $\partial^2\ell/\partial r_i \partial r_j = h_{ij}$ for $i \ne j$, and
+# $\partial^2\ell/\partial r_i^2 = -\sum_{j} h_{ij}$. So in any direction $v$ the curvature is
+#
+# $$v^\top H v = -\tfrac12 \sum_{i,j} h_{ij}\,(v_i - v_j)^2 \le 0 . \tag{14}$$
+#
+# The log-likelihood is **concave**: every uphill path leads to the same top. The curvature is 0 only if $v_i = v_j$
+# for all compared pairs, for instance for $v = (1, \dots, 1)$: that is the shift (4) which changes nothing. We stay
+# on the ridge point where the rewards sum to 0.
+
+# %%
+H = torch.autograd.functional.hessian(lambda q: log_likelihood(wins.double(), q), true_rewards.double())  # shape (K, K)
+difference = true_rewards[:, None].double() - true_rewards[None, :].double()
+h = (wins + wins.T).double() * torch.sigmoid(difference) * torch.sigmoid(-difference)  # shape (K, K)
+torch.testing.assert_close(H, h - torch.diag(h.sum(1)))
+
+v = torch.randn(6, generator=generator, dtype=torch.float64)
+torch.testing.assert_close(v @ H @ v, -0.5 * (h * (v[:, None] - v[None, :]) ** 2).sum())
+eigenvalues = torch.linalg.eigvalsh(H)
+assert (H @ torch.ones(6, dtype=torch.float64)).abs().max() < 1e-9 and (eigenvalues < 1e-9).all()
+print(
+    "Checked: (14) against autograd's second derivatives. Curvatures:",
+    " ".join(f"{abs(float(e)):.3g}" for e in eigenvalues),
+    "(downhill in all directions but one)",
+)
+
+# %% [markdown]
+# ### Exercise 4.2 · Fit the rewards
+# *difficulty 4/5 · importance 4/5 · 15 minutes*
+#
+# Climb the hill: start at zeros and go uphill along `gradient_of` until it is 0. The result must sum to 0 and be
+# right to about 0.002. How large may a step be? Since $\sigma(\Delta)\sigma(-\Delta) \le \frac14$, no curvature of
+# this hill exceeds half of the largest number of comparisons that one answer took part in. One over that is a step
+# that never overshoots. Any other method that finds the top is right, too.
+
+
+# %% tags=["exercise"]
+def fit_strengths(wins: torch.Tensor) -> torch.Tensor:
+    """Rewards that maximise the likelihood of the table; they sum to 0.
+
+    wins: shape (K, K), wins[i, j] counts i beating j. Returns shape (K,), in reward units.
+    """
+    # BEGIN SOLUTION
+    step_size = 2 / (wins + wins.T).sum(dim=1).max()
+    rewards = torch.zeros(len(wins))
+    for _ in range(2000):
+        rewards = rewards + step_size * gradient_of(wins, rewards)
+    return rewards
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q5(fit_strengths)
+
+# %% tags=["student-only"]
+# check.q5.hint()
+# check.q5.solution()
+
+# %% tags=["nbval-check-output"]
+fit = check.q5.or_ours(fit_strengths)
+
+# %% [markdown]
+# ### Three roads to the same top
+#
+# Gradient ascent is one road. **Newton's method** also uses the curvature and needs a handful of steps:
+# `week6.fit_bradley_terry`. The third road is a hundred years old (Zermelo 1929, for chess). Put $e^{r_i} = p_i$
+# into (13), set it to 0, and solve for the $p_i$ in front:
+#
+# $$\sum_j c_{ij} = \sum_j t_{ij} \frac{p_i}{p_i + p_j} \quad\Longrightarrow\quad
+#   p_i \leftarrow \frac{\sum_j c_{ij}}{\sum_j t_{ij} / (p_i + p_j)} . \tag{15}$$
+#
+# Repeat until nothing moves. Each round climbs (Hunter 2004 explains it as an **MM** algorithm: minorise, then
+# maximise).
+
+# %%
+by_ascent = fit(wins)
+by_newton = fit_bradley_terry(wins)
+
+weights = torch.ones(6)  # p_i = exp(r_i), shape (K,)
+heights = [float(log_likelihood(wins.double(), weights.double().log()))]
+for _ in range(500):
+    rate = ((wins + wins.T) / (weights[:, None] + weights[None, :])).sum(dim=1)
+    weights = wins.sum(dim=1) / rate
+    heights.append(float(log_likelihood(wins.double(), weights.double().log())))
+by_mm = weights.log() - weights.log().mean()
+
+torch.testing.assert_close(by_ascent, by_newton, rtol=2e-3, atol=2e-3)
+torch.testing.assert_close(by_mm, by_newton, rtol=1e-4, atol=1e-4)
+assert all(
+    later >= earlier - 1e-3 for earlier, later in itertools.pairwise(heights)
+)  # 1e-3: float32 weights, |ℓ| ≈ 400
+torch.testing.assert_close(gradient_of(wins, by_newton), torch.zeros(6), rtol=0, atol=1e-2)
+print("answer      :", "  ".join(f"    y{i}" for i in range(6)))
+for name, fitted in (("true", true_rewards), ("ascent", by_ascent), ("Newton", by_newton), ("MM (15)", by_mm)):
+    print(f"{name:12s}:", "  ".join(f"{v:+6.2f}" for v in fitted.tolist()))
+print("Checked: the three fits agree, MM never goes down, and at the top actual wins equal expected wins.")
+
+# %% [markdown]
+# ### How far off?
+#
+# The fitted rewards are not the true ones: 60 comparisons per pair are a sample. By how much do they miss?
+#
+# - Near the top, one Newton step leads from the true $r$ to the fit: $\hat r - r \approx I^{+}\, \nabla\ell(r)$.
+#   Here $I = -H$ at the true rewards, and $I^+$ is its inverse away from the flat ridge (the pseudo-inverse).
+# - How much does $\nabla\ell(r)$ vary? $c_{ij}$ is a number of wins in $t_{ij}$ tosses of a coin: its variance is
+#   $t_{ij}\, p\,(1-p) = h_{ij}$. One more win for $i$ is one less for $j$. So $\nabla\ell(r)$ has covariance
+#   $h_{ij}$ times $-1$ off the diagonal and $\sum_j h_{ij}$ on it. That is $I$ itself.
+#
+# $$\operatorname{Cov}(\hat r) \approx I^{+}\, I\, I^{+} = I^{+}, \qquad
+#   \text{standard error of } \hat r_i = \sqrt{(I^{+})_{ii}} . \tag{16}$$
+#
+# $I$ (the **Fisher information**) grows in proportion to the number of comparisons $n$, so the error falls as
+# $1/\sqrt n$.
+
+
+# %%
+def fisher_information(rewards: torch.Tensor, compared: torch.Tensor) -> torch.Tensor:
+    """I = −H, shape (K, K): how sharply a table of so many comparisons pins the rewards down."""
+    difference = rewards[:, None] - rewards[None, :]
+    h = compared * torch.sigmoid(difference) * torch.sigmoid(-difference)
+    return torch.diag(h.sum(1)) - h
+
+
+compared = 60 * (1 - torch.eye(6, dtype=torch.float64))
+information = fisher_information(true_rewards.double(), compared)
+gradients = torch.stack([gradient_of(simulate_wins(true_rewards, 60), true_rewards) for _ in range(4000)]).double()
+worst = (gradients.T.cov() - information).abs().max() / information.diagonal().max()
+assert worst < 0.1  # standard error of a variance from 4,000 samples: √(2/4000) = 2 %; 4 of them, and 36 entries
+print(
+    "Checked: the covariance of the gradient over 4,000 simulated tables is I; "
+    f"the largest difference is {100 * worst:.1f} % of the largest entry."
+)
+
+# %%
+standard_errors = torch.linalg.pinv(fisher_information(by_newton.double(), compared)).diagonal().sqrt()  # shape (K,)
+figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+axes.plot([-2.5, 2.7], [-2.5, 2.7], color=BLACK, linestyle=":", label="fitted = true")
+axes.errorbar(
+    true_rewards,
+    by_newton,
+    yerr=2 * standard_errors,
+    fmt="o",
+    color=BLUE,
+    capsize=3,
+    label="fitted, ± 2 standard errors",
+)
+for i in range(6):
+    axes.annotate(f"y{i}", (float(true_rewards[i]) + 0.12, float(by_newton[i]) - 0.22))
+axes.set(title="Rewards found again from 900 comparisons", xlabel="true reward (reward units)")
+axes.set_ylabel("fitted reward (reward units)")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Figure 3. Fitted against true rewards of the six answers, with bars of two standard errors from (16). All lie
+# close to the diagonal.*
+#
+# **Predict, then look.** We collect **four times** as many comparisons. The error of the fitted rewards
+#
+# - (a) stays,
+# - (b) halves,
+# - (c) falls to a quarter.
+
+# %%
+check.p2("b")  # SOLUTION
+
+# %%
+sizes = [20, 40, 80, 160, 320, 640]  # comparisons per pair
+repeats = 40
+errors, predicted = [], []
+for size in sizes:
+    fits = torch.stack([fit_bradley_terry(simulate_wins(true_rewards, size)) for _ in range(repeats)])  # (repeats, K)
+    errors.append(float((fits - true_rewards).square().mean().sqrt()))
+    covariance = torch.linalg.pinv(fisher_information(true_rewards.double(), size / 60 * compared))
+    predicted.append(float(covariance.diagonal().mean().sqrt()))
+
+figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+axes.loglog(sizes, predicted, color=BLACK, linestyle="--", label="predicted by (16), slope −½")
+axes.loglog(sizes, errors, "o", color=BLUE, label=f"measured, {repeats} simulated tables each")
+axes.set_xticks(sizes, [str(size) for size in sizes])
+axes.set_yticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
+axes.minorticks_off()
+axes.set(title="Four times the comparisons, half the error", xlabel="comparisons per pair (count)")
+axes.set_ylabel("root mean square error (reward units)")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Figure 4. Error of the fitted rewards against the number of comparisons, both on logarithmic axes. The measured
+# dots follow the dashed line, which falls by half for every factor of four.*
+
+# %%
+for size, measured, theory in zip(sizes, errors, predicted, strict=True):
+    print(f"{size:4d} comparisons per pair: error {measured:.3f}, predicted {theory:.3f}")
+# 200 squared errors (40 tables × 5 free rewards): the relative standard error of their root is 1/√400 = 5 %.
+# 20 % is four of them.
+assert all(abs(measured / theory - 1) < 0.20 for measured, theory in zip(errors[2:], predicted[2:], strict=True))
+log_n, log_error = torch.tensor(sizes).log(), torch.tensor(errors).log()
+slope_of_line = float(((log_n - log_n.mean()) * log_error).sum() / (log_n - log_n.mean()).square().sum())
+assert abs(slope_of_line + 0.5) < 0.1  # 4 standard errors of a slope through six such points (0.07), and the bend at 20
+print(
+    "Checked: from 80 comparisons on the error is as (16) predicts, "
+    f"and the slope of the line is −½ (here {slope_of_line:.2f})."
+)
+
+# %% [markdown]
+# The answer is (b). With few comparisons the measured error is a bit above the line: (16) looks only at the
+# curvature near the top, and there the step is long.
+#
+# ### Calibration: do the probabilities mean what they say?
+#
+# A model is **calibrated** if, of all comparisons to which it gives 80 %, about 80 % turn out that way. We fit 30
+# answers, then ask new people. And we look at two spoilt versions: rewards times 2, and rewards divided by 2.
+
+# %%
+many_rewards = 1.2 * torch.randn(30, generator=generator)
+many_rewards -= many_rewards.mean()
+fitted = fit_bradley_terry(simulate_wins(many_rewards, 40))
+new_wins = simulate_wins(many_rewards, 40)  # the same answers, new people
+
+first, second = torch.triu_indices(30, 30, 1)  # each of the 435 pairs once; shapes (435,)
+pairs_won = new_wins[first, second]  # shape (435,): how often the first was preferred, of 40
+bins = torch.linspace(0, 1, 11)
+
+
+def reliability(rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean predicted probability, observed share and its standard error in ten bins of the prediction; shapes (10,)."""
+    p = probability(rewards[first], rewards[second])
+    bin_of = torch.bucketize(p, bins[1:-1])
+    n_bin = torch.bincount(bin_of, minlength=10)
+    mean_p = torch.bincount(bin_of, weights=p, minlength=10) / n_bin
+    observed = torch.bincount(bin_of, weights=pairs_won / 40, minlength=10) / n_bin
+    return mean_p, observed, torch.sqrt(observed * (1 - observed) / (40 * n_bin))
+
+
+def loss_on_new(rewards: torch.Tensor) -> float:
+    """The loss (9) on the new comparisons, in nats."""
+    return float(-log_likelihood(new_wins, rewards) / new_wins.sum())
+
+
+figure, axes = plt.subplots(figsize=(5.2, 4.4), layout="constrained")
+axes.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="calibrated")
+for scale, color, marker in ((1.0, BLUE, "o"), (2.0, ORANGE, "s"), (0.5, GREEN, "^")):
+    mean_p, observed, error = reliability(scale * fitted)
+    label = f"fitted rewards × {scale:g}: loss {loss_on_new(scale * fitted):.3f}"
+    axes.errorbar(
+        mean_p, observed, yerr=2 * error, color=color, marker=marker, linestyle="none", capsize=2, label=label
+    )
+axes.set(title="Calibration on new comparisons", xlabel="predicted p(a ≻ b) (probability)")
+axes.set_ylabel("observed share of a (probability)")
+axes.legend(loc="upper left")
+plt.show()
+
+# %% [markdown]
+# *Figure 5. Observed share against predicted probability in ten bins. The fitted rewards lie on the diagonal.
+# Doubled rewards are too sure: too flat, below the diagonal on the right. Halved rewards are not sure enough: too
+# steep.*
+
+# %%
+mean_p, observed, error = reliability(fitted)
+assert ((observed - mean_p).abs() < 4 * error + 0.01).all()  # 0.01: the fit itself comes from a sample
+assert loss_on_new(fitted) < loss_on_new(2 * fitted) and loss_on_new(fitted) < loss_on_new(0.5 * fitted)
+right_order = [
+    float(((scale * (fitted[first] - fitted[second]) > 0) == (pairs_won > 20)).float().mean()) for scale in (1, 2, 0.5)
+]
+assert right_order[0] == right_order[1] == right_order[2]
+print(
+    "Checked: the fit is calibrated in every bin; both spoilt versions have a higher loss; "
+    f"all three order {100 * right_order[0]:.0f} % of the pairs as the majority did."
+)
+
+# %% [markdown]
+# All three versions rank the answers in the same way, so their accuracy is the same. Only the loss sees that two of
+# them have the wrong scale. **Accuracy is about order, loss is about order and scale.** Keep this for notebook 02.
+
+# %% [markdown]
+# ## 5 · When there is no best fit
+#
+# Suppose $y_0$ beat $y_1$ in all of 12 comparisons. Then $\ell = 12 \log\sigma(r_0 - r_1)$: the larger the gap, the
+# better.
+#
+# **Predict, then look.** What does gradient ascent do with the gap $r_0 - r_1$?
+#
+# - (a) It stops where $p$ equals $12/12$.
+# - (b) It grows at a constant rate.
+# - (c) It grows for ever, more and more slowly.
+
+# %%
+check.p3("c")  # SOLUTION
+
+
+# %%
+def climb(wins: torch.Tensor, l2: float, steps: int = 10_000, step_size: float = 0.05) -> torch.Tensor:
+    """Gap r_0 − r_1 along gradient ascent on ℓ(r) − (l2 / 2) Σ r_i², shape (steps,)."""
+    rewards, gaps = torch.zeros(2, dtype=torch.float64), []
+    for _ in range(steps):
+        rewards = rewards + step_size * (gradient_of(wins, rewards) - l2 * rewards)
+        gaps.append(float(rewards[0] - rewards[1]))
+    return torch.tensor(gaps)
+
+
+unbeaten = torch.tensor([[0.0, 12.0], [0.0, 0.0]], dtype=torch.float64)
+free, penalised = climb(unbeaten, 0.0), climb(unbeaten, 0.5)
+
+figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+axes.semilogx(range(1, 10_001), free, color=ORANGE, linestyle="--", label="no penalty: never arrives")
+axes.semilogx(range(1, 10_001), penalised, color=BLUE, label="with the penalty l2 = 0.5")
+axes.set(title="12 wins of 12: the gap grows with the logarithm of the steps", xlabel="step of gradient ascent (count)")
+axes.set_ylabel("gap r₀ − r₁ (reward units)")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Figure 6. The gap against the step, with a logarithmic axis for the steps. Without penalty it rises along a
+# straight line with no end; with the penalty it levels off at about 3.*
+#
+# The answer is (c). The slope of $\ell$ in the gap is $12\,\sigma(-\Delta) \approx 12\, e^{-\Delta}$, so each step
+# is smaller than the one before. Both rewards move, each by the step size $\eta$ times this slope: $\Delta$ grows
+# by $24\,\eta\,e^{-\Delta}$ a step. Then $e^{\Delta}$ grows by about $24\,\eta$ a step, so after $k$ steps
+#
+# $$\Delta \approx \log(24\,\eta\,k) . \tag{17}$$
+#
+# Twice the steps add $\log 2$. What you read off depends on when you stop. **That number is not a property of the
+# answers.**
+
+# %%
+for k in (1_000, 5_000, 10_000):
+    assert abs(float(free[k - 1]) - math.log(24 * 0.05 * k)) < 0.02
+assert abs(float(free[9_999] - free[4_999]) - math.log(2)) < 1e-3
+print(
+    "Checked: (17) at 1,000, 5,000 and 10,000 steps; "
+    f"the last 5,000 steps added {float(free[9_999] - free[4_999]):.4f}, log 2 is {math.log(2):.4f}."
+)
+try:
+    fit_bradley_terry(unbeaten)
+    raise AssertionError("expected an error: this table has no finite fit")
+except ValueError as error:
+    print("week6.fit_bradley_terry refuses:", error)
+
+# %% [markdown]
+# ### The rule: every group must lose once
+#
+# Draw an arrow from winner to loser for every win. **Ford (1957): a finite best fit exists exactly when you can
+# travel along the arrows from every answer to every other.**
+#
+# - *Why necessary.* Suppose a group $G$ never lost to the others. Add $h$ to all rewards in $G$. Comparisons inside
+#   $G$, or outside, do not change. Those across were all won by $G$, and become more probable. So $\ell$ rises with
+#   $h$ without end (or stays the same, if the groups never met).
+# - *Why sufficient.* Let the rewards run apart. Then somewhere between an upper and a lower group a gap opens. Some
+#   arrow leads from the lower group up: a win against the gap. Its $\log\sigma(-\text{gap})$ falls to $-\infty$. So
+#   $\ell$ falls in every direction but the common shift, and a concave hill that falls on all sides has a top.
+#
+# Look at both cases: shift a group by $h$ and watch $\ell$.
+
+# %%
+tables = check.TABLES  # five tables of comparisons, A to E; tables["A"][i, j] counts i beating j
+for name, group in (("A", [0]), ("A", [0, 1]), ("D", [0, 1]), ("C", [0, 1])):
+    raised = torch.zeros(len(tables[name]))
+    raised[group] = 1.0
+    levels = [float(log_likelihood(tables[name], h * raised)) for h in (0.0, 5.0, 10.0, 20.0)]
+    print(f"table {name}, group {group} raised by 0, 5, 10, 20: ℓ =", "  ".join(f"{level:7.2f}" for level in levels))
+    if name == "A":
+        assert levels[1] > levels[2] > levels[3]
+    if name == "D":
+        assert levels[0] < levels[1] < levels[2] <= levels[3]
+    if name == "C":
+        assert max(levels) - min(levels) < 1e-5
+print("Checked: ℓ falls for A (a win leads back up), rises on for D, and does not change for C (the groups never met).")
+
+# %% [markdown]
+# ### Exercise 5.1 · Which tables have a finite maximum?
+# *difficulty 3/5 · importance 3/5 · 10 minutes*
+#
+# Here are the five tables. Draw the arrows on paper. Give the set of names of all tables that have a finite best
+# fit, for instance `{"B", "C"}`.
+
+# %%
+for name, table in tables.items():
+    arrows = [f"{i}→{j} (×{int(table[i, j])})" for i, j in table.nonzero().tolist()]
+    print(f"{name}: {len(table)} answers, wins:", "  ".join(arrows))
+
+# %% tags=["exercise"]
+finite = {"A", "E"}  # SOLUTION
+
+# %% tags=["nbval-check-output"]
+check.q6(finite)
+
+# %% tags=["student-only"]
+# check.q6.hint()
+# check.q6.solution()
+
+
+# %%
+def has_finite_maximum(wins: torch.Tensor) -> bool:
+    """Whether the package finds a finite maximum (it checks Ford's condition)."""
+    try:
+        fit_bradley_terry(wins)
+    except ValueError:
+        return False
+    return True
+
+
+finite_tables = check.q6.or_ours(finite)
+assert {name for name, table in tables.items() if has_finite_maximum(table)} == finite_tables
+print("Checked: week6.fit_bradley_terry fits exactly the tables named in the answer, and refuses the others.")
+
+# %% [markdown]
+# ### What regularisation does
+#
+# A small penalty on large rewards gives every table a finite fit:
+#
+# $$\text{maximise}\quad \ell(r) - \frac{\ell_2}{2} \sum_i r_i^2 . \tag{18}$$
+#
+# It is more than a trick. If rewards are normally distributed with mean 0 and variance $1/\ell_2$ *before* we see
+# any comparison, then (18) is, up to a constant, the logarithm of the probability of the rewards *after* we saw the
+# table. The penalty is a belief: "a reward of 10 is improbable". With few comparisons this belief makes the
+# estimate better; a belief that is too strong makes it worse.
+
+# %%
+l2 = 0.5
+two_candidates = torch.randn(2, 2, generator=generator, dtype=torch.float64)
+prior = torch.distributions.Normal(0.0, l2**-0.5)
+objective = [log_likelihood(unbeaten, r) - l2 / 2 * r.square().sum() for r in two_candidates]
+posterior = [log_likelihood(unbeaten, r) + prior.log_prob(r).sum() for r in two_candidates]
+torch.testing.assert_close(objective[0] - objective[1], posterior[0] - posterior[1])
+
+top = fit_bradley_terry(unbeaten, l2=l2)
+torch.testing.assert_close(
+    gradient_of(unbeaten, top) - l2 * top, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-8
+)
+torch.testing.assert_close(top[0] - top[1], penalised[-1].double(), rtol=1e-5, atol=0)
+print(
+    "Checked: (18) and the log of the posterior differ by a constant; "
+    f"the penalised gradient is 0 at a gap of {top[0] - top[1]:.3f}, where Figure 6 levels off."
+)
+
+# %%
+penalties = [0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
+few = [simulate_wins(true_rewards, 2) for _ in range(60)]  # two comparisons per pair: 30 in all
+error_of = [
+    float(torch.stack([fit_bradley_terry(table, l2=l2) - true_rewards for table in few]).square().mean().sqrt())
+    for l2 in penalties
+]
+best = penalties[error_of.index(min(error_of))]
+assert error_of[0] > 1.2 * min(error_of) and error_of[-1] > 1.2 * min(error_of)
+
+figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+axes.semilogx(penalties, error_of, "o-", color=BLUE, label="mean over 60 simulated tables")
+axes.axvline(1 / float(true_rewards.var()), color=BLACK, linestyle=":", label="1 / variance of the true rewards")
+axes.set(title="Two comparisons per pair: a moderate penalty is best", xlabel="l2 (1 / reward units²)")
+axes.set_ylabel("root mean square error (reward units)")
+axes.legend()
+plt.show()
+print(f"Checked: the error is at least 20 % larger at both ends than at the best penalty, l2 = {best}.")
+
+# %% [markdown]
+# *Figure 7. Error against the strength of the penalty (logarithmic). A valley: too weak leaves wild rewards, too
+# strong presses all rewards to zero. The lowest point is near one over the variance of the true rewards (dotted
+# line), as the belief in (18) says.*
+
+# %% [markdown]
+# ## 6 · What Bradley–Terry cannot say
+#
+# Give everything one number, and preferences cannot run in a circle. By (3) the log-odds are differences, and
+# around a circle differences cancel:
+#
+# $$\log\frac{p_{ab}}{1-p_{ab}} + \log\frac{p_{bc}}{1-p_{bc}} + \log\frac{p_{ca}}{1-p_{ca}}
+#   = (r_a - r_b) + (r_b - r_c) + (r_c - r_a) = 0 . \tag{19}$$
+#
+# Real groups of people do run in circles. Three annotators, three answers, and each annotator has a clear order:
+
+# %%
+orders = {"Ann (likes detail)": "ABC", "Ben (likes brevity)": "BCA", "Cem (likes warmth)": "CAB"}
+votes = {a + b: sum(order.index(a) < order.index(b) for order in orders.values()) for a, b in ("AB", "BC", "CA")}
+for name, order in orders.items():
+    print(f"{name}: {' ≻ '.join(order)}")
+print("votes:", ", ".join(f"{pair[0]} over {pair[1]}: {count} of 3" for pair, count in votes.items()))
+assert all(count == 2 for count in votes.values())
+
+three = torch.randn(3, generator=generator, dtype=torch.float64)
+p_around = probability(three, three.roll(-1))  # p(a ≻ b), p(b ≻ c), p(c ≻ a); shape (3,)
+assert abs(float(torch.log(p_around / (1 - p_around)).sum())) < 1e-9
+circle = torch.full((3,), 2 / 3, dtype=torch.float64)
+assert float(torch.log(circle / (1 - circle)).sum()) > 2.0
+print("Checked: around any circle Bradley–Terry's log-odds sum to 0; for these votes they sum to 3 log 2 ≈ 2.08.")
+
+# %% [markdown]
+# Each person is consistent, the majority is not: **Condorcet's paradox** (1785). What does the fit make of it?
+#
+# **Predict, then look.** $A$ beats $B$, $B$ beats $C$, $C$ beats $A$, each in 80 of 100 comparisons. The fitted
+# rewards are
+#
+# - (a) $A$ highest, $C$ lowest,
+# - (b) all equal,
+# - (c) not finite.
+
+# %%
+check.p4("b")  # SOLUTION
+
+# %%
+cyclic = torch.tensor([[0.0, 80, 20], [20, 0, 80], [80, 20, 0]], dtype=torch.float64)
+flat = fit_bradley_terry(cyclic)
+model_loss = float(-log_likelihood(cyclic, flat) / cyclic.sum())
+print("fitted rewards:", " ".join(f"{abs(v):.3f}" for v in flat.tolist()), f"   loss {model_loss:.4f} nats")
+assert flat.abs().max() < 1e-9 and abs(model_loss - math.log(2)) < 1e-9
+print(
+    "Checked: all rewards are 0 and the loss is log 2: the model has no opinion, although the people clearly have one."
+)
+
+# %% [markdown]
+# The answer is (b). Each answer has 100 wins in 200 comparisons, as many as equal rewards expect, so (13) is 0 at
+# once. How much is lost? Let people prefer $a$ with probability $p$ and the model say $q$. Split the loss, by
+# adding and subtracting $p\log p + (1-p)\log(1-p)$:
+#
+# $$\underbrace{-p\log q - (1-p)\log(1-q)}_{\text{loss of the model}} =
+#   \underbrace{-p\log p - (1-p)\log(1-p)}_{\text{entropy: noise of people}}
+#   + \underbrace{\mathrm{KL}(p \,\|\, q)}_{\text{error of the model}} . \tag{20}$$
+#
+# No model can get below the entropy. Only the KL part is the model's fault.
+# ($\mathrm{KL}(p\|q) = p\log\frac pq + (1-p)\log\frac{1-p}{1-q}$, zero when $q = p$; notebook 03 is about it.)
+
+# %%
+people = torch.tensor([0.8, 0.2], dtype=torch.float64)  # shape (2,): a preferred, b preferred
+model = torch.tensor([0.5, 0.5], dtype=torch.float64)
+entropy = float(-(people * people.log()).sum())
+divergence = float(kl_divergence(people.log(), model.log()))
+assert abs(divergence - (0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5))) < 1e-12
+assert abs(model_loss - (entropy + divergence)) < 1e-9
+print(f"Checked (20): loss {model_loss:.4f} = entropy {entropy:.4f} + KL {divergence:.4f} nats.")
+
+better_worse = torch.linspace(-2, 2, 41, dtype=torch.float64)
+others = [
+    float(-log_likelihood(cyclic, torch.tensor([a, b, -a - b], dtype=torch.float64)) / cyclic.sum())
+    for a in better_worse
+    for b in better_worse
+]
+assert min(others) >= model_loss - 1e-9
+print(f"Checked: none of {len(others):,} other choices of three rewards has a lower loss.")
+
+# %%
+pair_names = ["A ≻ B", "B ≻ C", "C ≻ A"]
+figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+place = torch.arange(3)
+axes.bar(place - 0.2, [0.8] * 3, width=0.38, color=BLUE, label="people")
+fitted_p = probability(flat, flat.roll(-1))
+axes.bar(place + 0.2, fitted_p, width=0.38, color="white", edgecolor=ORANGE, hatch="//", label="best Bradley–Terry fit")
+axes.axhline(0.5, color=BLACK, linestyle=":", label="coin flip")
+axes.set_xticks(place, pair_names)
+axes.set(title="Preferences in a circle: the best single number says nothing", xlabel="pair", ylim=(0, 1.15))
+axes.set_ylabel("share who prefer the first (probability)")
+axes.legend(loc="upper center", ncols=3)
+plt.show()
+
+# %% [markdown]
+# *Figure 8. For each pair of the circle, people prefer the first answer with 0.8. The best Bradley–Terry fit says
+# 0.5 for all three.*
+#
+# A reward model trained on the comparisons of many people averages them like this. It hides that people disagree.
+# When you meet a reward model whose loss sits above what you hoped for, ask: is it noise (entropy), too little
+# training, or taste that no single number can hold?
+
+# %% [markdown]
+# ## Asked every year
+#
+# **"Why Gumbel noise and not the bell curve?"** Thurstone (1927) took the bell curve. Then
+# $p = \Phi(\Delta / (\text{a constant}))$, with $\Phi$ the normal distribution function. With the best constant,
+# about 1.702, the two curves are never further apart than one percentage point. You would need thousands of
+# comparisons of a single pair to tell them apart.
+
+# %%
+d = torch.linspace(-10, 10, 2001, dtype=torch.float64)
+gap = (torch.sigmoid(d) - torch.special.ndtr(d / 1.702)).abs().max()
+assert gap < 0.01
+comparisons_needed = 0.25 / float(gap) ** 2
+print(
+    f"Checked: largest gap {gap:.4f}. "
+    f"A standard error as small as this gap needs {comparisons_needed:,.0f} comparisons of one pair."
+)
+
+# %% [markdown]
+# **"Chatbot Arena and chess use Elo points. Are they rewards?"** Yes, in other units. Elo says
+# $p = 1/(1 + 10^{-(R_a - R_b)/400})$. Compare with (3): $R = \frac{400}{\ln 10}\, r + \text{const}$. One unit of
+# reward is 174 Elo points.
+
+# %%
+elo = 400 / math.log(10) * true_rewards.double() + 1000  # shape (K,)
+expected_score = 1 / (1 + 10 ** (-(elo[:, None] - elo[None, :]) / 400))  # shape (K, K)
+torch.testing.assert_close(
+    expected_score, torch.sigmoid(true_rewards[:, None].double() - true_rewards[None, :].double())
+)
+print(
+    "Checked: Elo's expected score is Bradley–Terry's probability for all 36 pairs. "
+    f"One reward unit = {400 / math.log(10):.1f} points."
+)
+
+# %% [markdown]
+# **"May I compare the reward of an answer to one prompt with the reward of an answer to another?"** No. Every
+# comparison is between answers to the *same* prompt. Add any number $f(x)$ to all rewards of a prompt, another for
+# each prompt, and the loss does not notice. Only differences *within* a prompt were learned.
+
+# %%
+chosen, rejected = (
+    torch.randn(50, generator=generator),
+    torch.randn(50, generator=generator),
+)  # 50 prompts, one pair each
+f = 10 * torch.randn(50, generator=generator)
+torch.testing.assert_close(
+    pairwise_loss(chosen + f, rejected + f), pairwise_loss(chosen, rejected), rtol=1e-5, atol=1e-6
+)
+assert not torch.allclose(pairwise_loss(chosen + f, rejected), pairwise_loss(chosen, rejected), rtol=1e-2)
+print(
+    "Checked: a different shift for each of 50 prompts leaves the loss unchanged "
+    "(and a shift of one answer alone does not)."
+)
+
+# %% [markdown]
+# ## What we showed
+#
+# - Noisy utilities with Gumbel noise give $p(a \succ b) = \sigma(r_a - r_b)$. One unit of reward multiplies the
+#   odds by $e$. There is no zero point, and the unit is the annotators' noise.
+# - The same noise gives rankings: a softmax choice among those who are left.
+# - The loss is $-\log\sigma(r_w - r_l)$. Its slope is the probability of the other result. It is convex.
+# - At the best fit, actual wins equal expected wins. The error falls as $1/\sqrt n$, and we know its size before we
+#   measure it.
+# - A group that never loses has no finite reward. A penalty is a belief that repairs this.
+# - Circles cannot be expressed. The loss then stays above the entropy by exactly a KL divergence.
+#
+# ## To think about
+#
+# 1. Your annotators are replaced by more careful ones, with half the noise. You fit again. What happens to the
+#    rewards, and what to their order?
+# 2. You can pay for 100 more comparisons. The best and the worst answer, or two answers that are close: which pair
+#    teaches you more? When is the other choice better?
+# 3. Annotators may now answer "tie". How would you change the loss (9), and what does (13) become?
+
+# %% [markdown] tags=["solution-only"]
+# **Answers.**
+#
+# 1. By (5) only $r/s$ can be learned. Half the noise doubles all fitted rewards. The order stays. (So never compare
+#    the size of rewards between two data sets.)
+# 2. One comparison adds $\sigma(\Delta)\sigma(-\Delta)$ to the information (16): most at $\Delta = 0$, almost
+#    nothing for a pair with a clear winner. So take the close pair. But if two groups of answers are linked only by
+#    few comparisons, or all won by one side, comparisons *across* the groups are worth more: without them the gap
+#    between the groups is not known at all.
+# 3. Count a tie as half a win for each: $L = -\frac12\log\sigma(\Delta) - \frac12\log\sigma(-\Delta)$ for a tied
+#    pair. In (13), $c_{ij}$ and $c_{ji}$ both get $\frac12$. The formula stays as it is.
+
+# %% [markdown]
+# ## Where it goes next
+#
+# Six answers to one prompt have six numbers. A chatbot has endlessly many prompts and answers. **Notebook 02**
+# replaces the table of rewards $r_i$ by a function $r_\phi(x, y)$: a language model with one output number, trained
+# with the very loss you wrote here.
+#
+# ## References
+#
+# - E. Zermelo (1929), *Die Berechnung der Turnier-Ergebnisse als ein Maximumproblem der
+#   Wahrscheinlichkeitsrechnung*.
+# - L. L. Thurstone (1927), *A law of comparative judgment*.
+# - R. A. Bradley, M. E. Terry (1952), *Rank analysis of incomplete block designs: I. The method of paired
+#   comparisons*.
+# - L. R. Ford Jr. (1957), *Solution of a ranking problem from binary comparisons*.
+# - R. D. Luce (1959), *Individual choice behavior*; R. L. Plackett (1975), *The analysis of permutations*.
+# - D. R. Hunter (2004), *MM algorithms for generalized Bradley–Terry models*.
+# - L. Ouyang and others (2022), *Training language models to follow instructions with human feedback*
+#   (InstructGPT).
+# - H. Touvron and others (2023), *Llama 2: open foundation and fine-tuned chat models*, equation 2.

@@ -1,0 +1,1436 @@
+# %% [markdown]
+# # 03 · The RLHF objective: reward on a leash
+#
+# We have a reward model. So let us train the chatbot to get as much reward as possible, and nothing else? We try
+# exactly that in section 2, and it goes wrong within 20 steps. The cure is a **leash**: a penalty on the distance
+# between the new policy and the old one. With the leash the problem has an exact solution, and it fits on one line.
+
+# %% [markdown]
+# ## What you will be able to do
+#
+# - Say what the KL divergence measures, and what changes when you swap its two arguments.
+# - Derive the best possible policy of RLHF, $\pi^*(y) = \pi_\mathrm{ref}(y)\, e^{r(y)/\beta} / Z$, line by line.
+# - Draw the reward–KL frontier, prove that nothing lies above it, and place best-of-n on the same picture.
+# - Turn the KL into a reward for every token, as PPO needs it.
+# - Estimate the KL from samples in three ways, and say which of the three may be used as a loss.
+#
+# **You need:** softmax, derivatives, gradient descent, and the idea of a reward model (notebooks 01 and 02).
+# **Time:** 80 minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not help here: we list
+# *all* answers of a tiny language, so that every expectation is a finite sum and not an estimate.
+
+# %%
+import copy
+import itertools
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from week6 import best_of_n_kl_bound, best_of_n_policy, bradley_terry_loss, response_log_probs, small_world
+from week6.checks import nb03 as check
+from week6.figures import roadmap
+from week6.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
+from week6.widgets import slider
+
+plt.rcParams.update(STYLE)
+_ = torch.manual_seed(0)
+torch.set_num_threads(1)  # all tensors here are small: a second thread would only wait for the first
+
+# %%
+_ = roadmap(3)
+plt.show()
+
+# %% [markdown]
+# *Roadmap: the nine stops of the course. You are at stop 03, where the reward model and the SFT model (the reference)
+# come together in one objective.*
+#
+# | symbol | meaning | unit |
+# |---|---|---|
+# | $x$, $y$ | prompt, answer; $y_t$ is token $t$ of the answer | |
+# | $\pi(y)$ | policy: the probability that the language model gives answer $y$ (short for $\pi(y \mid x)$) | |
+# | $\pi_\mathrm{ref}$ | reference policy: the model before RLHF (the SFT model), frozen | |
+# | $r(y)$ | reward of the answer; $r_\phi$ when a reward model gives it | reward units |
+# | $\mathbb{E}_\pi[f]$ | expected value of $f(y)$ when $y$ is drawn from $\pi$: $\sum_y \pi(y) f(y)$ | |
+# | $\beta$ | price of one nat of KL | reward units per nat |
+# | $Z$ | the number that makes $\pi^*$ sum to 1 (partition function) | |
+#
+# Logarithms are natural, so KL and entropy come in **nats** (1 nat = 1.44 bits).
+
+# %% [markdown]
+# ## 1 · A language small enough to list
+#
+# Six words, sentences of exactly four words: $6^4 = 1296$ possible answers. We can list them all. The policy is a
+# real GPT-2 (two layers, random weights), so it has preferences of its own among them. The prompt is always the same.
+
+# %%
+world = small_world()
+reference = world.new_policy(seed=8)
+N, T = world.sequences.shape  # axes: sentence, token
+print(f"words: {world.vocab}")
+print(f"world.sequences: shape (N, T) = {(N, T)}, token ids")
+
+with torch.no_grad():
+    log_ref = world.log_probs(reference).double().log_softmax(-1)  # shape (N,): log π_ref(y) for every sentence y
+assert log_ref.shape == (N,)
+torch.testing.assert_close(log_ref.exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+print(f"log_ref: shape (N,) = {tuple(log_ref.shape)}, the probabilities sum to {log_ref.exp().sum():.4f}")
+
+# %% [markdown]
+# People like polite sentences. Their taste is the **gold** reward. No training run below ever sees it; we use it to
+# judge.
+#
+# What training sees is a **reward model** $r_\phi$ (notebook 02). Ours is deliberately simple. It counts words:
+#
+# $$r_\phi(y) = \sum_{v} \phi_v \cdot (\text{how often word } v \text{ occurs in } y).$$
+#
+# We fit the six numbers $\phi_v$ to 2,000 human comparisons with the Bradley–Terry loss (notebook 01). Then we shift
+# the score so that its mean under $\pi_\mathrm{ref}$ is 0: only differences matter.
+
+# %%
+gold = world.rewards  # shape (N,), reward units; for judging only
+counts = F.one_hot(world.sequences, len(world.vocab)).sum(1).double()  # shape (N, V): how often each word occurs
+pairs = world.sample_pairs(reference, 2000, torch.Generator().manual_seed(0))
+chosen, rejected = counts[world.index(pairs.chosen)], counts[world.index(pairs.rejected)]  # shapes (2000, V)
+
+phi = torch.zeros(len(world.vocab), dtype=torch.float64, requires_grad=True)  # shape (V,)
+optimizer = torch.optim.Adam([phi], lr=0.02)
+for _ in range(300):
+    optimizer.zero_grad()
+    loss = bradley_terry_loss(chosen @ phi, rejected @ phi)
+    loss.backward()
+    optimizer.step()
+phi = phi.detach()
+
+reward = counts @ phi  # shape (N,): r_φ(y) for every sentence
+reward = reward - (log_ref.exp() * reward).sum()
+assert loss < math.log(2), "the reward model is better than guessing"
+print("reward model, points for each word:")
+for word, value in zip(world.vocab, phi.tolist(), strict=True):
+    print(f"   {word:7s}{value:+.2f}")
+print(f"Bradley–Terry loss {loss.item():.3f} nats (guessing: {math.log(2):.3f})")
+
+# %% [markdown]
+# Reasonable! *please* and *you* are good, *go* and *away* are bad. Notebook 02 would be content with this model on
+# sentences that the reference writes. Keep that condition in mind.
+
+
+# %%
+def favourites(log_pi: Tensor, k: int = 4) -> None:
+    """Print the k likeliest sentences of a policy given by log π, shape (N,)."""
+    for i in log_pi.topk(k).indices:
+        sentence = " ".join(world.words(world.sequences[i]))
+        print(f"   {log_pi[i].exp():6.1%}   {sentence:28s} r_φ {reward[i]:+.2f}   gold {gold[i]:+.1f}")
+
+
+def expected(log_pi: Float[Tensor, "*B N"], values: Float[Tensor, " N"]) -> Float[Tensor, "*B"]:
+    """E_π[values], the sum over all N sentences."""
+    return (log_pi.exp() * values).sum(-1)
+
+
+print("The reference likes best:")
+favourites(log_ref)
+print(f"On average r_φ is {expected(log_ref, reward):+.2f}, gold is {expected(log_ref, gold):+.2f}.")
+
+# %% [markdown]
+# ## 2 · Without the leash
+#
+# We maximise $\mathbb{E}_\pi[r_\phi]$ by gradient ascent, and nothing else. The policy starts as a copy of the
+# reference. There is no sampling here: we sum over all 1296 sentences, so what you will see is not noise. It is what
+# we asked for.
+#
+# **Predict.** After 30 steps, what does the policy write?
+#
+# - a) many different polite sentences, such as "please thank you help"
+# - b) nearly always the same sentence, and people do not like it
+# - c) what the reference liked best, only a little more often
+
+# %% tags=["nbval-check-output"]
+check.p1("b")  # SOLUTION
+
+
+# %%
+def climb(objective, steps: int) -> tuple[torch.nn.Module, Float[Tensor, "steps N"]]:
+    """Gradient ascent on objective(log π), from the reference. Returns the policy and log π at every step."""
+    policy = copy.deepcopy(reference)
+    adam = torch.optim.Adam(policy.parameters(), lr=2e-3)
+    path = []
+    for _ in range(steps + 1):
+        log_now = world.log_probs(policy).double().log_softmax(-1)  # shape (N,), with gradient
+        path.append(log_now.detach())
+        adam.zero_grad()
+        (-objective(log_now)).backward()
+        adam.step()
+    return policy, torch.stack(path)
+
+
+_, unleashed = climb(lambda log_pi: expected(log_pi, reward), steps=30)
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+left.plot(expected(unleashed, reward), color=BLUE, label=r"$r_\phi$: what the reward model thinks")
+left.plot(expected(unleashed, gold), color=ORANGE, linestyle="--", label="gold: what people think")
+left.set(
+    title="Reward without a leash", xlabel="gradient step", ylabel="expected reward (reward units)", ylim=(-0.7, 2.4)
+)
+left.legend(loc="upper right")
+right.plot(-(unleashed.exp() * unleashed).sum(-1), color=BLACK)
+right.set(
+    title="Entropy of the policy", xlabel="gradient step", ylabel=r"$-\mathbb{E}_\pi[\log \pi]$ (nats)", ylim=(0, 7)
+)
+fig.tight_layout()
+plt.show()
+
+print("After 30 steps:")
+favourites(unleashed[-1])
+
+# %% [markdown]
+# *Figure: left, the reward model's score climbs all the way to 1.4 while the gold reward jumps up in the first few
+# steps and then falls back; right, the entropy falls from 6.5 nats to below 1.*
+#
+# **What happened?** The policy says *please please please please*. The reward model has hardly ever seen such
+# sentences compared, because the reference seldom writes them. It adds up points, and four times *please* is the
+# maximum. People find it silly. This is called **reward hacking** or **over-optimisation**. Three things went wrong
+# at once:
+#
+# 1. **The reward model is only right near the reference.** Away from it nobody has checked its score.
+# 2. **The maximum of $\mathbb{E}_\pi[r]$ is a single answer.** An average is never larger than its largest term. So
+#    the best policy puts everything on $\arg\max_y r(y)$. A chatbot with one answer is useless.
+# 3. **Nothing in the objective remembers the old model:** its grammar, its knowledge, its variety.
+
+# %% tags=["nbval-check-output"]
+gold_path = expected(unleashed, gold)
+assert expected(unleashed, reward).max() <= reward.max()
+assert gold_path.max() > gold_path[0] + 0.3 and gold_path[-1] < gold_path.max() - 0.3
+assert unleashed[-1].argmax() == reward.argmax() and gold[reward.argmax()] < 0
+print("Checked: no policy on the path beats the largest reward; gold first rises, then falls;")
+print("the favourite sentence at the end is the maximum of r_φ, and its gold reward is negative.")
+
+# %% [markdown]
+# ## 3 · KL: how far is one policy from another?
+#
+# To hold the policy near the reference we need a distance. The **Kullback–Leibler divergence** of $p$ from $q$ is
+#
+# $$\mathrm{KL}(p \parallel q) = \mathbb{E}_p\left[\log \frac{p(y)}{q(y)}\right]
+# = \sum_y p(y)\big(\log p(y) - \log q(y)\big). \tag{1}$$
+#
+# Read it so: draw answers from $p$; how much more likely, on the log scale and on average, were they under $p$ than
+# under $q$? The order matters: the *first* argument is the one the answers come from.
+#
+# ### Exercise 3.1 · KL divergence
+# *Difficulty 1 · Importance 5 · 6 minutes*
+#
+# Write equation (1). The inputs are log-probabilities, because that is what a language model gives. An answer with
+# $p(y) = 0$ has $\log p(y) = -\infty$ and counts as **zero** (since $p \log p \to 0$ for $p \to 0$). There can be
+# several distributions at once, one a row: sum over the last axis only.
+
+
+# %% tags=["exercise"]
+def kl(log_p: Float[Tensor, "*B N"], log_q: Float[Tensor, "*B N"]) -> Float[Tensor, "*B"]:
+    """KL(p ‖ q) in nats, from log-probabilities over N answers (last axis). Answers with p = 0 count as 0."""
+    # BEGIN SOLUTION
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q1(kl)
+
+# %% tags=["student-only"]
+# check.q1.hint()
+# check.q1.solution()
+
+# %% tags=["nbval-check-output"]
+kl_divergence = check.q1.or_ours(kl)
+
+# %% [markdown]
+# ### Never negative
+#
+# Why can KL serve as a distance? Because it is never below zero, and zero only for $p = q$. The proof needs one
+# inequality: the line $u - 1$ touches $\log u$ at $u = 1$ and lies above it everywhere else:
+#
+# $$\log u \le u - 1. \tag{2}$$
+#
+# Put $u = q(y)/p(y)$ into it, and average over $p$ (answers with $p(y) = 0$ count as zero):
+#
+# $$-\mathrm{KL}(p \parallel q) = \sum_{y} p(y) \log\frac{q(y)}{p(y)}
+# \;\le\; \sum_{y} p(y) \left(\frac{q(y)}{p(y)} - 1\right)
+# = \sum_{y} q(y) - \sum_{y} p(y) = 0. \tag{3}$$
+#
+# Equality in (2) holds at $u = 1$ only, so equality in (3) needs $q(y) = p(y)$ for all $y$.
+
+# %% tags=["nbval-check-output"]
+generator = torch.Generator().manual_seed(1)
+
+
+def random_policies(*shape: int) -> Tensor:
+    """Log-probabilities of random distributions; the last axis is the answer."""
+    return (2 * torch.randn(*shape, generator=generator, dtype=torch.float64)).log_softmax(-1)
+
+
+u = torch.linspace(0.01, 5, 500, dtype=torch.float64)
+assert torch.all(u.log() <= u - 1)  # (2)
+
+log_p, log_q = random_policies(1000, 6), random_policies(1000, 6)  # shape (1000, 6): 1000 pairs of distributions
+p, q = log_p.exp(), log_q.exp()
+right_side = (p * (q / p - 1)).sum(-1)
+assert torch.all(-kl_divergence(log_p, log_q) <= right_side + 1e-12)  # (3), the inequality
+torch.testing.assert_close(right_side, torch.zeros(1000, dtype=torch.float64))  # (3), the last two equal signs
+assert torch.all(kl_divergence(log_p, log_q) > 0)
+assert torch.all(kl_divergence(log_p, log_p) == 0)
+a, b = kl_divergence(log_p[0], log_q[0]), kl_divergence(log_q[0], log_p[0])
+assert abs(a - b) > 0.1
+print("Checked (2) on a grid and (3) on 1000 random pairs: KL > 0 where they differ, KL = 0 for p = q.")
+print(f"It is not symmetric. One pair: KL(p ‖ q) = {a:.3f}, KL(q ‖ p) = {b:.3f} nats.")
+
+# %% [markdown]
+# ### Forwards and backwards
+#
+# So which order for the leash, $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ or
+# $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$? They punish different sins. Look at (1) and ask where a term gets
+# huge:
+#
+# - $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ is huge where $\pi$ says something that $\pi_\mathrm{ref}$ **never**
+#   says. Leaving things out is cheap.
+# - $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$ is huge where $\pi$ **never** says something that $\pi_\mathrm{ref}$
+#   does say. Inventing things is cheap.
+#
+# **Predict.** The reference below has two humps. We fit a policy that can make only *one* hump (a bell curve on 60
+# answers). Which one-hump policy has the smallest $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$?
+#
+# - a) a wide one that covers both humps
+# - b) a narrow one on one of the two humps
+# - c) a narrow one in the middle, between the humps
+
+# %% tags=["nbval-check-output"]
+check.p2("b")  # SOLUTION
+
+# %%
+place = torch.arange(60, dtype=torch.float64)  # 60 answers in a row, shape (60,)
+
+
+def hump(centre: Tensor, width: Tensor) -> Tensor:
+    """log-probabilities of a bell curve over the 60 answers."""
+    return (-0.5 * ((place - centre) / width) ** 2).log_softmax(-1)
+
+
+humps = torch.stack([hump(torch.tensor(16.0), torch.tensor(3.5)), hump(torch.tensor(44.0), torch.tensor(4.5))])
+two_humps = torch.logsumexp(humps + torch.tensor([[0.55], [0.45]], dtype=torch.float64).log(), dim=0)  # shape (60,)
+
+grid = torch.cartesian_prod(torch.arange(5.0, 55.0, 0.5), torch.arange(2.0, 25.0, 0.5)).double()
+candidates = hump(grid[:, :1], grid[:, 1:])  # shape (candidates, 60): one bell curve a row
+target = two_humps.expand_as(candidates)
+seeking = candidates[kl_divergence(candidates, target).argmin()]
+covering = candidates[kl_divergence(target, candidates).argmin()]
+
+fig, ax = plt.subplots(figsize=(7, 3))
+ax.fill_between(place, two_humps.exp(), color="0.8", label=r"$\pi_\mathrm{ref}$, two humps")
+ax.plot(place, seeking.exp(), color=BLUE, label=r"smallest KL$(\pi\,\Vert\,\pi_\mathrm{ref})$")
+ax.plot(place, covering.exp(), color=ORANGE, linestyle="--", label=r"smallest KL$(\pi_\mathrm{ref}\,\Vert\,\pi)$")
+ax.set(title="The two directions of KL choose differently", xlabel="answer (number)", ylabel="probability")
+ax.legend()
+plt.show()
+
+between = 30  # the answer in the middle, which the reference hardly ever gives
+print(f"probability of answer {between}: reference {two_humps[between].exp():.4f}, ", end="")
+print(f"one-hump fits {seeking[between].exp():.4f} and {covering[between].exp():.4f}")
+assert seeking[between] < two_humps[between] and covering[between].exp() > 5 * two_humps[between].exp()
+
+# %% [markdown]
+# *Figure: a grey reference with two humps; the solid curve sits on the left hump, the dashed one is wide and has its
+# top in the gap between the humps.*
+#
+# **What happened?** $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ chose one hump: it gives up half of the answers,
+# but never says what the reference would not say. It is called *mode-seeking*. The other order covers both humps
+# (*mass-covering*) and pays with answers in the gap: answers the reference hardly ever gives.
+#
+# For a chatbot a gap is nonsense text, and a place where the reward model was never tested. So RLHF uses
+# $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$. There is a practical reason too: its samples come from $\pi$, and
+# these we draw anyway.
+
+# %% [markdown]
+# ## 4 · The objective
+#
+# RLHF maximises reward minus the price of the distance:
+#
+# $$J(\pi) = \mathbb{E}_\pi[r(y)] - \beta\, \mathrm{KL}(\pi \parallel \pi_\mathrm{ref}). \tag{4}$$
+#
+# Units: $r$ in reward units, KL in nats, so $\beta$ is a **price** in reward units per nat. A large $\beta$ is a
+# short leash.
+#
+# With real prompts $J$ is averaged over $x$ as well. But the policy can answer each prompt in its own way, so each
+# prompt is a problem of its own. We look at one prompt and leave $x$ out. In code, several prompts are simply several
+# rows.
+#
+# ### Exercise 3.2 · The objective
+# *Difficulty 2 · Importance 5 · 6 minutes*
+#
+# Write equation (4), one number a row. Your `kl_divergence` from above is there to be used. All three tensors have
+# shape `(..., N)`.
+
+
+# %% tags=["exercise"]
+def objective(
+    log_probs: Float[Tensor, "*B N"], ref_log_probs: Float[Tensor, "*B N"], rewards: Float[Tensor, "*B N"], beta: float
+) -> Float[Tensor, "*B"]:
+    """J(π) = E_π[r] − β KL(π ‖ π_ref), in reward units."""
+    # BEGIN SOLUTION
+    expected_reward = (log_probs.exp() * rewards).sum(-1)
+    return expected_reward - beta * kl_divergence(log_probs, ref_log_probs)
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q2(objective)
+
+# %% tags=["student-only"]
+# check.q2.hint()
+# check.q2.solution()
+
+# %% tags=["nbval-check-output"]
+rlhf_objective = check.q2.or_ours(objective)
+
+# %% [markdown]
+# For the algebra that follows we use a toy with $N = 6$ answers to one prompt. One of them has
+# $\pi_\mathrm{ref} = 0$: the reference *cannot* say it, although it would have the highest reward.
+
+# %%
+answers = ["bake it .", "mix , rise , bake .", "ask google .", "happy to help ! mix …", "! ! ! ! !", "a perfect poem"]
+toy_ref = torch.tensor([0.40, 0.30, 0.20, 0.08, 0.02, 0.00], dtype=torch.float64).log()  # shape (N,) = (6,)
+toy_reward = torch.tensor([0.0, 0.8, -1.0, 1.2, 2.0, 3.0], dtype=torch.float64)  # shape (6,)
+for answer, log_prob, r in zip(answers, toy_ref.tolist(), toy_reward.tolist(), strict=True):
+    print(f"{answer:24s} π_ref {math.exp(log_prob):.2f}   r {r:+.1f}")
+
+# %% [markdown]
+# ## 5 · The best policy, line by line
+#
+# Which $\pi$ makes $J$ largest? No gradient is needed. We rewrite $J$ until the answer can be read off.
+#
+# **Step 1.** Write both parts of (4) as one sum over answers:
+#
+# $$J(\pi) = \sum_y \pi(y) \left[ r(y) - \beta \log\frac{\pi(y)}{\pi_\mathrm{ref}(y)} \right]. \tag{5}$$
+#
+# **Step 2.** Take the factor $-\beta$ out; the reward is then divided by $-\beta$:
+#
+# $$J(\pi) = -\beta \sum_y \pi(y) \left[ \log \pi(y) - \log \pi_\mathrm{ref}(y) - \frac{r(y)}{\beta} \right]. \tag{6}$$
+
+# %% tags=["nbval-check-output"]
+beta = 0.5
+log_pi = random_policies(1000, 5)  # shape (1000, 5): 1000 policies over the five answers that the reference can give
+pi = log_pi.exp()
+toy_ref_rows, toy_reward_rows = toy_ref[:5].expand(1000, 5), toy_reward[:5].expand(1000, 5)
+J = rlhf_objective(log_pi, toy_ref_rows, toy_reward_rows, beta)  # shape (1000,): one J for each policy
+
+step_1 = (pi * (toy_reward_rows - beta * (log_pi - toy_ref_rows))).sum(-1)
+step_2 = -beta * (pi * (log_pi - toy_ref_rows - toy_reward_rows / beta)).sum(-1)
+torch.testing.assert_close(step_1, J)
+torch.testing.assert_close(step_2, J)
+print("Checked (5) and (6): equal to J for 1000 random policies.")
+
+# %% [markdown]
+# (We left out the poem: a policy that gives it has an infinite KL, so $J = -\infty$. It comes back in section 6.)
+#
+# **Step 3.** Since $r/\beta = \log e^{r/\beta}$, the last two terms are one logarithm, with a minus sign:
+# $-\log\big(\pi_\mathrm{ref}(y)\, e^{r(y)/\beta}\big)$. The thing in brackets is positive, but it does not sum to 1.
+# So we divide it by its sum $Z$, and get a distribution. We call it $\pi^*$:
+#
+# $$Z = \sum_y \pi_\mathrm{ref}(y)\, e^{r(y)/\beta}, \qquad
+# \pi^*(y) = \frac{\pi_\mathrm{ref}(y)\, e^{r(y)/\beta}}{Z}. \tag{7}$$
+#
+# Solved for the logarithm:
+#
+# $$\log \pi_\mathrm{ref}(y) + \frac{r(y)}{\beta} = \log \pi^*(y) + \log Z. \tag{8}$$
+#
+# **Step 4.** Put (8) into (6). $\log Z$ does not depend on $y$ and $\sum_y \pi(y) = 1$, so it comes out of the sum:
+#
+# $$J(\pi) = -\beta \sum_y \pi(y) \big[ \log \pi(y) - \log \pi^*(y) - \log Z \big]
+# = \beta \log Z - \beta\, \mathrm{KL}(\pi \parallel \pi^*). \tag{9}$$
+
+# %% tags=["nbval-check-output"]
+Z = (toy_ref_rows.exp() * (toy_reward_rows / beta).exp()).sum(-1, keepdim=True)  # shape (1000, 1)
+pi_star = toy_ref_rows.exp() * (toy_reward_rows / beta).exp() / Z  # (7)
+torch.testing.assert_close(pi_star.sum(-1), torch.ones(1000, dtype=torch.float64))
+torch.testing.assert_close(toy_ref_rows + toy_reward_rows / beta, pi_star.log() + Z.log())  # (8)
+step_4 = beta * Z.squeeze(-1).log() - beta * kl_divergence(log_pi, pi_star.log())
+torch.testing.assert_close(step_4, J)  # (9)
+print("Checked (7), (8), (9): π* sums to 1, and β log Z − β KL(π ‖ π*) equals J for 1000 random policies.")
+
+# %% [markdown]
+# **Step 5.** Look at (9). $\beta \log Z$ does not depend on $\pi$ at all. And
+# $\mathrm{KL}(\pi \parallel \pi^*) \ge 0$, with zero only at $\pi = \pi^*$, by (3). So the maximum is at
+# $\pi = \pi^*$, it is the only one, and its height is
+#
+# $$J(\pi^*) = \beta \log Z. \tag{10}$$
+#
+# And the distance to the optimum, in nats, is what is missing in $J$:
+#
+# $$\mathrm{KL}(\pi \parallel \pi^*) = \frac{J(\pi^*) - J(\pi)}{\beta}. \tag{11}$$
+#
+# That is all. The best chatbot is **the reference, reweighted by $e^{r/\beta}$**.
+
+# %% tags=["nbval-check-output"]
+J_star = rlhf_objective(pi_star.log(), toy_ref_rows, toy_reward_rows, beta)
+torch.testing.assert_close(J_star, beta * Z.squeeze(-1).log())  # (10)
+assert torch.all(J < J_star)  # 1000 random policies
+torch.testing.assert_close(kl_divergence(log_pi, pi_star.log()), (J_star - J) / beta)  # (11)
+nearby = (pi_star.log() + 0.01 * torch.randn(1000, 5, generator=generator, dtype=torch.float64)).log_softmax(-1)
+assert torch.all(rlhf_objective(nearby, toy_ref_rows, toy_reward_rows, beta) < J_star)  # 1000 close neighbours
+print("Checked (10) and (11); none of 1000 random policies and 1000 close neighbours of π* reaches J(π*).")
+
+# %% [markdown]
+# ### Exercise 3.3 · The optimal policy
+# *Difficulty 3 · Importance 5 · 10 minutes*
+#
+# Write (7), in logarithms, one problem a row. Return the pair $(\log \pi^*, \log Z)$ with shapes `(..., N)` and
+# `(...)`. Rewards of 1000 with $\beta = 0.1$ must not overflow: $e^{10000}$ is `inf`. An answer with
+# $\pi_\mathrm{ref} = 0$ keeps $\pi^* = 0$.
+
+
+# %% tags=["exercise"]
+def optimum(
+    ref_log_probs: Float[Tensor, "*B N"], rewards: Float[Tensor, "*B N"], beta: float
+) -> tuple[Float[Tensor, "*B N"], Float[Tensor, "*B"]]:
+    """The maximiser of J: log π*(y) = log π_ref(y) + r(y)/β − log Z. Returns (log π*, log Z)."""
+    # BEGIN SOLUTION
+    weighted = ref_log_probs + rewards / beta
+    log_z = torch.logsumexp(weighted, dim=-1)
+    return weighted - log_z.unsqueeze(-1), log_z
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q3(optimum)
+
+# %% tags=["student-only"]
+# check.q3.hint()
+# check.q3.solution()
+
+# %% tags=["nbval-check-output"]
+optimal_policy = check.q3.or_ours(optimum)
+
+# %% [markdown]
+# ### A neural network finds it too
+#
+# The formula lists all answers. A real language has too many. But the *optimum* is the same, and a network can climb
+# towards it. We take the GPT-2 of section 1 and the reward model of section 1, and add the leash with $\beta = 0.2$.
+#
+# **Predict.** After 60 steps of gradient ascent on $J$, which policy do we have?
+#
+# - a) the hack again, *please please please please* nearly always: the leash only slows it down
+# - b) a policy that still writes many different sentences, close to $\pi^*$ of formula (7)
+# - c) the reference: the leash allows no movement
+
+# %% tags=["nbval-check-output"]
+check.p3("b")  # SOLUTION
+
+# %%
+beta_world = 0.2
+policy, leashed = climb(lambda log_pi: rlhf_objective(log_pi, log_ref, reward, beta_world), steps=60)
+log_star, log_z = optimal_policy(log_ref, reward, beta_world)  # shapes (N,) and ()
+
+J_path = rlhf_objective(leashed, log_ref.expand_as(leashed), reward.expand_as(leashed), beta_world)  # (steps,)
+gap = kl_divergence(leashed, log_star.expand_as(leashed))  # (steps,), nats
+torch.testing.assert_close(gap, (beta_world * log_z - J_path) / beta_world)  # (11), at every step
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+left.plot(J_path, color=BLUE, label=r"$J(\pi)$ of the GPT-2")
+left.axhline(beta_world * log_z, color=BLACK, linestyle=":", label=r"$\beta \log Z$, the exact maximum")
+left.set(title=r"The objective climbs to $\beta \log Z$", xlabel="gradient step", ylabel="J (reward units)")
+left.legend(loc="lower right")
+right.semilogy(gap, color=BLUE)
+right.set(title="Distance to the optimum", xlabel="gradient step", ylabel=r"KL$(\pi\,\Vert\,\pi^*)$ (nats)")
+fig.tight_layout()
+plt.show()
+
+print("The trained GPT-2:")
+favourites(leashed[-1])
+print("The formula:")
+favourites(log_star)
+for name, log_end in (("reference", log_ref), ("without leash", unleashed[-1]), ("with leash", leashed[-1])):
+    r, g, entropy = expected(log_end, reward), expected(log_end, gold), -(log_end.exp() * log_end).sum()
+    print(f"{name:14s} r_φ {r:+.2f}   gold {g:+.2f}   entropy {entropy:.1f} nats")
+
+# %% tags=["nbval-check-output"]
+assert gap[0] > 1 and gap[-1] < 0.01
+assert expected(leashed[-1], gold) > max(expected(log_ref, gold), expected(unleashed[-1], gold)) + 0.3
+print("Checked: equation (11) at every step, and the trained GPT-2 ends within 0.01 nats of π*.")
+
+# %% [markdown]
+# *Figure: left, J rises steeply and then rests on the dotted line β log Z; right, on a log scale, the KL to the
+# optimum falls from 2.4 nats to less than 0.01.*
+#
+# **What happened?** The network landed on the formula: the tables of favourites agree to a fraction of a percent. It
+# kept most of its entropy, and its gold reward is higher than before. The hack is still the favourite, but with 9 %,
+# not 88 %. Nobody told the network the formula. It is simply where the top of $J$ is.
+
+# %% [markdown]
+# ## 6 · What β does
+#
+# Compare two answers $a$ and $b$ under $\pi^*$. In the ratio, $Z$ cancels:
+#
+# $$\log\frac{\pi^*(a)}{\pi^*(b)}
+# = \log\frac{\pi_\mathrm{ref}(a)}{\pi_\mathrm{ref}(b)} + \frac{r(a) - r(b)}{\beta}. \tag{12}$$
+#
+# So each reward unit of advantage multiplies the odds by $e^{1/\beta}$. From (12) we read both ends:
+#
+# - $\beta \to \infty$: the last term vanishes, $\pi^* \to \pi_\mathrm{ref}$. The leash is so short that nothing
+#   moves.
+# - $\beta \to 0$: any advantage wins by an unlimited factor. Only the answers of highest reward remain, **among those
+#   the reference can give**. Equal rewards share in proportion to $\pi_\mathrm{ref}$.
+#
+# **Predict.** The fifth toy answer, "! ! ! ! !", has $\pi_\mathrm{ref} = 0.02$ and the best reward that is reachable,
+# 2.0. "a perfect poem" has $\pi_\mathrm{ref} = 0$ and reward 3.0. What happens to the two as $\beta \to 0$?
+#
+# - a) "! ! ! ! !" goes to 1, the poem stays at 0
+# - b) the poem goes to 1, for its reward is highest
+# - c) both stay small: their $\pi_\mathrm{ref}$ is small
+
+# %% tags=["nbval-check-output"]
+check.p4("a")  # SOLUTION
+
+
+# %%
+def plot_optimum(beta: float) -> Figure:
+    """Bars of π_ref and π* over the six toy answers."""
+    log_best, _ = optimal_policy(toy_ref, toy_reward, beta)
+    fig, ax = plt.subplots(figsize=(7.5, 3.2))
+    left, right = [i - 0.2 for i in range(6)], [i + 0.2 for i in range(6)]
+    ax.bar(left, toy_ref.exp(), width=0.4, color="0.75", edgecolor=BLACK, label=r"$\pi_\mathrm{ref}$")
+    ax.bar(right, log_best.exp(), width=0.4, color=BLUE, edgecolor=BLACK, hatch="//", label=r"$\pi^*$")
+    ax.set_xticks(
+        range(6), [f"{name}\nr = {r:+.1f}" for name, r in zip(answers, toy_reward.tolist(), strict=True)], fontsize=7
+    )
+    ax.set(title=f"The optimal policy at β = {beta:g} reward units per nat", ylabel="probability", ylim=(0, 1.05))
+    ax.set_xlabel("answer and its reward (reward units)")
+    ax.legend()
+    return fig
+
+
+# %% tags=["nbval-ignore-output"]
+slider(plot_optimum, "β", [0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 5.0, 20.0], start=1.0)
+
+# %% [markdown]
+# *Move the slider: every value of β draws the picture anew. The next cell shows it for one β, and then for all of
+# them.*
+
+# %%
+_ = plot_optimum(1.0)
+plt.show()
+
+betas = torch.logspace(2, -2, 200, dtype=torch.float64)  # shape (200,), from a short leash to a long one
+toy_path = torch.stack([optimal_policy(toy_ref, toy_reward, b)[0].exp() for b in betas.tolist()])  # (200, 6)
+
+fig, ax = plt.subplots(figsize=(7.5, 3.4))
+styles = itertools.cycle(["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))])
+for i, (answer, colour) in enumerate(zip(answers, (BLUE, ORANGE, GREEN, PURPLE, BLACK, "0.5"), strict=True)):
+    ax.semilogx(betas, toy_path[:, i], color=colour, linestyle=next(styles), label=f"{answer} ({toy_reward[i]:+.1f})")
+ax.invert_xaxis()
+ax.set(title="From the reference (left) to the best answer (right)", ylabel=r"$\pi^*(y)$")
+ax.set_xlabel("β (reward units per nat), falling")
+ax.legend(title="answer (reward)", loc="center left", bbox_to_anchor=(1.0, 0.5))
+plt.show()
+
+# %% [markdown]
+# *Figures: first, bars of the reference and of π\* at β = 1, where good answers have grown and the rude one has
+# shrunk. Second, at the left the curves stand at the reference's probabilities; as β falls to the right the answers
+# rise and fall in the order of their rewards, until "! ! ! ! !" alone is left at 1; the poem stays at 0 throughout.*
+#
+# **What happened?** Good answers have their time: "mix , rise , bake ." is on top near $\beta = 1$, before answers
+# with a higher score and a smaller $\pi_\mathrm{ref}$ take over. If "! ! ! ! !" is a mistake of the reward model (it
+# is), a moderate $\beta$ protects you from it. And **RLHF cannot teach what the reference never does**: the poem
+# stays at 0.
+
+# %% tags=["nbval-check-output"]
+for b in (0.3, 1.0, 4.0):
+    log_best, _ = optimal_policy(toy_ref, toy_reward, b)
+    odds = log_best[:5, None] - log_best[None, :5]  # shape (5, 5): row a, column b
+    ref_odds = toy_ref[:5, None] - toy_ref[None, :5]
+    torch.testing.assert_close(odds, ref_odds + (toy_reward[:5, None] - toy_reward[None, :5]) / b)  # (12)
+
+short, long = optimal_policy(toy_ref, toy_reward, 1e4)[0].exp(), optimal_policy(toy_ref, toy_reward, 1e-2)[0].exp()
+torch.testing.assert_close(short, toy_ref.exp(), rtol=0, atol=1e-3)
+torch.testing.assert_close(long, torch.tensor([0, 0, 0, 0, 1.0, 0]).double(), rtol=0, atol=1e-6)
+ties = optimal_policy(torch.tensor([0.6, 0.3, 0.1]).log(), torch.tensor([1.0, 1.0, 0.0]), 1e-2)[0].exp()
+torch.testing.assert_close(ties, torch.tensor([2 / 3, 1 / 3, 0.0]))
+print("Checked: (12) for all pairs; β = 10,000 gives the reference; β = 0.01 gives the best reachable answer;")
+print("two equally good answers share 2 : 1, as under the reference.")
+
+# %% [markdown]
+# ## 7 · The frontier
+#
+# Every $\beta$ gives one best policy. Write $R(\beta) = \mathbb{E}_{\pi^*}[r]$ for its reward and
+# $D(\beta) = \mathrm{KL}(\pi^* \parallel \pi_\mathrm{ref})$ for its distance. As $\beta$ runs from $\infty$ to 0, the
+# point $(D, R)$ draws a curve: the **reward–KL frontier**.
+#
+# **Nothing lies above it.** Take any policy $\pi$ whatsoever, and any $\beta$. Because $J(\pi) \le J(\pi^*)$,
+#
+# $$\mathbb{E}_\pi[r] \;=\; J(\pi) + \beta\,\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})
+# \;\le\; \beta \log Z(\beta) + \beta\,\mathrm{KL}(\pi \parallel \pi_\mathrm{ref}). \tag{13}$$
+#
+# On the right stands a straight line in the (KL, reward) plane, with slope $\beta$. It holds for *every* $\beta$, so
+# $\pi$ lies below *all* these lines. And each line touches the frontier, at $\pi = \pi^*$: there (13) is an equality.
+# The lines are tangents, so **the slope of the frontier is the price $\beta$ itself**:
+#
+# $$\frac{dR}{dD} = \frac{dR/d\beta}{dD/d\beta} = \beta. \tag{14}$$
+#
+# (14) in detail: differentiate $\beta \log Z(\beta)$ by the product rule. Inside $Z$,
+# $\frac{d}{d\beta} e^{r/\beta} = -\frac{r}{\beta^2} e^{r/\beta}$. So
+#
+# $$\frac{d}{d\beta}\, \beta \log Z = \log Z - \frac{R}{\beta} = -D, \tag{15}$$
+#
+# where the last step is $\beta \log Z = R - \beta D$, which is (10). The other way round, differentiate $R - \beta D$
+# directly: it gives $R' - D - \beta D'$. Both are the same, so $R' = \beta D'$, which is (14).
+
+# %% tags=["nbval-check-output"]
+betas = torch.logspace(1, -1.7, 150, dtype=torch.float64)  # shape (150,), from 10 down to 0.02
+solved = [optimal_policy(log_ref, reward, b) for b in betas.tolist()]
+frontier = torch.stack([log_best for log_best, _ in solved])  # shape (150, N)
+log_zs = torch.stack([log_z for _, log_z in solved])  # shape (150,)
+
+
+def distance(log_pi: Float[Tensor, "*B N"]) -> Float[Tensor, "*B"]:
+    """KL(π ‖ π_ref) in nats, in the world of section 1."""
+    return kl_divergence(log_pi, log_ref.expand_as(log_pi))
+
+
+R, D = expected(frontier, reward), distance(frontier)
+torch.testing.assert_close(betas * log_zs, R - betas * D)  # (10) along the frontier
+
+h = 1e-4  # derivatives as differences, at β (1 ± h)
+up, down = ([optimal_policy(log_ref, reward, b) for b in (betas * s).tolist()] for s in (1 + h, 1 - h))
+up_pi, down_pi = (torch.stack([log_best for log_best, _ in side]) for side in (up, down))
+dR, dD = expected(up_pi, reward) - expected(down_pi, reward), distance(up_pi) - distance(down_pi)
+torch.testing.assert_close(dR / dD, betas, rtol=1e-4, atol=0)  # (14); the error of such a difference is of order h²
+up_J, down_J = (torch.stack([z for _, z in side]) * betas * s for side, s in ((up, 1 + h), (down, 1 - h)))
+torch.testing.assert_close((up_J - down_J) / (2 * h * betas), -D, rtol=1e-4, atol=1e-6)  # (15)
+assert torch.all(D.diff() > 0) and torch.all(R.diff() > 0)
+print("Checked (10), (14), (15) at 150 values of β: the slope of the frontier is β; KL and reward rise as β falls.")
+
+# %% [markdown]
+# ### Best-of-n: no training at all
+#
+# A rival that needs no training: draw $n$ answers from the reference, keep the one with the highest reward. It is a
+# policy too. What is its probability for each answer? Let $F(r)$ be the probability that one draw has reward at most
+# $r$, and $F(r^-)$ the probability that it has reward less than $r$. All $n$ draws are at most $r$ with probability
+# $F(r)^n$, so
+#
+# $$\Pr(\text{the best of } n \text{ has reward } r) = F(r)^n - F(r^-)^n. \tag{16}$$
+#
+# How far does it go from the reference? If all rewards differ and no answer has a large probability, then $s = F(r)$
+# is nearly uniform on $[0, 1]$ under the reference, and the best of $n$ has density $\frac{d}{ds} s^n = n s^{n-1}$.
+# So
+#
+# $$\mathrm{KL} = \int_0^1 n s^{n-1} \log\left(n s^{n-1}\right) ds = \log n + (n-1)\int_0^1 n s^{n-1} \log s \; ds
+# = \log n - \frac{n-1}{n}. \tag{17}$$
+#
+# The last integral is $-\frac1n$ (by parts). In general (17) is an **upper bound** (Beirami et al. 2024): ties and
+# large single probabilities only lower the KL. Note how slowly it grows: best-of-1000 is only 5.9 nats away.
+
+# %% tags=["nbval-check-output"]
+ns = [1, 2, 4, 8, 16, 64, 256, 1024, 16_384]
+best_of_n = torch.stack([best_of_n_policy(log_ref, reward, n) for n in ns])  # shape (9, N), exact
+
+draws = torch.multinomial(log_ref.exp(), 4 * 50_000, replacement=True, generator=generator).view(50_000, 4)
+r_level = reward[reward.argsort()[-200]]  # a reward that some answers have exactly
+below, up_to = log_ref.exp()[reward < r_level - 1e-9].sum(), log_ref.exp()[reward <= r_level + 1e-9].sum()
+share = ((reward[draws].max(-1).values - r_level).abs() < 1e-9).double().mean()
+exact = up_to**4 - below**4  # (16)
+assert abs(share - exact) < 4 * (exact * (1 - exact) / 50_000) ** 0.5
+print(f"(16) for n = 4 and one reward level: {exact:.4f}, 50,000 simulations agree within 4 standard errors")
+
+s = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
+for n in ns:
+    density = n * s ** (n - 1)
+    integral = torch.special.xlogy(density, density).mean()  # x log x, with 0 log 0 = 0
+    torch.testing.assert_close(integral, torch.tensor(math.log(n) - (n - 1) / n).double(), rtol=1e-3, atol=1e-6)  # (17)
+    assert math.isclose(best_of_n_kl_bound(n), math.log(n) - (n - 1) / n)
+print("(17): the integral agrees with log n − (n−1)/n")
+
+print("\n    n   exact KL   bound (nats)")
+for n, exact in zip(ns, distance(best_of_n).tolist(), strict=True):
+    print(f"{n:5d}   {exact:8.3f}   {best_of_n_kl_bound(n):8.3f}")
+    assert exact <= best_of_n_kl_bound(n) + 1e-9
+best_answers = reward > reward.max() - 1e-9
+limit = -log_ref[best_answers].logsumexp(0)
+assert distance(best_of_n)[-1] <= limit + 1e-9 < best_of_n_kl_bound(ns[-1])
+print(f"limit for n → ∞: {limit:.3f} nats")
+
+# %% [markdown]
+# The bound is nearly exact for small $n$. It falls behind when $n$ is so large that the best answers are found almost
+# every time: then drawing more changes nothing, and the KL stops at $-\log \pi_\mathrm{ref}(\text{best answers})$,
+# while $\log n$ goes on. So do not plot best-of-n at its bound if you can compute its KL.
+#
+# **Predict.** Where will best-of-16 lie in the (KL, reward) plane?
+#
+# - a) far below the frontier: choosing among 16 is crude
+# - b) just below the frontier
+# - c) above the frontier, because it looks at real samples
+
+# %% tags=["nbval-check-output"]
+check.p5("b")  # SOLUTION
+
+# %%
+tilts = torch.linspace(0, 3, 40, dtype=torch.float64)[:, None, None]
+noise = torch.randn(1, 25, N, generator=generator, dtype=torch.float64)
+others = (
+    (log_ref + tilts * (noise + torch.rand(1, 25, 1, generator=generator) * 3 * reward)).log_softmax(-1).reshape(-1, N)
+)  # shape (1000, N): arbitrary policies
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+for ax, judge in ((left, reward), (right, gold)):
+    ax.plot(distance(others), expected(others, judge), ".", color="0.75", markersize=3, label="1000 other policies")
+    ax.plot(D, expected(frontier, judge), color=BLACK, linewidth=2, label=r"$\pi^*$ for all $\beta$ (frontier)")
+    ax.plot(
+        distance(unleashed), expected(unleashed, judge), color=ORANGE, linestyle="--", label="training without leash"
+    )
+    ax.plot(
+        distance(leashed), expected(leashed, judge), color=BLUE, linestyle=":", linewidth=2, label="training with leash"
+    )
+    ax.plot(distance(best_of_n), expected(best_of_n, judge), "^", color=GREEN, markersize=6, label="best of n")
+    ax.plot(
+        distance(leashed[-1]),
+        expected(leashed[-1], judge),
+        "o",
+        color=BLUE,
+        markersize=7,
+        label="end of training, β = 0.2",
+    )
+    ax.set(xlabel=r"KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)", xlim=(-0.2, 8))
+left.set(title=r"What training sees: $r_\phi$", ylabel="expected reward (reward units)")
+right.set(title="What people want: gold", ylabel="expected gold reward (reward units)", ylim=(-0.8, 0.3))
+left.legend(loc="lower right", fontsize=7)
+fig.tight_layout()
+plt.show()
+
+# %% [markdown]
+# *Figure: left, the frontier rises and flattens, the grey policies and both training paths lie below it, and
+# best-of-n sits almost on it. Right, the same policies judged by the gold reward: the curve rises up to about 2 nats
+# and then falls back to where it began.*
+#
+# **What happened?** Left: as proven, nothing is above the line. Best-of-n is nearly optimal for its KL, without any
+# training; it pays at the time of use, with $n$ generations an answer. Right: the same $\pi^*$, each the *best*
+# policy for $r_\phi$, soon gets *worse* for people. That is over-optimisation without any training noise. At its
+# best, best-of-n pleases people even a little more than any $\pi^*$: the best policy for $r_\phi$ is not the best one
+# for people. **Choosing $\beta$ means choosing where to stop.**
+
+# %% tags=["nbval-check-output"]
+everything = torch.cat([others, unleashed, leashed, best_of_n, log_ref[None]])  # shape (policies, N)
+lines = betas[:, None] * (log_zs[:, None] + distance(everything))  # shape (150, policies), right side of (13)
+assert torch.all(expected(everything, reward) <= lines + 1e-9)  # (13)
+torch.testing.assert_close((betas * log_zs + betas * D), R)  # equality at π*: each line touches
+log_16, kl_16 = best_of_n[ns.index(16)], distance(best_of_n[ns.index(16)])
+shortfall = (betas * log_zs + betas * kl_16).min() - expected(log_16, reward)
+gold_on_frontier = expected(frontier, gold)
+peak = gold_on_frontier.argmax()
+assert 0 < shortfall < 0.1 * expected(log_16, reward)
+assert gold_on_frontier[-1] < gold_on_frontier[peak] - 0.3
+assert expected(best_of_n, gold).max() > gold_on_frontier[peak]
+print(f"Checked (13): {len(everything)} policies, 150 lines each, none above.")
+print(f"Best-of-16 lies {shortfall:.3f} reward units below the frontier, at {expected(log_16, reward):.2f}.")
+print(f"Gold is highest at β = {betas[peak]:.2f}, {D[peak]:.1f} nats from the reference.")
+
+# %% [markdown]
+# ## 8 · Token by token
+#
+# A language model writes an answer one token at a time, and the log-probability of the answer is a sum:
+#
+# $$\log \pi(y) = \sum_{t=1}^{T} \log \pi(y_t \mid y_{\lt t}). \tag{18}$$
+#
+# Hence the log-ratio is a sum as well. We write $d_t$ for the log-ratio of one token, and $d$ for that of the answer:
+#
+# $$d_t = \log \pi(y_t \mid y_{\lt t}) - \log \pi_\mathrm{ref}(y_t \mid y_{\lt t}), \qquad
+# d = \sum_t d_t = \log\frac{\pi(y)}{\pi_\mathrm{ref}(y)}, \qquad
+# \mathrm{KL}(\pi \parallel \pi_\mathrm{ref}) = \mathbb{E}_\pi[d]. \tag{19}$$
+#
+# The expected $d_t$ is a KL too: that of the next-token distributions, averaged over the beginnings $y_{\lt t}$ that
+# $\pi$ writes:
+#
+# $$\mathbb{E}_\pi[d_t] = \mathbb{E}_{y_{\lt t} \sim \pi}\Big[
+# \mathrm{KL}\big(\pi(\cdot \mid y_{\lt t}) \parallel \pi_\mathrm{ref}(\cdot \mid y_{\lt t})\big)\Big]. \tag{20}$$
+
+# %% tags=["nbval-check-output"]
+prompts, prompt_mask = world.prompts(N)
+mask = torch.ones(N, T, dtype=torch.bool)  # shape (N, T): all four tokens are real
+with torch.no_grad():
+    token_log_pi = response_log_probs(policy, prompts, prompt_mask, world.sequences, mask).double()  # shape (N, T)
+    token_log_ref = response_log_probs(reference, prompts, prompt_mask, world.sequences, mask).double()  # shape (N, T)
+d_t = token_log_pi - token_log_ref  # shape (N, T), nats
+log_pi = token_log_pi.sum(-1)  # (18), shape (N,)
+torch.testing.assert_close(log_pi.exp().sum(), torch.tensor(1.0).double(), rtol=1e-5, atol=0)  # fp32 network
+torch.testing.assert_close(expected(log_pi, d_t.sum(-1)), kl_divergence(log_pi, log_ref), rtol=1e-5, atol=1e-5)  # (19)
+
+V = len(world.vocab)
+for t in range(T):  # all beginnings y_<t, shape (V^t,), and the next-token distributions after each, shape (V^t, V)
+    upto = [x.view(V**t, V, -1).logsumexp(-1) for x in (log_pi, log_ref)]
+    next_pi, next_ref = (x.log_softmax(-1) for x in upto)
+    beginnings = upto[0].logsumexp(-1).exp()
+    right_side = (beginnings * kl_divergence(next_pi, next_ref)).sum()
+    torch.testing.assert_close(expected(log_pi, d_t[:, t]), right_side, rtol=1e-4, atol=1e-5)  # (20)
+per_token = [f"{expected(log_pi, d_t[:, t]):.3f}" for t in range(T)]
+print(
+    f"Checked (18), (19), (20). KL of the answers {kl_divergence(log_pi, log_ref):.3f} nats = {' + '.join(per_token)}"
+)
+
+# %% [markdown]
+# Now the trick that makes RLHF an ordinary reinforcement-learning problem. Give every token a reward of its own, and
+# the last one the score of the whole answer on top:
+#
+# $$r_t = -\beta\, d_t + [\,t \text{ is the last token}\,]\; r(y). \tag{21}$$
+#
+# Summed over the answer it is $r(y) - \beta d$. So its expected value is exactly the objective:
+#
+# $$\mathbb{E}_\pi\Big[\sum_t r_t\Big] = \mathbb{E}_\pi[r] - \beta\, \mathbb{E}_\pi[d] = J(\pi). \tag{22}$$
+#
+# An algorithm that maximises the sum of rewards (PPO in notebook 04, any other too) then maximises $J$. It need not
+# know that there is a KL.
+#
+# ### Exercise 3.4 · Rewards for tokens
+# *Difficulty 3 · Importance 5 · 12 minutes*
+#
+# Write (21) for a batch. `scores` has shape `(B,)`, all others `(B, T)`. Answers have different lengths and are
+# padded **on the right**; `mask` is `True` on real tokens. The score goes to the last *real* token of each row.
+# Padding gets 0, whatever garbage (even `inf`) the log-probabilities have there. Never clamp the log-ratio: single
+# $d_t$ may well be negative.
+
+
+# %% tags=["exercise"]
+def token_rewards(
+    scores: Float[Tensor, " B"],
+    log_probs: Float[Tensor, "B T"],
+    ref_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    beta: float,
+) -> Float[Tensor, "B T"]:
+    """r_t = −β (log π − log π_ref)_t, plus the score at the last real token; 0 at padding."""
+    # BEGIN SOLUTION
+    rewards = torch.where(mask, -beta * (log_probs - ref_log_probs), 0.0)
+    last = mask.sum(-1) - 1  # shape (B,): index of the last real token
+    is_last = torch.arange(mask.shape[1]) == last[:, None]  # shape (B, T)
+    return rewards + is_last * scores[:, None]
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q4(token_rewards)
+
+# %% tags=["student-only"]
+# check.q4.hint()
+# check.q4.solution()
+
+# %% tags=["nbval-check-output"]
+shape_rewards = check.q4.or_ours(token_rewards)
+
+# %%
+r_t = shape_rewards(reward, token_log_pi, token_log_ref, mask, beta_world)  # shape (N, T): for every sentence
+J_by_tokens = expected(log_pi, r_t.sum(-1))
+J_direct = rlhf_objective(log_pi.log_softmax(-1), log_ref, reward, beta_world)
+torch.testing.assert_close(J_by_tokens, J_direct, rtol=1e-4, atol=1e-5)  # (22)
+print(f"Checked (22): the expected sum of token rewards is {J_by_tokens:.3f}, and J is {J_direct:.3f} reward units.")
+
+fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
+for ax, text in zip(axes, ("please thank you please", "you go away go"), strict=True):
+    i = int(world.index(torch.tensor([[world.vocab.index(word) for word in text.split()]])))
+    penalty = (-beta_world * d_t[i]).tolist()
+    ax.bar(range(T), penalty, color=BLUE, edgecolor=BLACK, label=r"$-\beta\, d_t$")
+    start = penalty[-1] if penalty[-1] * reward[i] > 0 else 0.0  # stack on top where both point the same way
+    ax.bar(
+        T - 1,
+        reward[i].item(),
+        bottom=start,
+        color=ORANGE,
+        edgecolor=BLACK,
+        hatch="//",
+        width=0.5,
+        label=r"score $r_\phi(y)$",
+    )
+    ax.axhline(0, color=BLACK, linewidth=0.8)
+    ax.set_xticks(range(T), text.split())
+    ax.set(title=f"sum of all: {r_t[i].sum():+.2f}", xlabel="token")
+axes[0].set_ylabel("reward of the token (reward units)")
+axes[0].legend(loc="upper left")
+fig.suptitle("Rewards of the tokens in two sentences (policy trained with leash)")
+fig.tight_layout()
+plt.show()
+
+# %% [markdown]
+# *Figure: two sentences. Tokens that became more likely pay a negative reward, tokens that became less likely earn a
+# positive one; the last token also gets the score of the sentence.*
+#
+# Why are the two sums nearly **equal**, though one sentence is liked and the other is not? That is (8) again. At the
+# optimum $r(y) - \beta d = \beta \log Z$ for *every* answer: what an answer gains in score it pays in KL. When
+# nothing is better than anything else any more, training is over.
+
+# %% tags=["nbval-check-output"]
+spread = (r_t.sum(-1) - beta_world * log_z).abs()  # shape (N,): 0 everywhere at the exact optimum
+exact_spread = (reward - beta_world * (log_star - log_ref) - beta_world * log_z).abs()
+assert exact_spread.max() < 1e-9
+assert expected(log_pi, spread) < 0.05
+print("Checked: at π* every sentence has r − β d = β log Z, to 1e-9;")
+print(f"the trained GPT-2 misses that by {expected(log_pi, spread):.2f} reward units on average.")
+
+# %% [markdown]
+# ## 9 · Estimating the KL from samples
+#
+# In a real language nobody can sum over all answers. We have samples $y \sim \pi$ and two numbers for each:
+# $\log \pi(y)$ and $\log \pi_\mathrm{ref}(y)$. From (19), the obvious estimate of the KL is the average of
+#
+# $$k_1 = d = -\log u, \qquad
+# \text{where } u = \frac{\pi_\mathrm{ref}(y)}{\pi(y)} \text{ (reference over policy!)}. \tag{23}$$
+#
+# It is unbiased. But single values are often **negative**, although the KL never is, so it is noisy. John Schulman
+# (2020) proposed two others:
+#
+# $$k_2 = \tfrac12 d^2 = \tfrac12 (\log u)^2, \qquad k_3 = u - 1 - \log u = e^{-d} - 1 + d. \tag{24}$$
+#
+# **Where does $k_3$ come from?** The average of $u - 1$ is zero:
+#
+# $$\mathbb{E}_\pi[u - 1] = \sum_y \pi(y)\, \frac{\pi_\mathrm{ref}(y)}{\pi(y)} - 1 = 0. \tag{25}$$
+#
+# So we may add it to $k_1$ without changing the average: $\mathbb{E}[k_3] = \mathbb{E}[k_1] = \mathrm{KL}$. (Adding
+# something with known mean zero to reduce noise is called a *control variate*.) And by (2) $u - 1 \ge \log u$, so
+# **$k_3$ is never negative**.
+#
+# **And $k_2$?** For small $d$, $e^{-d} = 1 - d + \frac12 d^2 - \dots$, so $k_3 \approx \frac12 d^2 = k_2$. It is
+# biased, but little where the policies are close. And it is never negative.
+#
+# The trap: if you take $u$ upside down, policy over reference, (25) fails. Implementations, and books, have done so.
+#
+# ### Exercise 3.5 · Three estimators
+# *Difficulty 2 · Importance 4 · 6 minutes*
+
+
+# %% tags=["exercise"]
+def estimators(
+    log_probs: Float[Tensor, "*B"], ref_log_probs: Float[Tensor, "*B"]
+) -> tuple[Float[Tensor, "*B"], Float[Tensor, "*B"], Float[Tensor, "*B"]]:
+    """(k1, k2, k3) for samples from π: each has the shape of the inputs."""
+    # BEGIN SOLUTION
+    d = log_probs - ref_log_probs
+    return d, 0.5 * d**2, torch.exp(-d) - 1 + d
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q5(estimators)
+
+# %% tags=["student-only"]
+# check.q5.hint()
+# check.q5.solution()
+
+# %% tags=["nbval-check-output"]
+kl_estimators = check.q5.or_ours(estimators)
+
+# %% [markdown]
+# **Predict.** Take policies from the frontier, from very close to the reference to far away. Where is $k_3$ *less*
+# noisy (smaller standard deviation) than $k_1$?
+#
+# - a) everywhere: that is what a control variate is for
+# - b) close to the reference, yes; far away it is the noisier one
+# - c) nowhere: it has an extra random term
+
+# %% tags=["nbval-check-output"]
+check.p6("b")  # SOLUTION
+
+# %%
+closer = torch.stack([optimal_policy(log_ref, reward, b)[0] for b in torch.logspace(1.5, -1, 60).tolist()])  # (60, N)
+exact_kl = distance(closer)  # shape (60,)
+k = torch.stack(kl_estimators(closer, log_ref.expand_as(closer)))  # shape (3, 60, N): estimator, policy, sentence
+mean = (closer.exp() * k).sum(-1)  # shape (3, 60), exact expectations, no sampling
+std = (closer.exp() * (k - mean[..., None]) ** 2).sum(-1).sqrt()  # shape (3, 60), standard deviation of one sample
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4))
+looks = (("$k_1$", BLUE, "-", "o"), ("$k_2$", ORANGE, "--", "s"), ("$k_3$", GREEN, "-.", "^"))
+for i, (name, colour, line, marker) in enumerate(looks):
+    options = {"color": colour, "linestyle": line, "marker": marker, "markevery": 8, "markersize": 4, "label": name}
+    left.semilogx(exact_kl, mean[i] / exact_kl, **options)
+    right.loglog(exact_kl, std[i] / exact_kl, **options)
+left.set(title="Mean of the estimator / true KL", ylabel="ratio (1 = no bias)")
+right.set(title="Standard deviation of one sample / true KL", ylabel="ratio")
+for ax in (left, right):
+    ax.set_xlabel(r"true KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)")
+    ax.legend()
+fig.tight_layout()
+plt.show()
+
+# %% [markdown]
+# *Figure: left, k1 and k3 lie on the line 1 at all distances while k2 starts at 1 and leaves it as the KL grows;
+# right, near the reference k1 is many times noisier than k2 and k3; from about one nat on k3 becomes the noisiest by
+# far.*
+#
+# **What happened?** Close to the reference, $d$ is small and jumps around 0 with both signs, while $k_2$ and $k_3$
+# are all of the size of the KL. That is where you want $k_3$. Far away there are answers that $\pi$ hardly ever gives
+# and the reference often: for them $u$ is in the thousands. They are rare in the samples, and when one comes it
+# shakes the average. $k_2$ is the odd one: low noise, but the wrong number, up to several times too large.
+
+# %% tags=["nbval-check-output"]
+torch.testing.assert_close(mean[0], exact_kl)  # k1: no bias
+torch.testing.assert_close(mean[2], exact_kl)  # k3: no bias
+u = (log_ref - closer).exp()
+torch.testing.assert_close(expected(closer[0], u[0] - 1), torch.tensor(0.0).double(), rtol=0, atol=1e-9)  # (25)
+torch.testing.assert_close(k[2], u - 1 - u.log())  # (24)
+small = torch.linspace(-0.01, 0.01, 101, dtype=torch.float64)
+_, k2, k3 = kl_estimators(small, torch.zeros_like(small))
+assert torch.all((k3 - k2).abs() <= 0.2 * small.abs() ** 3 + 1e-15)  # they differ by d³/6 and less
+assert torch.all(k[1:] >= 0) and (k[0] < 0).any()
+assert abs(mean[1, 0] / exact_kl[0] - 1) < 0.05 and abs(mean[1, -1] / exact_kl[-1] - 1) > 0.2  # k2: bias only far away
+assert std[2, 0] < 0.2 * std[0, 0] and std[2, -1] > 10 * std[0, -1]
+
+n = 100_000
+y = torch.multinomial(log_star.exp(), n, replacement=True, generator=generator)  # shape (n,): indices of sentences
+samples = kl_estimators(log_star[y], log_ref[y])
+for values in (samples[0], samples[2]):
+    error = values.mean() - distance(log_star)
+    assert abs(error) < 4 * values.std() / math.sqrt(n)
+print("Checked exactly: k1 and k3 have no bias, k2 has; k2 and k3 are never negative; (24), (25).")
+print(f"Checked on {n:,} samples from π*: the averages of k1 and k3 are within 4 standard errors of the KL.")
+
+# %% [markdown]
+# ### The gradient is another matter
+#
+# "All three estimate the KL, so I can put any of them into my loss." This is an expensive mistake. We sample
+# $y \sim \pi_\theta$, compute $k(y)$, and call `backward()`. Autograd differentiates $k$, but it does **not** know
+# that the *samples* also depend on $\theta$. So what comes out on average is $\mathbb{E}_\pi[\nabla k]$ and not
+# $\nabla\, \mathbb{E}_\pi[k]$. First a fact that we need three times. Probabilities sum to 1, therefore
+#
+# $$\mathbb{E}_\pi[\nabla \log \pi] = \sum_y \pi(y) \frac{\nabla \pi(y)}{\pi(y)}
+# = \nabla \sum_y \pi(y) = \nabla 1 = 0. \tag{26}$$
+#
+# And the two gradients that we would like to compare with, from (1), the product rule and (26):
+#
+# $$\nabla\, \mathrm{KL}(\pi \parallel \pi_\mathrm{ref})
+# = \sum_y \nabla\pi(y)\, d + \underbrace{\sum_y \pi(y) \nabla \log \pi(y)}_{0}
+# = \mathbb{E}_\pi[\,d\, \nabla \log \pi\,], \tag{27}$$
+#
+# $$\nabla\, \mathrm{KL}(\pi_\mathrm{ref} \parallel \pi) = -\sum_y \pi_\mathrm{ref}(y) \nabla \log \pi(y)
+# = -\mathbb{E}_\pi[\,u\, \nabla \log \pi\,]. \tag{28}$$
+
+# %% tags=["nbval-check-output"]
+logits = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)  # shape (5,): θ, one per answer
+ref5 = toy_ref[:5].log_softmax(-1)  # the five answers that the reference can give
+
+
+def gradient(scalar: Tensor) -> Tensor:
+    """∇ by the five logits, shape (5,)."""
+    (result,) = torch.autograd.grad(scalar, logits)
+    return result
+
+
+def log_policy() -> Tensor:
+    """log π_θ, shape (5,), as a function of the logits."""
+    return logits.log_softmax(-1)
+
+
+p5 = log_policy().exp().detach()  # the sampling probabilities: autograd does not look into them
+d5 = (log_policy() - ref5).detach()
+grad_kl = gradient(kl_divergence(log_policy(), ref5))  # ∇ KL(π ‖ π_ref)
+grad_kl_other = gradient(kl_divergence(ref5, log_policy()))  # ∇ KL(π_ref ‖ π)
+
+torch.testing.assert_close(gradient((p5 * log_policy()).sum()), torch.zeros(5).double())  # (26)
+torch.testing.assert_close(grad_kl, gradient((p5 * d5 * log_policy()).sum()))  # (27)
+torch.testing.assert_close(grad_kl_other, -gradient((p5 * (-d5).exp() * log_policy()).sum()))  # (28)
+assert (grad_kl - grad_kl_other).norm() > 0.1 * grad_kl.norm()
+print("Checked (26), (27), (28) with autograd: both sides agree, and the two KLs have different gradients.")
+
+# %% [markdown]
+# ### Exercise 3.6 · Which gradient?
+# *Difficulty 4 · Importance 5 · 12 minutes, on paper*
+#
+# Differentiate $k_1 = d$, $k_2 = \frac12 d^2$ and $k_3 = e^{-d} - 1 + d$ by $\theta$. Note
+# $\nabla d = \nabla \log \pi$, since $\pi_\mathrm{ref}$ is frozen. Then take the average over $\pi$ and recognise
+# (26), (27) or (28). For each estimator give one letter:
+#
+# - `"A"`: zero
+# - `"B"`: the gradient of $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$
+# - `"C"`: the gradient of $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$
+
+# %%
+k1_gradient = "A"  # SOLUTION
+k2_gradient = "B"  # SOLUTION
+k3_gradient = "C"  # SOLUTION
+
+# %% tags=["nbval-check-output"]
+check.q6({"k1": k1_gradient, "k2": k2_gradient, "k3": k3_gradient})
+
+# %% tags=["student-only"]
+# check.q6.hint()
+# check.q6.solution()
+
+# %% [markdown]
+# The derivation, one line each (read it after your own attempt):
+#
+# $$\begin{aligned}
+# \mathbb{E}_\pi[\nabla k_1] &= \mathbb{E}_\pi[\nabla \log \pi] = 0,\\
+# \mathbb{E}_\pi[\nabla k_2] &= \mathbb{E}_\pi[d\, \nabla \log \pi]
+# = \nabla\, \mathrm{KL}(\pi \parallel \pi_\mathrm{ref}),\\
+# \mathbb{E}_\pi[\nabla k_3] &= \mathbb{E}_\pi[(1 - e^{-d})\, \nabla \log \pi] = 0 - \mathbb{E}_\pi[u\, \nabla \log \pi]
+# = \nabla\, \mathrm{KL}(\pi_\mathrm{ref} \parallel \pi).
+# \end{aligned} \tag{29}$$
+#
+# So the estimator with the *wrong value* has the *right gradient*. The one with the obvious value has none. And $k_3$
+# pulls along the gradient of the KL **the other way round**.
+
+# %% tags=["nbval-check-output"]
+g1, g2, g3 = (gradient((p5 * kl_estimators(log_policy(), ref5)[i]).sum()) for i in range(3))  # samples held fixed
+torch.testing.assert_close(g1, torch.zeros(5).double())  # (29), k1
+torch.testing.assert_close(g2, grad_kl)  # (29), k2
+torch.testing.assert_close(g3, grad_kl_other)  # (29), k3
+print("Checked (29): k1 as a loss has expected gradient 0, k2 that of KL(π ‖ π_ref), k3 that of KL(π_ref ‖ π).")
+
+# %% [markdown]
+# **Predict.** Now with samples, as in training. We start from a policy half a nat away from the reference. Each step
+# draws 16 answers and takes one gradient step on the average of $k_1$, $k_2$ or $k_3$. There is no reward: a leash
+# that works brings the policy home. What does the exact KL do with $k_1$ as the loss?
+#
+# - a) it falls like the others, only with more noise
+# - b) it does not come down: the steps are pure noise
+# - c) it becomes negative, as $k_1$ may
+
+# %% tags=["nbval-check-output"]
+check.p7("b")  # SOLUTION
+
+# %%
+SEEDS = 20
+start = optimal_policy(toy_ref[:5].log_softmax(-1), toy_reward[:5], 0.7)[
+    0
+]  # shape (5,): a policy away from the reference
+
+
+def sampled_gradient(theta: Float[Tensor, "S 5"], which: int, n: int) -> Float[Tensor, "S 5"]:
+    """Gradient of the mean of k1, k2 or k3 over n samples, for S independent runs at once."""
+    theta = theta.clone().requires_grad_(True)
+    log_pi = theta.log_softmax(-1)
+    y = torch.multinomial(log_pi.exp().detach(), n, replacement=True, generator=generator)  # shape (S, n)
+    k = kl_estimators(log_pi.gather(-1, y), ref5.expand_as(log_pi).gather(-1, y))[which]  # shape (S, n)
+    (result,) = torch.autograd.grad(k.mean(-1).sum(), theta)
+    return result
+
+
+theta = start.clone().requires_grad_(True)
+(true_gradient,) = torch.autograd.grad(kl_divergence(theta.log_softmax(-1), ref5), theta)  # ∇ KL(π ‖ π_ref), shape (5,)
+ns_samples = [16, 64, 256, 1024, 4096, 16384, 65536]
+errors = (
+    torch.stack(
+        [
+            torch.stack(
+                [(sampled_gradient(start.repeat(SEEDS, 1), i, n) - true_gradient).norm(dim=-1) for n in ns_samples]
+            )
+            for i in range(3)
+        ]
+    )
+    / true_gradient.norm()
+)  # shape (3, sample sizes, SEEDS): relative error of the gradient
+
+runs = []
+for i in range(3):
+    theta, kls = start.repeat(SEEDS, 1), []
+    for _ in range(400):
+        kls.append(kl_divergence(theta.log_softmax(-1), ref5.expand(SEEDS, 5)))
+        theta = theta - 0.1 * sampled_gradient(theta, i, n=16)
+    runs.append(torch.stack(kls))
+runs = torch.stack(runs)  # shape (3, steps, SEEDS), exact KL in nats
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
+for i, (name, colour, line, marker) in enumerate(looks):
+    left.loglog(ns_samples, errors[i].mean(-1), color=colour, linestyle=line, marker=marker, label=name)
+    low, middle, high = runs[i].quantile(torch.tensor([0.1, 0.5, 0.9]).double(), dim=-1)
+    right.plot(
+        middle, color=colour, linestyle=line, marker=marker, markevery=50, markersize=4, label=f"{name} as the loss"
+    )
+    right.fill_between(range(len(low)), low, high, color=colour, alpha=0.2)
+left.loglog(ns_samples, 8 / torch.tensor(ns_samples).sqrt(), color="0.5", linestyle=":", label=r"slope of $1/\sqrt{n}$")
+left.set(title=r"Error of the gradient against $\nabla$KL$(\pi\,\Vert\,\pi_\mathrm{ref})$", xlabel="samples n")
+left.set_ylabel("|error| / |true gradient|")
+right.set(title=f"Pulling home, {SEEDS} seeds (band: 10–90 %)", xlabel="gradient step")
+right.set_ylabel(r"exact KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)")
+left.legend()
+right.legend()
+fig.tight_layout()
+plt.show()
+
+# %% [markdown]
+# *Figure: left, with more samples only k2's gradient error keeps falling as 1/√n; k1's settles at 1 (no gradient at
+# all) and k3's at its own constant (another gradient). Right, k2 and k3 bring the policy home, while with k1 the KL
+# wanders in a wide band.*
+#
+# **What happened?** A relative error of 1 means: the estimate tends to *zero*. More samples do not help $k_1$, and
+# they do not help $k_3$ either, since they make it a precise estimate of *something else*. Right: with $k_3$ the
+# policy does come home, because both KLs have their minimum at $\pi = \pi_\mathrm{ref}$. Together with a reward,
+# though, the two leashes balance at different policies (see the third question at the end).
+
+# %% tags=["nbval-check-output"]
+final = errors[:, -1].mean(-1)
+theta = start.clone().requires_grad_(True)
+(other_gradient,) = torch.autograd.grad(kl_divergence(ref5, theta.log_softmax(-1)), theta)
+k3_limit = (other_gradient - true_gradient).norm() / true_gradient.norm()
+assert abs(final[0] - 1) < 0.1 and final[1] < 0.05 and abs(final[2] - k3_limit) < 0.1
+assert errors[1, 0].mean() / errors[1, -1].mean() > 0.5 * (ns_samples[-1] / ns_samples[0]) ** 0.5
+end = runs[:, -1].median(-1).values
+assert end[0] > 0.3 * runs[0, 0].median() and end[1] < 0.05 and end[2] < 0.05
+print("Checked: relative gradient errors at n = 65,536: k1 near 1, k2 near 0 (it falls as 1/√n),")
+print("k3 at the distance between the two KL gradients.")
+print("After 400 steps: k2 and k3 have brought the KL below 0.05 nats, k1 has not come home.")
+
+# %% [markdown]
+# ### So where does the KL go?
+#
+# Two clean ways, and they are the same:
+#
+# 1. **$k_1$ in the reward** (section 8; InstructGPT, and PPO in this course). The score-function method (notebook 04)
+#    multiplies the reward $-\beta d$ by $\nabla \log \pi$. The average, $-\beta\, \mathbb{E}_\pi[d\,\nabla\log\pi]$,
+#    is the right one by (27).
+# 2. **$k_2$ in the loss**: autograd makes $d\, \nabla \log \pi$ of it, the very same thing.
+#
+# GRPO (Shao et al. 2024) puts $k_3$ into the loss. It works in practice, as a leash of the *other* kind. For the
+# number in your dashboard, $k_1$ and $k_3$ are both honest.
+
+# %% tags=["nbval-check-output"]
+y = torch.multinomial(p5, 1000, replacement=True, generator=generator)  # shape (1000,): the same samples for both
+log_y = log_policy()[y]
+d_y = log_y - ref5[y]
+in_the_reward = -gradient((-d_y.detach() * log_y).mean())  # k1 as a (negative) reward; minus: ascent → descent
+in_the_loss = gradient(kl_estimators(log_policy()[y], ref5[y])[1].mean())  # k2 as a loss
+torch.testing.assert_close(in_the_reward, in_the_loss)
+print("Checked: k1 in the reward and k2 in the loss give the same gradient, sample by sample.")
+
+# %% [markdown]
+# ## 10 · What we showed
+#
+# - Without a leash, the policy collapses onto the reward model's favourite mistake.
+# - $J(\pi) = \beta \log Z - \beta\,\mathrm{KL}(\pi \parallel \pi^*)$: the best policy is
+#   $\pi^* = \pi_\mathrm{ref}\, e^{r/\beta}/Z$. A GPT-2 trained on $J$ landed on it.
+# - $\beta$ is a price. It is also the slope of the reward–KL frontier, above which no policy lies. Best-of-n is
+#   almost on it.
+# - The objective is a sum of token rewards, $-\beta d_t$ each and the score at the end.
+# - $k_1$, $k_2$, $k_3$: value and gradient are two different questions.
+#
+# ### Three questions to think about
+#
+# 1. Somebody adds a constant to the reward model: $r' = r + c$. What changes: $\pi^*$, $Z$, $J(\pi^*)$?
+# 2. Somebody doubles all rewards. Which $\beta$ gives the old policy back?
+# 3. With the leash the other way round, $\mathbb{E}_\pi[r] - \beta\,\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$,
+#    what is the optimal policy? Compare how it treats an excellent answer that the reference seldom gives.
+
+# %% [markdown] tags=["solution-only"]
+# **Answers.**
+#
+# 1. $Z' = Z\, e^{c/\beta}$ and $J(\pi^*)$ grows by $c$; $\pi^*$ does not change, because $e^{c/\beta}$ cancels in
+#    (7). So the zero of a reward model means nothing here. This holds for a different constant for each prompt too.
+# 2. $2\beta$: only $r/\beta$ occurs in (7). "β = 0.1" says nothing without the scale of the reward. That is why
+#    notebook 02 scales the reward model.
+# 3. Set the derivative of
+#    $\sum_y \pi(y) r(y) + \beta \sum_y \pi_\mathrm{ref}(y) \log \pi(y) + \lambda\,(1 - \sum_y \pi(y))$ by $\pi(y)$ to
+#    zero: $r(y) + \beta\, \pi_\mathrm{ref}(y)/\pi(y) - \lambda = 0$, so
+#
+#    $$\pi(y) = \frac{\beta\, \pi_\mathrm{ref}(y)}{\lambda - r(y)}, \tag{30}$$
+#
+#    with $\lambda > \max_y r(y)$ chosen such that the sum is 1. Bad answers are damped only by $1/(\lambda - r)$ and
+#    not by an exponential, so many of them stay. But at a small $\beta$ a rare excellent answer can take almost
+#    everything, since $\lambda$ comes near its $r$.
+
+# %% tags=["solution-only", "nbval-check-output"]
+for c in (-2.0, 5.0):
+    old, old_log_z = optimal_policy(toy_ref, toy_reward, beta)
+    new, new_log_z = optimal_policy(toy_ref, toy_reward + c, beta)
+    torch.testing.assert_close(new, old)
+    torch.testing.assert_close(beta * new_log_z, beta * old_log_z + c)
+torch.testing.assert_close(
+    optimal_policy(toy_ref, 2 * toy_reward, 2 * beta)[0], optimal_policy(toy_ref, toy_reward, beta)[0]
+)
+
+low, high = 2.0 + 1e-9, 2.0 + 10 * beta  # λ by bisection: the sum falls as λ grows
+for _ in range(100):
+    lam = (low + high) / 2
+    total = (beta * ref5.exp() / (lam - toy_reward[:5])).sum()
+    low, high = (lam, high) if total > 1 else (low, lam)
+other_optimum = (beta * ref5.exp() / (lam - toy_reward[:5])).log()  # (30)
+
+
+def other_objective(log_pi: Tensor) -> Tensor:
+    """E_π[r] − β KL(π_ref ‖ π)."""
+    return (log_pi.exp() * toy_reward[:5]).sum(-1) - beta * kl_divergence(ref5.expand_as(log_pi), log_pi)
+
+
+torch.testing.assert_close(other_optimum.exp().sum(), torch.tensor(1.0).double())
+neighbours = (other_optimum + 0.01 * torch.randn(1000, 5, generator=generator, dtype=torch.float64)).log_softmax(-1)
+assert torch.all(other_objective(neighbours) < other_objective(other_optimum))
+ours = optimal_policy(ref5, toy_reward[:5], beta)[0]
+print("answer                    leash KL(π‖π_ref)   leash KL(π_ref‖π)")
+for name, a, b in zip(answers[:5], ours.exp().tolist(), other_optimum.exp().tolist(), strict=True):
+    print(f"{name:24s}  {a:12.3f}  {b:18.3f}")
+
+# %% [markdown]
+# ### Asked every year
+#
+# **"My logged KL is negative. Is it a bug?"** A single $k_1$ may be negative: that is no bug. Its *average* over many
+# answers must not be, beyond its standard error. If it is, the samples do not come from the policy that you score.
+# The classic case is sampling with top-k or at another temperature, and scoring without it. We provoke it: a policy a
+# little flatter than the reference, sampled only from its top 50 sentences.
+
+# %% tags=["nbval-check-output"]
+flat = (0.8 * log_ref).log_softmax(-1)  # shape (N,): a policy of higher entropy than the reference
+k1, _, k3 = kl_estimators(flat, log_ref)
+negative = flat.exp()[k1 < 0].sum()
+
+top = flat.topk(50).indices
+truncated = torch.full_like(flat, -torch.inf)
+truncated[top] = flat[top]
+truncated = truncated.log_softmax(-1)
+print(
+    f"honest sampling: {negative:.0%} of the answers have k1 < 0, and the mean of k1 is {expected(flat, k1):+.3f} nats"
+)
+print(f"top-50 sampling: the mean of k1 is {expected(truncated, k1):+.3f} nats")
+assert 0.1 < negative < 0.9 and expected(flat, k1) > 0 > expected(truncated, k1)
+print("Checked: negative single values under honest sampling, a negative mean only under truncated sampling.")
+
+# %% [markdown]
+# **"A larger β makes the policy move more, doesn't it?"** No: less. $\beta$ is what a nat *costs*. This sentence
+# stands the wrong way round in more than one tutorial. The price goes up, the distance goes down:
+
+# %% tags=["nbval-check-output"]
+previous = math.inf
+for b in (0.05, 0.1, 0.2, 0.5, 1.0, 5.0):
+    nats = float(distance(optimal_policy(log_ref, reward, b)[0]))
+    print(f"β = {b:4g}   KL(π* ‖ π_ref) = {nats:.3f} nats")
+    assert nats < previous
+    previous = nats
+
+# %% [markdown]
+# **"Why the SFT model as the reference? Could I take the uniform distribution?"** You can. Then
+# $\mathrm{KL}(\pi \parallel \text{uniform}) = \log N - H(\pi)$ with the entropy $H$, so the leash asks for variety
+# only. It protects against collapse. It does not protect grammar and knowledge, because it does not know them:
+
+# %% tags=["nbval-check-output"]
+uniform = torch.full((N,), -math.log(N), dtype=torch.float64)
+entropy = -(leashed[-1].exp() * leashed[-1]).sum()
+torch.testing.assert_close(kl_divergence(leashed[-1], uniform), math.log(N) - entropy)
+for name, base in (("the SFT model", log_ref), ("uniform", uniform)):
+    best = optimal_policy(base, reward, beta_world)[0]
+    natural = expected(best, log_ref) / T
+    print(f"leash to {name:14s} r_φ {expected(best, reward):+.2f}   mean log π_ref per token {natural:.2f} nats")
+print("Checked: KL to the uniform distribution is log N minus the entropy.")
+
+# %% [markdown]
+# The last column says how natural the answers look to the reference (closer to 0 is better): the uniform leash loses
+# there.
+#
+# ### Where it goes next
+#
+# We know the optimum, but we found it by listing all answers. **Notebook 04** climbs $J$ from samples alone: policy
+# gradients, and PPO. **Notebook 06** solves (7) for the reward,
+# $r = \beta \log(\pi^*/\pi_\mathrm{ref}) + \beta \log Z$, and from this one line makes DPO, which needs no reward
+# model at all.
+#
+# ### References
+#
+# - Ziegler et al. (2019), *Fine-tuning language models from human preferences*: KL penalty in the reward, adaptive β.
+# - Schulman (2020), *Approximating KL divergence* (blog): $k_1$, $k_2$, $k_3$.
+# - Ouyang et al. (2022), *Training language models to follow instructions with human feedback* (InstructGPT).
+# - Korbak, Perez & Buckley (2022), *RL with KL penalties is better viewed as Bayesian inference*: the closed form.
+# - Gao, Schulman & Hilton (2022), *Scaling laws for reward model overoptimization*.
+# - Rafailov et al. (2023), *Direct preference optimization*, appendix A.1: this derivation, with prompts.
+# - Beirami et al. (2024), *Theoretical guarantees on the best-of-n alignment policy*: the bound (17).
+# - Shao et al. (2024), *DeepSeekMath*: GRPO, with $k_3$ in the loss.
+# - Tang & Munos (2025), *On a few pitfalls in KL divergence gradient estimation for RL*.

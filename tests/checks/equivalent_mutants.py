@@ -1,0 +1,47 @@
+"""Mutants that do the same as the reference, with the reason. Key: question, and the changed line as it then reads."""
+
+EQUIVALENT: dict[tuple[str, str], str] = {
+    ("nb01.q2", "log_sum_of_rest = rewards.flip(-1).logcumsumexp(-1)"): "a sum over the places has no order",
+    (
+        "nb01.q5",
+        "step_size = 2 / (wins + wins.T).sum(dim=1).min()",
+    ): "gradient ascent with another step that still arrives",
+    (
+        "nb01.q5",
+        "step_size = 2 / (wins - wins.T).sum(dim=1).max()",
+    ): "gradient ascent with another step that still arrives",
+    ("nb01.q5", "step_size = 2 / wins.T.sum(dim=1).max()"): "gradient ascent with another step that still arrives",
+    ("nb01.q5", "step_size = 2 / wins.sum(dim=1).max()"): "gradient ascent with another step that still arrives",
+    (
+        "nb01.q5",
+        "step_size = 3 / (wins + wins.T).sum(dim=1).max()",
+    ): "gradient ascent with another step that still arrives",
+    ("nb01.q5", "return (wins - expected).mean(dim=1)"): "gradient ascent with another step that still arrives",
+    (
+        "nb01.q5",
+        "step_size = 2 / (wins + wins.T).sum(dim=0).max()",
+    ): "the number of comparisons is the same in both directions",
+    ("nb01.q5", "def fit_strengths(wins, steps=2001):"): "one more step, long after it has arrived",
+    ("nb04.q2", "rewards, values = (torch.where(real, rewards, 1), torch.where(real, values, 0))"): (
+        "the advantage is set to 0 at padding afterwards, and the reward of a padded token enters nothing else"
+    ),
+    ("nb04.q3", "return masked_mean(torch.maximum(clipped, unclipped), mask)"): "a maximum has no order",
+    (
+        "nb04.q5",
+        "total, count = (x.sum(), mask.sum())",
+    ): "masked_whiten calls masked_mean without dim, so what stands behind `else` is never used",
+    ("nb04.q5", "total, count = (x.sum(), mask.sum()) if dim is None else (x.mean(dim), mask.sum(dim))"): (
+        "masked_whiten calls masked_mean without dim, so what stands behind `else` is never used"
+    ),
+    (
+        "nb04.q5",
+        "total, count = (x.sum(), mask.sum()) if dim is None else (x.sum(dim), (mask == 0).to(mask.dtype).sum(dim))",
+    ): "masked_whiten calls masked_mean without dim, so what stands behind `else` is never used",
+    ("nb04.q5", "total, count = (x.sum(), mask.sum()) if dim is None else (x.sum(dim), mask.mean(dim))"): (
+        "masked_whiten calls masked_mean without dim, so what stands behind `else` is never used"
+    ),
+    ("nb04.q5", "total, count = (x.sum(dim), mask.sum(dim))"): "x.sum(None) sums over everything",
+    ("nb04.q5", "white = (x - mean) * torch.rsqrt(variance + 2e-08)"): (
+        "the small number only keeps the root from 0; its exact size and place are left free"
+    ),
+}

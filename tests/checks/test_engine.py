@@ -1,0 +1,442 @@
+"""What the graders say to answers of every kind, hostile ones included, and that nothing of them leaks out."""
+
+import itertools
+import random
+import re
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from week6.checks.engine import Misconception, Prediction, Question
+from week6.checks.messages import Message
+
+
+def pair_loss(chosen, rejected, margin=0.0):
+    return -F.logsigmoid(chosen - rejected - margin).mean()
+
+
+def cases(g):
+    return [
+        (torch.randn(5, generator=g), torch.randn(5, generator=g)),
+        (torch.randn(3, generator=g), torch.randn(3, generator=g), 0.5),
+        (torch.tensor([1e4, 0.0]), torch.tensor([0.0, 1e4])),
+    ]
+
+
+LOSS = Question(
+    title="1.1 <Loss>",
+    reference=pair_loss,
+    cases=cases,
+    hints=("First.", "Second: `F.logsigmoid`."),
+    misconceptions=(
+        Misconception("swapped", lambda c, r, margin=0.0: pair_loss(r, c, margin), "You swapped them."),
+        Misconception("overflow", lambda c, r, m=0.0: -torch.sigmoid(c - r - m).log().mean(), "It overflows."),
+        Misconception("half of the gradient", lambda c, r, m=0.0: pair_loss(c, r.detach(), m), "You hold r fixed."),
+    ),
+    grad_args=(0, 1),
+    time_limit=0.3,
+)
+
+
+def not_written(chosen, rejected, margin=0.0):
+    raise NotImplementedError("your code here")
+
+
+def changes_input(chosen, rejected, margin=0.0):
+    chosen -= rejected
+    return -F.logsigmoid(chosen - margin).mean()
+
+
+def loops(chosen, rejected, margin=0.0):
+    while True:
+        pass
+
+
+def loops_and_catches(chosen, rejected, margin=0.0):
+    while True:
+        try:
+            time.sleep(0.001)
+        except:  # noqa: E722
+            pass
+
+
+def recurses(chosen, rejected, margin=0.0):
+    return recurses(chosen, rejected, margin)
+
+
+def yields(chosen, rejected, margin=0.0):
+    yield pair_loss(chosen, rejected, margin)
+
+
+async def waits(chosen, rejected, margin=0.0):
+    return pair_loss(chosen, rejected, margin)
+
+
+def crashes(chosen, rejected, margin=0.0):
+    return chosen @ torch.ones(7, 7)
+
+
+def spoils_backward(chosen, rejected, margin=0.0):
+    y = torch.exp(chosen)
+    loss = pair_loss(chosen, rejected, margin) + (y * y).sum() * 0
+    y.zero_()
+    return loss
+
+
+class AClass:
+    def __init__(self, *_):
+        pass
+
+
+class Hostile:
+    __class__ = property(lambda self: 1 / 0)
+
+    def _fail(self, *_):
+        raise SystemExit
+
+    __eq__ = __repr__ = __str__ = __bool__ = __len__ = __iter__ = _fail
+    __hash__ = None
+
+
+class HostileError(Exception):
+    def __str__(self):
+        raise SystemExit
+
+
+class HostileTensor(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, *_, **__):
+        raise SystemExit
+
+
+def raises(error):
+    def answer(*_):
+        raise error
+
+    return answer
+
+
+COUNTER = itertools.count()
+
+
+def right(*arguments):
+    return pair_loss(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (right, "correct", ""),
+        (lambda c, r, margin=0.0: F.softplus(r - c + margin).mean(), "correct", ""),
+        (torch.no_grad, "not yet", "class"),
+        (..., "not attempted", "Replace the ..."),
+        (None, "not attempted", "Replace the ..."),
+        (not_written, "not attempted", "raise NotImplementedError"),
+        (raises(NotImplementedError()), "not attempted", "raise NotImplementedError"),
+        (raises(NotImplementedError("aten::foo")), "not yet", "aten::foo"),
+        (lambda *_: None, "not yet", "`return` missing"),
+        (lambda *_: ..., "not yet", "the ... of the stub"),
+        (crashes, "not yet", "of your cell: `return chosen @ torch.ones(7, 7)`"),
+        (raises(SystemExit()), "not yet", "exit()"),
+        (raises(HostileError()), "not yet", "raised HostileError"),
+        (raises(GeneratorExit()), "not yet", "raised GeneratorExit"),
+        (recurses, "not yet", "calls itself without an end"),
+        (loops, "not yet", "did not finish within 0.3 seconds"),
+        (loops_and_catches, "not yet", "did not finish within 0.3 seconds"),
+        (lambda *_: time.sleep(60), "not yet", "did not finish within 0.3 seconds"),
+        (yields, "not yet", "`return`, not `yield`"),
+        (waits, "not yet", "not `async def`"),
+        (AClass, "not yet", "got a class"),
+        (pair_loss(torch.ones(2), torch.ones(2)), "not yet", "Expected the function itself, got a tensor"),
+        (3, "not yet", "Expected the function itself, got a Python int"),
+        (Hostile(), "not yet", "got a Hostile"),
+        (lambda *_: Hostile(), "not yet", "got a Hostile"),
+        (lambda a, b: 0, "not yet", "takes the arguments (a, b); it is called with 3: (chosen, rejected, margin)"),
+        (lambda *, c: 0, "not yet", "takes the arguments (c)"),
+        (lambda *a: right(*a).item(), "not yet", "got a Python float (stay with torch"),
+        (lambda *a: right(*a).detach().numpy(), "not yet", "got a NumPy array"),
+        (lambda *a: right(*a).detach().numpy()[()], "not yet", "got a NumPy number"),
+        (lambda *a: [right(*a)], "not yet", "got a list"),
+        (lambda *a: right(*a).detach().as_subclass(HostileTensor), "not yet", "got a HostileTensor"),
+        (lambda *a: right(*a).double(), "not yet", "dtype torch.float64, expected torch.float32"),
+        (lambda *a: right(*a).to("meta"), "not yet", "the tensor is on meta, expected cpu"),
+        (lambda *a: right(*a)[None].to_sparse(), "not yet", "shape (1,), expected ()"),
+        (lambda *a: right(*a) * torch.nan, "not yet", "log meet 0"),
+        (lambda *a: right(*a).expand(10**7), "not yet", "shape (10000000,), expected ()"),
+        (changes_input, "not yet", "changes its input `chosen` in place"),
+        (spoils_backward, "not yet", "modified by an inplace operation"),
+        (lambda *a: right(*a).detach(), "not yet", "no gradient reaches `chosen`"),
+        (lambda c, r, m=0.0: right(c.detach(), r, m), "not yet", "no gradient reaches `chosen`"),
+        (lambda c, r, m=0.0: right(2 * c - c.detach(), r, m), "not yet", "not its gradient by `chosen`"),
+        (lambda *a: right(*a) + random.random(), "not yet", "random numbers"),
+        (lambda *a: right(*a) + np.random.rand(), "not yet", "random numbers"),
+        (lambda *a: F.dropout(right(*a)[None]).sum(), "not yet", "random numbers"),
+        (lambda *a: right(*a) + next(COUNTER), "not yet", "remember something"),
+        (lambda c, r, m=0.0: right(r, c, m), "not yet", "You swapped them."),
+        (lambda c, r, m=0.0: -torch.log(1 / (1 + torch.exp(r + m - c))).mean(), "not yet", "It overflows."),
+        (lambda c, r, m=0.0: right(c, r.detach(), m), "not yet", "You hold r fixed."),
+        (lambda c, r, m=0.0: right(r, c, m).detach(), "not yet", "You swapped them."),
+        (lambda c, r, m=0.0: F.softplus(r - c + m), "not yet", "their mean is asked for"),
+        (lambda *a: -right(*a), "not yet", "the opposite sign"),
+        (lambda *a: 2 * right(*a), "not yet", "Every value is 2 times the expected one"),
+        (lambda *a: right(*a) + 1, "not yet", "the expected one plus 1"),
+        (lambda *a: 1 - right(*a), "not yet", "1 minus what is asked"),
+        (lambda *a: right(*a).exp(), "not yet", "the exponential of what is asked"),
+        (lambda c, r, m=0.0: right(c, r), "not yet", "does not depend on `margin`"),
+        (lambda c, r, m=0.0: right(c.max(), r.min(), m) * 1.01, "not yet", "Case 1 of 3: expected 1.11, got 0.05"),
+    ],
+    ids=itertools.count(),  # pytest would look into the answers for names
+)
+def test_verdicts(answer, kind, words):
+    start = time.perf_counter()
+    verdict = LOSS.grade(answer)
+    assert (verdict.kind, words in verdict.text) == (kind, True), verdict
+    assert time.perf_counter() - start < 5 and len(repr(verdict)) < 1500
+
+
+def test_every_failure_has_one_line_without_the_answers_own_repr():
+    assert "\n" not in LOSS.grade(lambda *_: {"x\n": Hostile()}).text
+    assert "0x" not in LOSS.grade(lambda *_: object()).text
+
+
+def test_prints_are_captured_and_mentioned(capsys):
+    def prints(*arguments):
+        print("<b>here" + "e" * 10_000)
+        return pair_loss(*arguments)
+
+    verdict = LOSS.grade(prints)
+    assert verdict and "also prints: '<b>here" in verdict.text and len(verdict.text) < 200
+    assert capsys.readouterr().out == ""
+
+    def prints_for_ever(*_):
+        while True:
+            print("x" * 1000)
+
+    assert "did not finish" in LOSS.grade(prints_for_ever).text
+
+
+def test_keyboard_interrupt_is_the_users_own():
+    with pytest.raises(KeyboardInterrupt):
+        LOSS.grade(raises(KeyboardInterrupt()))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_nothing_of_the_process_is_changed():
+    def vandal(*arguments):
+        torch.manual_seed(5), np.random.seed(5), random.seed(5)
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        sys.stdout = None
+        return pair_loss(*arguments)
+
+    def states():
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+    before, stdout, handler = states(), sys.stdout, signal.getsignal(signal.SIGALRM)
+    for answer in (right, vandal, loops, raises(SystemExit())):
+        LOSS.grade(answer)
+        assert states() == before
+        assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32 and sys.stdout is stdout
+        assert signal.getsignal(signal.SIGALRM) is handler and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_alarm_of_the_notebook_survives():
+    signal.setitimer(signal.ITIMER_REAL, 100)
+    try:
+        LOSS.grade(right)
+        assert 90 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.mark.parametrize(("answer", "kind", "words"), [(loops, "not yet", "did not finish"), (right, "correct", "")])
+def test_outside_the_main_thread(answer, kind, words):
+    verdicts = []
+    thread = threading.Thread(target=lambda: verdicts.append(LOSS.grade(answer)))
+    threads = threading.active_count()
+    thread.start()
+    thread.join(10)
+    assert verdicts[0].kind == kind and words in verdicts[0].text
+    assert threading.active_count() == threads  # the endless loop has been stopped
+
+
+def test_a_vandal_cannot_touch_the_cases():
+    kept = cases(torch.Generator().manual_seed(0))
+
+    def question_cases(_):
+        return kept
+
+    question = Question("t", reference=pair_loss, cases=question_cases, grad_args=(0,))
+    question.grade(changes_input)
+    assert torch.equal(kept[0][0], cases(torch.Generator().manual_seed(0))[0][0])
+    assert question.grade(right)
+
+
+def test_gradient_errors_cannot_cancel():
+    """The plain sum of a softmax has gradient 0 whatever its temperature; the check weighs the results."""
+    question = Question(
+        "t", reference=lambda x: x.softmax(-1), cases=lambda g: [(torch.randn(4, generator=g),)], grad_args=(0,)
+    )
+
+    def half(x):
+        y = x.softmax(-1)
+        return y / 2 + (y / 2).detach()
+
+    assert "not its gradient by `x`" in question.grade(half).text
+
+
+def test_a_gradient_that_must_not_flow():
+    question = Question(
+        "t", reference=lambda x, y: x.detach() * y, cases=lambda g: [(torch.ones(2), torch.ones(2))], grad_args=(0, 1)
+    )
+    assert "no gradient may reach `x`" in question.grade(lambda x, y: x * y).text
+
+
+def test_modules_dicts_and_lists_as_arguments():
+    def reference(model, batch, rows):
+        return model(batch["x"]).sum() + sum(map(len, rows))
+
+    def question_cases(g):
+        model = torch.nn.Linear(3, 1)
+        torch.nn.init.constant_(model.weight, 0.5)
+        torch.nn.init.zeros_(model.bias)
+        return [(model, {"x": torch.randn(2, 3, generator=g)}, [[1, 2], [3]])]
+
+    question = Question("t", reference=reference, cases=question_cases, grad_args=(0,))
+    assert question.grade(lambda model, batch, rows: (batch["x"] @ model.weight.T + model.bias).sum() + 3)
+
+    def trains(model, batch, rows):
+        result = reference(model, batch, rows)
+        with torch.no_grad():
+            model.weight += 1
+        return result
+
+    def pops(model, batch, rows):
+        rows[0].pop()
+        return model(batch["x"]).sum() + 3
+
+    def fills(model, batch, rows):
+        batch["x"].zero_()
+        return model(batch["x"]).sum() + 3
+
+    def no_model_gradient(model, batch, rows):
+        return (batch["x"] @ model.weight.detach().T + model.bias).sum() + 3
+
+    assert "`model` in place" in question.grade(trains).text
+    assert "`rows` in place" in question.grade(pops).text
+    assert "`batch` in place" in question.grade(fills).text
+    assert "no gradient reaches `model`" in question.grade(no_model_gradient).text
+
+
+def test_structured_results():
+    def reference(x):
+        return x.sum(), {"share": 0.5, "name": "a"}
+
+    question = Question("t", reference=reference, cases=lambda g: [(torch.randn(3, generator=g),)], grad_args=(0,))
+    assert question.grade(lambda x: (x.sum(), {"name": " A", "share": torch.tensor(0.5)}))
+    for answer, words in [
+        (lambda x: x.sum(), "expected a tuple of 2 values, got a tensor"),
+        (lambda x: (x.sum(),), "1 values, expected 2"),
+        (lambda x: (x.sum(), {"share": 0.5}), "the keys"),
+        (lambda x: (x.sum(), {"share": 0.4, "name": "a"}), "value 2: entry 'share': expected 0.5, got 0.4"),
+        (lambda x: (x.mean(), {"share": 0.5, "name": "a"}), "value 1: expected"),
+        (lambda x: (x.sum(), {"share": True, "name": "a"}), "expected a number, got a Python bool"),
+        (lambda x: (x.sum().detach(), {"share": 0.5, "name": "a"}), "no gradient"),
+    ]:
+        assert words in question.grade(answer).text, question.grade(answer)
+
+
+@pytest.mark.parametrize(
+    ("value", "right_answers", "wrong_answers"),
+    [
+        (0.25, [0.25, torch.tensor(0.25), 1 / 4], {0.3: "is too large", -1: "is too small", "x": "expected a number"}),
+        (3, [3, 3.0, torch.tensor(3)], {4: "too large", True: "expected a number", float("nan"): "nan"}),
+        ({"a", "b"}, [{"b", "A "}, frozenset("ab")], {frozenset("a"): "1 are missing", "ab": "expected a set"}),
+        ("k2", ["K2", " k2 "], {"k1": "it is not 'k1'", 2: "expected a string"}),
+        (("a", 1.0), [("a", 1), ["a", 1.0]], {("b", 1.0): "value 1: it is not 'b'", ("a",): "1 values, expected 2"}),
+        (True, [True, torch.tensor(True)], {False: "it is not False", 1: "expected a Python bool"}),
+    ],
+)
+def test_answers_that_are_values(value, right_answers, wrong_answers):
+    question = Question("t", value=value, misconceptions=(Misconception("m", 0.5, "You forgot to square."),))
+    for answer in right_answers:
+        assert question.grade(answer), answer
+    for answer, words in wrong_answers.items():
+        verdict = question.grade(answer)
+        assert verdict.kind == "not yet" and words.casefold() in verdict.text.casefold(), verdict
+        assert repr(value) not in verdict.text  # the verdict does not give the answer away
+    assert question.grade(Hostile()).kind == "not yet"
+    assert question.grade({...}).kind == question.grade(("a", ...)).kind == "not attempted"
+
+
+def test_misconceptions_about_values():
+    question = Question("t", value=0.25, misconceptions=(Misconception("m", 0.5, "You forgot to square."),))
+    assert question.grade(0.5).text == "You forgot to square."
+
+
+def test_strict_mode(monkeypatch, capsys):
+    LOSS(lambda *_: None)
+    monkeypatch.setenv("WEEK6_STRICT", "1")
+    LOSS(right)
+    LOSS.or_ours(not_written)
+    with pytest.raises(AssertionError, match="return"):
+        LOSS(lambda *_: None)
+    assert "Correct" in capsys.readouterr().out
+
+
+def test_or_ours(capsys):
+    assert LOSS.or_ours(right) is right
+    assert capsys.readouterr().out == ""
+    assert LOSS.or_ours(not_written) is pair_loss
+    assert "Until yours is correct" in capsys.readouterr().out
+    assert Question("t", value=0.5).or_ours(...) == 0.5
+
+
+def test_hints_and_solution(capsys):
+    LOSS.hint()
+    assert "First. (Next: .hint(2).)" in capsys.readouterr().out
+    LOSS.hint(2)
+    assert capsys.readouterr().out.rstrip().endswith("Second: `F.logsigmoid`.")
+    for n in (0, 3, -1, "a"):
+        LOSS.hint(n)
+        assert "There are 2 hints" in capsys.readouterr().out
+    LOSS.solution()
+    assert "return -F.logsigmoid(chosen - rejected - margin).mean()" in capsys.readouterr().out
+    Question("t", value={"b", "a"}).solution()
+    assert "{'a', 'b'}" in capsys.readouterr().out
+
+
+def test_a_question_is_about_a_function_or_a_value():
+    for wrong in ({}, {"reference": pair_loss}, {"reference": pair_loss, "cases": cases, "value": 1}, {"cases": cases}):
+        with pytest.raises(ValueError, match="either a reference with cases, or a value"):
+            Question("t", **wrong)
+
+
+@pytest.mark.parametrize("message", [LOSS.grade(crashes), Message("solution", "<t>", "a & `b`", "<pre>\n$x$")])
+def test_html_and_text_say_the_same(message):
+    html = message._repr_html_()
+    assert "<Loss>" not in html and "<pre>\n$x$" not in html
+    plain = re.sub(r"<[^>]+>", "", html.replace("<pre>", "\n"))
+    for entity, character in {"&lt;": "<", "&gt;": ">", "&#x27;": "'", "&quot;": '"', "&amp;": "&"}.items():
+        plain = plain.replace(entity, character)
+    assert plain == repr(message).replace("`", "")
+
+
+def test_prediction(capsys):
+    prediction = Prediction("Which way?", ("Up.", "Down."), answer=1, because="Gravity.")
+    for unanswered in (..., "c", 7, "", Hostile()):
+        prediction(unanswered)
+        shown = capsys.readouterr().out
+        assert "None yet" in shown and "a) Up." in shown and "b) Down." in shown
+    prediction(" A")
+    assert "a) Up. Run the next cell and compare." in capsys.readouterr().out
+    prediction.solution()
+    assert "You predicted a). b) Down. Gravity." in capsys.readouterr().out
+    with pytest.raises(ValueError, match="index into the 2 options"):
+        Prediction("?", ("a", "b"), answer=2, because="")

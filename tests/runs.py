@@ -1,0 +1,115 @@
+"""A run of seconds, for the tests of the pipeline and of the command line."""
+
+import atexit
+import dataclasses
+import functools
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from week6 import pipeline, report, training
+from week6.cli import main
+from week6.models import PRESETS, Preset
+from week6.tasks import load_task
+
+SMALL = {
+    "HELDOUT_PAIRS": 2,
+    "CALIBRATION_ANSWERS": 64,
+    "ANSWERS_PER_PROMPT": 2,
+    "BEST_OF": 3,
+    "BEST_OF_ANSWERS": 2,
+    "PROBES": 2,
+    "PROBE_ANSWERS": 16,
+}
+"""The pipeline's constants for such a run."""
+task_once = functools.cache(load_task)
+
+
+def quick_preset() -> Preset:
+    """The preset tiny with a smaller model and a few steps a stage."""
+    tiny, change = PRESETS["tiny"], dataclasses.replace
+    return change(
+        tiny,
+        layers=1,
+        heads=2,
+        width=16,
+        n_pairs=48,
+        sft=change(tiny.sft, steps=40, batch_size=16, learning_rate=0.02),
+        reward=change(tiny.reward, steps=8, batch_size=8),
+        ppo=change(tiny.ppo, steps=5, batch_size=8, target_kl=1.0),
+        dpo=change(tiny.dpo, steps=8, batch_size=8),
+    )
+
+
+def quick_flags() -> list[str]:
+    """The command-line flags that make the preset tiny that of quick_preset."""
+    quick, tiny = dataclasses.asdict(quick_preset()), dataclasses.asdict(PRESETS["tiny"])
+    flags = []
+    for name, value in quick.items():
+        parts = {f"{name}.{key}": x for key, x in value.items()} if isinstance(value, dict) else {name: value}
+        for key, x in parts.items():
+            before = tiny[name][key.split(".")[1]] if isinstance(value, dict) else tiny[name]
+            if x != before:
+                flags += [f"--{key.replace('_', '-')}", str(x)]
+    return flags
+
+
+@contextmanager
+def quick_settings(checkpoint_seconds: float = 0.0, plots: bool = False) -> Iterator[None]:
+    """Small constants, a checkpoint after every step, one thread (its number decides the last digits), no plots."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with (
+            mock.patch.multiple(pipeline, **SMALL),
+            mock.patch.object(pipeline, "load_task", task_once),
+            mock.patch.object(training, "CHECKPOINT_SECONDS", checkpoint_seconds),
+            nullcontext() if plots else mock.patch.object(report, "save_figure", lambda path, figure: None),
+            nullcontext() if plots else mock.patch.object(pipeline, "save_figure", lambda path, figure: None),
+        ):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def quick_run(folder: Path, resume: bool = False) -> None:
+    """What a child process does."""
+    with quick_settings():
+        pipeline.run(quick_preset(), folder, resume=resume)
+
+
+@functools.cache
+def finished_run() -> Path:
+    """The folder of a run that the command line made, uninterrupted and with plots; not to be changed."""
+    runs = Path(tempfile.mkdtemp(prefix="week6-runs-"))
+    atexit.register(shutil.rmtree, runs)
+    with quick_settings(plots=True):
+        assert main(["run", "--name", "whole", "--runs-dir", str(runs), *quick_flags()]) == 0
+    return runs / "whole"
+
+
+def forget(folder: Path, *stages: str) -> None:
+    """Make a finished run one that was killed before these stages."""
+    for name in ("summary.json", "report.md", *(f"checkpoints/{stage}.safetensors" for stage in stages)):
+        (folder / name).unlink(missing_ok=True)
+    finished = json.loads((folder / "stages.json").read_text())
+    (folder / "stages.json").write_text(json.dumps({k: v for k, v in finished.items() if k not in stages}))
+
+
+def numbers(folder: Path) -> dict:
+    """summary.json without what depends on the clock."""
+    summary = json.loads((folder / "summary.json").read_text())
+    assert all(set(stage) == {"seconds", "tokens_per_second", "peak_memory_mb"} for stage in summary["stages"].values())
+    return summary | {"stages": list(summary["stages"])}
+
+
+def artefacts(folder: Path) -> dict[str, bytes]:
+    """Everything that a resumed run must reproduce to the byte."""
+    patterns = ("metrics/*.csv", "policies/*/*", "pairs.*", "reward_model.safetensors", "samples.*")
+    return {str(path.relative_to(folder)): path.read_bytes() for p in patterns for path in sorted(folder.glob(p))}

@@ -1,0 +1,172 @@
+"""The command line: settings as flags, one line and exit code 2 for bad input, nothing on the disk lost."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.runs import finished_run, forget, numbers, quick_flags, quick_preset, quick_settings
+from week6 import cli, pipeline
+from week6.checkpoint import RunError
+from week6.cli import choose_preset, main, parse
+from week6.models import PRESETS
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A finished run that may be spoiled."""
+    return shutil.copytree(finished_run(), tmp_path / "whole")
+
+
+def error_of(capsys, *words):
+    """Exit code and stderr of a command; nothing may be printed as a result."""
+    with quick_settings():
+        code = main(words)
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if "week6: error" in line]
+    assert "Traceback" not in captured.err and captured.out == "" and len(lines) == 1
+    return code, lines[0]
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_run_writes_the_folder_that_its_flags_ask_for():
+    config = json.loads((finished_run() / "config.json").read_text())
+    assert config == json.loads(json.dumps({"seed": 0, "preset": cli.dataclasses.asdict(quick_preset())}))
+
+
+def test_report_is_printed_again(capsys):
+    assert main(["report", str(finished_run())]) == 0
+    printed = capsys.readouterr().out
+    assert (finished_run() / "report.md").read_text() in printed and str(finished_run() / "plots") in printed
+
+
+def test_resume_of_a_finished_run_changes_no_number(copy, capsys):
+    before = numbers(copy)
+    with quick_settings():
+        assert main(["run", "--name", "whole", "--runs-dir", str(copy.parent), "--resume", *quick_flags()]) == 0
+    assert numbers(copy) == before and "# Run of preset" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--preset", "huge"], "--preset: got 'huge', expected one of 'tiny'"),
+        (["run", "--preset"], "--preset"),
+        (["run", "--ppo.beta", "0"], "ppo.beta: got 0.0, expected a finite number > 0"),
+        (["run", "--dpo.beta", "-1"], "dpo.beta: got -1.0, expected a finite number > 0"),
+        (["run", "--ppo.beta", "small"], "--ppo.beta"),
+        (["run", "--ppo.bta", "1"], "--ppo.bta"),
+        (["run", "--width", "10"], "width: got 10, expected a multiple of heads"),
+        (["run", "--name", "../up"], "--name: got '../up', expected the plain name of a folder"),
+        (["run", "--name", ".."], "--name: got '..'"),
+        (["fly"], "fly"),
+        ([], "run, report"),
+        (["report", "nowhere"], "nowhere/report.md does not exist"),
+    ],
+)
+def test_bad_words_end_with_one_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, line = error_of(capsys, *words)
+    assert code == 2 and line.startswith("week6: error: ") and message in line
+
+
+def test_environment_chooses_the_preset(monkeypatch):
+    monkeypatch.delenv("WEEK6_PRESET", raising=False)
+    assert choose_preset(["run"]) is PRESETS["tiny"]
+    monkeypatch.setitem(PRESETS, "other", quick_preset())
+    monkeypatch.setenv("WEEK6_PRESET", "other")
+    assert choose_preset(["run"]) is PRESETS["other"]
+    assert choose_preset(["run", "--preset=tiny"]) is PRESETS["tiny"]
+    monkeypatch.setenv("WEEK6_PRESET", "none such")
+    with pytest.raises(RunError, match="WEEK6_PRESET: got 'none such'"):
+        choose_preset(["run"])
+
+
+def test_flags_start_from_the_preset_and_change_only_what_they_name():
+    command = parse(["run", "--ppo.beta", "0.5", "--ppo.target-kl", "None", "--dpo.variant", "ipo"], quick_preset())
+    assert command.ppo == cli.dataclasses.replace(quick_preset().ppo, beta=0.5, target_kl=None)
+    assert command.dpo.variant == "ipo" and command.sft == quick_preset().sft and command.width == 16
+
+
+def test_existing_folder(copy, capsys):
+    before = content(copy)
+    code, line = error_of(capsys, "run", "--name", "whole", "--runs-dir", str(copy.parent), *quick_flags())
+    assert code == 2 and "pass --resume" in line and content(copy) == before
+
+
+def test_folder_of_another_configuration(copy, capsys):
+    before = content(copy)
+    code, line = error_of(
+        capsys, "run", "--name", "whole", "--runs-dir", str(copy.parent), "--resume", *quick_flags(), "--ppo.beta", "7"
+    )
+    assert code == 2 and "preset.ppo.beta" in line and "7.0 asked for" in line and content(copy) == before
+
+
+def test_damaged_checkpoint(copy, capsys):
+    path = copy / "checkpoints" / "sft.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 4
+    path.write_bytes(data)
+    before = content(copy)
+    code, line = error_of(capsys, "run", "--name", "whole", "--runs-dir", str(copy.parent), "--resume", *quick_flags())
+    assert code == 2 and f"{path} is damaged" in line and content(copy) == before
+
+
+def test_full_disk_and_then_room_again(copy, capsys):
+    """DPO's checkpoint cannot be written; with room again the run goes on to the same numbers."""
+    expected = numbers(copy)
+    forget(copy, "dpo", "evaluation")
+    (copy / "checkpoints" / ".dpo.safetensors.tmp").symlink_to("/dev/full")  # every write to it fails with ENOSPC
+    words = ["run", "--name", "whole", "--runs-dir", str(copy.parent), "--resume", *quick_flags()]
+    code, line = error_of(capsys, *words)
+    assert code == 2 and "no disk space for" in line and "MB free" in line
+    assert (copy / "checkpoints" / "ppo.safetensors").exists()
+    with quick_settings():
+        assert main(words) == 0
+    assert numbers(copy) == expected
+
+
+def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", interrupted)
+    assert main(["run", "--runs-dir", str(tmp_path)]) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_errors_of_the_program_itself_are_not_hidden(monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "run", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["run", "--runs-dir", str(tmp_path)])
+
+
+def test_help_lists_the_settings(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["run", "--help"])
+    printed = capsys.readouterr().out
+    assert exit.value.code == 0
+    for flag in ("--preset", "--name", "--runs-dir", "--seed", "--resume", "--ppo.beta", "--sft.steps", "--n-pairs"):
+        assert flag in printed
+    assert "--task" not in printed
+
+
+def test_module_and_entry_point_are_the_command():
+    root = Path(__file__).parent.parent
+    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]["week6"] == "week6.cli:main"
+    done = subprocess.run(
+        [sys.executable, "-m", "week6", "run", "--preset", "huge"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "week6: error: --preset: got 'huge', expected one of 'tiny'\n"

@@ -1,0 +1,238 @@
+"""The checks of the equations in the notebooks can fail: with one sign, factor or index altered, they do.
+
+A row names a notebook, a fragment of its source that occurs once, and what to put in its place. The cell with the
+fragment then runs, with the check that follows it and the earlier cells whose names they need; an AssertionError must
+come. Unaltered, the same cells must pass. `also` holds texts of further cells that must run.
+"""
+
+import dataclasses
+import dis
+import types
+
+import jupytext
+import matplotlib.pyplot as plt
+import pytest
+
+from tools.build_notebooks import ROOT, solution_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Alteration:
+    notebook: str
+    fragment: str
+    altered: str
+    also: tuple[str, ...] = ()
+
+
+ALTERATIONS: list[Alteration] = [
+    Alteration("01_bradley_terry", "gumbel_cdf(delta + grid), grid)", "gumbel_cdf(grid - delta), grid)"),
+    Alteration("01_bradley_terry", "combined = torch.exp(-small) * ", "combined = "),
+    Alteration("01_bradley_terry", "1 / (1 + torch.exp(torch.tensor(-delta", "1 / (1 + torch.exp(torch.tensor(delta"),
+    Alteration("01_bradley_terry", "p / (1 - p), torch.exp(r_a - r_b)", "p / (1 - p), torch.exp(r_b - r_a)"),
+    Alteration("01_bradley_terry", "torch.tensor(delta / s)", "torch.tensor(delta * s)"),
+    Alteration(
+        "01_bradley_terry",
+        "torch.exp(-math.exp(-z) * rewards.exp().sum())",
+        "torch.exp(-math.exp(-z) * rewards[i].exp())",
+    ),
+    Alteration("01_bradley_terry", "probability(rewards[2], rewards[0])", "probability(rewards[0], rewards[2])"),
+    Alteration("01_bradley_terry", "assert_close(slope, -torch.sigmoid(-d))", "assert_close(slope, -torch.sigmoid(d))"),
+    Alteration("01_bradley_terry", "(torch.sigmoid(d) * torch.sigmoid(-d)).detach()", "torch.sigmoid(-d).detach()"),
+    Alteration("01_bradley_terry", "-wins.sum() * as_list", "-as_list"),
+    Alteration(
+        "01_bradley_terry",
+        "assert_close(lost, -torch.sigmoid(r_i - r_j)",
+        "assert_close(lost, -torch.sigmoid(r_j - r_i)",
+    ),
+    Alteration(
+        "01_bradley_terry", "assert_close(H, h - torch.diag(h.sum(1)))", "assert_close(H, h + torch.diag(h.sum(1)))"
+    ),
+    Alteration("01_bradley_terry", "v @ H @ v, -0.5 *", "v @ H @ v, -1.0 *"),
+    Alteration("01_bradley_terry", "weights = wins.sum(dim=1) / rate", "weights = wins.sum(dim=0) / rate"),
+    Alteration("01_bradley_terry", "torch.diag(h.sum(1)) - h\n", "torch.diag(h.sum(1)) + h\n"),
+    Alteration("01_bradley_terry", "math.log(24 * 0.05 * k)", "math.log(12 * 0.05 * k)"),
+    Alteration("01_bradley_terry", "- l2 / 2 * r.square().sum() for", "- l2 * r.square().sum() for"),
+    Alteration("01_bradley_terry", "probability(three, three.roll(-1))", "probability(three, three[[1, 2, 1]])"),
+    Alteration("01_bradley_terry", "(entropy + divergence)", "(entropy - divergence)"),
+    Alteration("01_bradley_terry", "10 ** (-(elo[:, None]", "10 ** ((elo[:, None]"),
+    Alteration("03_rlhf_objective", "(p * (q / p - 1))", "(p * (q / p + 1))"),
+    Alteration(
+        "03_rlhf_objective",
+        "(toy_reward_rows - beta * (log_pi - toy_ref_rows))",
+        "(toy_reward_rows + beta * (log_pi - toy_ref_rows))",
+    ),
+    Alteration(
+        "03_rlhf_objective",
+        "(log_pi - toy_ref_rows - toy_reward_rows / beta)",
+        "(log_pi - toy_ref_rows - toy_reward_rows * beta)",
+    ),
+    Alteration("03_rlhf_objective", "(toy_reward_rows / beta).exp() / Z", "(toy_reward_rows / beta).exp()"),
+    Alteration(
+        "03_rlhf_objective",
+        "beta * kl_divergence(log_pi, pi_star.log())",
+        "beta * kl_divergence(pi_star.log(), log_pi)",
+    ),
+    Alteration("03_rlhf_objective", "(J_star - J) / beta", "(J_star - J) * beta"),
+    Alteration(
+        "03_rlhf_objective",
+        "(toy_reward[:5, None] - toy_reward[None, :5]) / b",
+        "(toy_reward[:5, None] - toy_reward[None, :5]) * b",
+    ),
+    Alteration("03_rlhf_objective", "assert_close(dR / dD, betas", "assert_close(dR / dD, 1 / betas"),
+    Alteration("03_rlhf_objective", "(2 * h * betas), -D", "(2 * h * betas), -R"),
+    Alteration("03_rlhf_objective", "up_to**4 - below**4", "up_to**3 - below**3"),
+    Alteration(
+        "03_rlhf_objective",
+        "integral, torch.tensor(math.log(n) - (n - 1) / n)",
+        "integral, torch.tensor(math.log(n) - 1 / n)",
+    ),
+    Alteration("03_rlhf_objective", "log_zs[:, None] + distance(everything)", "log_zs[:, None] - distance(everything)"),
+    Alteration(
+        "03_rlhf_objective", "assert_close(expected(log_pi, d_t[:, t])", "assert_close(expected(log_pi, d_t[:, t - 1])"
+    ),
+    Alteration("03_rlhf_objective", "expected(log_pi, r_t.sum(-1))", "expected(log_pi, r_t[:, -1])"),
+    Alteration("03_rlhf_objective", "u - 1 - u.log()", "u - 1 + u.log()"),
+    Alteration("03_rlhf_objective", "(p5 * (-d5).exp() * log_policy())", "(p5 * d5.exp() * log_policy())"),
+    Alteration("03_rlhf_objective", "assert_close(g3, grad_kl_other)", "assert_close(g3, grad_kl)"),
+    Alteration("03_rlhf_objective", "uniform), math.log(N) - entropy", "uniform), math.log(N) + entropy"),
+    Alteration("03_rlhf_objective", "torch.zeros(5).double())  # (29), k1", "grad_kl)  # (29), k1"),
+    Alteration("04_policy_gradients_ppo", "step_1 = reward @ grad_probs", "step_1 = -reward @ grad_probs"),
+    Alteration("04_policy_gradients_ppo", "step_2 = probs[:, None] * grad_log_probs", "step_2 = grad_log_probs"),
+    Alteration("04_policy_gradients_ppo", "by_formula[n, t, row, word] += 1", "by_formula[n, t, row, word] += 2"),
+    Alteration("04_policy_gradients_ppo", "loss = -(reward[sampled] *", "loss = (reward[sampled] *"),
+    Alteration(
+        "04_policy_gradients_ppo",
+        "best_b = ((probs * reward * squares).sum() / (probs * squares).sum())",
+        "best_b = ((probs * reward).sum() / probs.sum())",
+    ),
+    Alteration("04_policy_gradients_ppo", "for s in range(t):", "for s in range(t + 1):"),
+    Alteration("04_policy_gradients_ppo", "given_prefix(pay + next_of(values))", "given_prefix(pay - next_of(values))"),
+    Alteration("04_policy_gradients_ppo", "lam ** (k - 1) * ahead(t, k) for k", "lam**k * ahead(t, k) for k"),
+    Alteration("04_policy_gradients_ppo", "gamma**k * v[:, t + k] if", "gamma ** (k - 1) * v[:, t + k] if"),
+    Alteration("04_policy_gradients_ppo", "answer_ratio = ratio.prod(dim=1)", "answer_ratio = ratio.sum(dim=1)"),
+    Alteration("04_policy_gradients_ppo", "objective(theta_new) - J)", "J - objective(theta_new))"),
+    Alteration(
+        "04_policy_gradients_ppo",
+        "torch.minimum(rho * td_error, by_28 * td_error)",
+        "torch.maximum(rho * td_error, by_28 * td_error)",
+    ),
+    Alteration("04_policy_gradients_ppo", "by_hand = 0.5 * torch", "by_hand = 1.0 * torch"),
+    Alteration(
+        "04_policy_gradients_ppo",
+        "k3 = answer_ratio - 1 - answer_ratio.log()",
+        "k3 = answer_ratio - 1 + answer_ratio.log()",
+    ),
+    Alteration(
+        "04_policy_gradients_ppo",
+        "shape_rewards(reward, log_probs.detach(), reference,",
+        "shape_rewards(reward, reference, log_probs.detach(),",
+    ),
+]
+
+
+def code_cells(source):
+    """The code of a percent source, cell by cell, as in the solution edition."""
+    cells = [cell for cell in jupytext.reads(source, fmt="py:percent").cells if cell.cell_type == "code"]
+    return [solution_text(cell.source) for cell in cells if "student-only" not in cell.metadata.get("tags", [])]
+
+
+def needed(cells, target, chosen):
+    """The chosen cells and `target`, with the cells that define what these use, of those that these need, and so on."""
+    chosen, wanted = {target, *chosen}, set()
+    for i in reversed(range(target + 1)):
+        used, defined = names(cells[i])
+        if i in chosen or defined & wanted:
+            chosen.add(i)
+            wanted = (wanted - defined) | used
+    return sorted(chosen)
+
+
+def names(code):
+    """What a cell uses from the cells before it, and what it defines."""
+    used, defined = set(), set()
+    pending = [compile(code, "cell", "exec")]
+    while pending:  # the cell first, then the functions in it
+        for instruction in dis.get_instructions(pending.pop(0)):
+            if instruction.opname == "STORE_NAME":
+                defined.add(instruction.argval)
+            elif instruction.opname in ("LOAD_NAME", "LOAD_GLOBAL") and instruction.argval not in defined:
+                used.add(instruction.argval)
+            elif isinstance(instruction.argval, types.CodeType):
+                pending.append(instruction.argval)
+    return used, defined
+
+
+def outcomes(source, fragment, altered, also=()):
+    """Errors of the check of the altered cell, and then of the cell as it is; None where there is no error.
+
+    The check is the first cell, from the altered one on, that asserts something.
+    """
+    cells = code_cells(source)
+    places = [i for i, cell in enumerate(cells) if fragment in cell]
+    assert [cells[i].count(fragment) for i in places] == [1], f"{fragment!r} must occur once, it is in cells {places}"
+    place = places[0]
+    check = next(i for i in range(place, len(cells)) if "assert" in cells[i])
+    more = [i for i in range(check) if any(text in cells[i] for text in also)]
+    order = needed(cells, check, [place, *more])
+    before: dict = {"__name__": "notebook", "display": lambda *_: None}
+    assert execute([cells[i] for i in order if i < place], before) is None
+    rest = [cells[i] for i in order if i >= place]
+    return [execute([first, *rest[1:]], dict(before)) for first in (rest[0].replace(fragment, altered), rest[0])]
+
+
+def execute(cells, namespace):
+    try:
+        for cell in cells:
+            exec(compile(cell, "cell", "exec"), namespace)
+    except AssertionError as error:
+        return error
+    finally:
+        plt.close("all")
+    return None
+
+
+@pytest.mark.parametrize("row", ALTERATIONS, ids=lambda row: f"{row.notebook}: {row.altered}")
+def test_an_altered_equation_fails_its_check(row, monkeypatch):
+    monkeypatch.delenv("WEEK6_STRICT", raising=False)
+    source = (ROOT / "solutions" / f"{row.notebook}.py").read_text()
+    of_altered, of_original = outcomes(source, row.fragment, row.altered, row.also)
+    assert of_original is None, f"fails without being altered: {of_original}"
+    assert of_altered is not None, "the altered equation passes"
+
+
+EXAMPLE = """\
+# %%
+import torch
+
+# %%
+raise RuntimeError("a long training run that the check does not need")
+
+# %%
+x = torch.tensor([1.0, 2.0])
+
+# %%
+y = 2 * x
+
+# %%
+print("no check here")
+
+# %%
+torch.testing.assert_close(y, x + x)
+"""
+
+
+@pytest.mark.parametrize("altered", ["3 * x", "2 + x", "2 * x.flip(0)"])
+def test_harness_sees_an_altered_equation(altered):
+    of_altered, of_original = outcomes(EXAMPLE, "2 * x", altered)
+    assert isinstance(of_altered, AssertionError) and of_original is None
+
+
+def test_harness_sees_a_check_that_cannot_fail_and_one_that_always_does():
+    assert outcomes(EXAMPLE, "2 * x", "x * 2") == [None, None]
+    assert all(outcomes(EXAMPLE.replace("x + x", "x"), "2 * x", "3 * x"))
+
+
+def test_harness_refuses_a_fragment_that_is_not_there_or_twice():
+    for fragment in ("z", "x + x) # no", "torch"):
+        with pytest.raises(AssertionError, match="must occur once"):
+            outcomes(EXAMPLE, fragment, "")

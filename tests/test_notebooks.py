@@ -1,0 +1,195 @@
+"""The builder of the notebooks, and what it has built."""
+
+import re
+
+import nbformat
+import pytest
+
+from tools import build_notebooks as build
+from tools.build_notebooks import ROOT, solution_text, student_text
+
+SOURCES = sorted((ROOT / "solutions").glob("[0-9][0-9]_*.py"))
+STUDENT = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOLVED = sorted((ROOT / "solutions").glob("*.ipynb"))
+SOURCE = '''\
+# %% [markdown]
+# # 01 · A title
+
+# %% tags=["exercise"]
+def double(x):
+    """Twice x."""
+    # BEGIN SOLUTION
+    y = x + x
+    return y
+    # END SOLUTION
+
+# %% tags=["student-only"]
+# check.q1.hint()
+
+# %% tags=["solution-only"]
+print("for teachers")
+
+# %%
+beta = 0.1  # SOLUTION
+check.p1("b")  # SOLUTION
+
+# %%
+beta = 0.2  # SOLUTION
+check.p1("b")  # SOLUTION
+'''
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "01_title.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_student_edition(source):
+    notebook = build.make(source, "student")
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert (
+        'double(x):\n    """Twice x."""\n    # YOUR CODE HERE\n    raise NotImplementedError("your code here")' in text
+    )
+    assert "beta = ...  # YOUR ANSWER HERE\ncheck.p1(...)  # YOUR ANSWER HERE" in text
+    assert "check.q1.hint()" in text
+    assert not any(word in text for word in ("x + x", "SOLUTION", "for teachers", "0.1", '"b"'))
+
+
+def test_solution_edition(source):
+    text = "\n".join(cell.source for cell in build.make(source, "solution").cells)
+    assert "y = x + x" in text and 'beta = 0.1\ncheck.p1("b")' in text and "for teachers" in text
+    assert not any(word in text for word in ("SOLUTION", "YOUR", "hint"))
+
+
+def test_badge_and_setup_follow_the_title(source):
+    title, badge, setup, *_ = build.make(source, "student").cells
+    assert title.source == "# 01 · A title"
+    owner_and_name = build.REPOSITORY.removeprefix("https://github.com/")
+    address = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/notebooks/01_title.ipynb"
+    assert badge.source.endswith(f"]({address})") and owner_and_name.count("/") == 1
+    assert f"%pip install -q git+{build.REPOSITORY}" in setup.source
+
+
+def test_two_builds_are_the_same_and_ids_are_unique(source):
+    student, again, solved = (build.make(source, edition) for edition in ("student", "student", "solution"))
+    assert build.text_of(student) == build.text_of(again)
+    ids = [cell.id for cell in student.cells]
+    assert len(set(ids)) == len(ids)  # two cells of this source have the same stub
+    by_id = {cell.id: cell.source for cell in student.cells}
+    shared = [cell for cell in solved.cells if cell.id in by_id]
+    assert len(shared) == len(student.cells) - 1  # all but the one that is for students only
+    assert all(student_text(cell.source) == cell.source or "def double" in by_id[cell.id] for cell in shared)
+
+
+@pytest.mark.parametrize(
+    ("line", "stub"),
+    [
+        ("x = f(1)  # SOLUTION", "x = ...  # YOUR ANSWER HERE"),
+        ("    x.y[0] = 1  # SOLUTION", "    x.y[0] = ...  # YOUR ANSWER HERE"),
+        ("x: float = 1.0  # SOLUTION", "x: float = ...  # YOUR ANSWER HERE"),
+        ('regions = {"A", "B"}  # SOLUTION', "regions = ...  # YOUR ANSWER HERE"),
+        ("x = a == b  # SOLUTION", "x = ...  # YOUR ANSWER HERE"),
+        ('x = "# SOLUTION"', 'x = "# SOLUTION"'),
+    ],
+)
+def test_one_line_answers(line, stub):
+    assert student_text(line) == stub
+
+
+def test_marks_leave_no_trace_in_the_solution():
+    assert solution_text("a = 1  # SOLUTION\n# BEGIN SOLUTION\nb = 2\n# END SOLUTION") == "a = 1\nb = 2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# BEGIN SOLUTION\n1",
+        "1\n# END SOLUTION",
+        "# BEGIN SOLUTION\n# BEGIN SOLUTION\n1\n# END SOLUTION",
+        "f(  # SOLUTION",
+    ],
+)
+def test_marks_that_do_not_fit_are_refused(text):
+    with pytest.raises(ValueError, match="SOLUTION"):
+        student_text(text)
+
+
+def test_a_source_begins_with_its_title(tmp_path):
+    (tmp_path / "01_no.py").write_text("# %%\n1 + 1\n")
+    with pytest.raises(ValueError, match="title"):
+        build.make(tmp_path / "01_no.py", "student")
+
+
+def test_execution_is_the_same_twice_and_keeps_no_widgets(source, tmp_path):
+    source.write_text(
+        "# %% [markdown]\n# # T\n\n# %%\nimport os, sys\nimport ipywidgets\nimport matplotlib.pyplot as plt\n"
+        "print(1)\nprint(os.environ['WEEK6_STRICT'], file=sys.stderr)\nprint(2)\n\n"
+        "# %%\nplt.plot([1, 2])\nplt.show()\n\n# %%\nipywidgets.IntSlider()\n"
+    )
+    notebooks = [build.make(source, "solution") for _ in range(2)]
+    for notebook in notebooks:
+        build.execute(notebook, tmp_path)
+    assert build.text_of(notebooks[0]) == build.text_of(notebooks[1])
+    _, _, _, prints, plot, widget = notebooks[0].cells
+    assert [output.text for output in prints.outputs] == ["1\n2\n"]
+    assert [sorted(output.data) for output in plot.outputs] == [["image/png", "text/plain"]]
+    assert widget.outputs == [] and "widgets" not in notebooks[0].metadata
+    path = tmp_path / "01_title.ipynb"
+    path.write_text(build.text_of(notebooks[0]))
+    assert build.is_current(path, build.make(source, "solution"))
+    source.write_text(source.read_text().replace("print(2)", "print(3)"))
+    assert not build.is_current(path, build.make(source, "solution"))
+
+
+# --- the notebooks of the course ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_stored_notebooks_are_up_to_date(source):
+    for edition, folder in (("student", "notebooks"), ("solution", "solutions")):
+        path = ROOT / folder / f"{source.stem}.ipynb"
+        assert build.is_current(path, build.make(source, edition)), "run: python tools/build_notebooks.py"
+
+
+def test_every_notebook_has_a_source():
+    assert {*STUDENT, *SOLVED} == build.expected_files(SOURCES)
+
+
+@pytest.mark.parametrize("path", STUDENT + SOLVED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_format(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert "widgets" not in notebook.metadata, "GitHub refuses metadata.widgets without 'state'"
+    assert path.stat().st_size < 2_000_000
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert str(ROOT) not in path.read_text(), "a path of this machine"
+
+
+@pytest.mark.parametrize("path", STUDENT, ids=lambda p: p.stem)
+def test_student_editions_hold_stubs_and_no_solutions(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    assert not any("SOLUTION" in cell.source for cell in cells)
+    exercises = [cell for cell in cells if "exercise" in cell.metadata.get("tags", [])]
+    assert exercises and all("YOUR" in cell.source for cell in exercises)
+
+
+@pytest.mark.parametrize("path", SOLVED, ids=lambda p: p.stem)
+def test_every_check_in_the_solutions_is_correct(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and re.search(r"^check\.q\d+\(", cell.source, re.MULTILINE):
+            shown = "".join(str(output.get("data", {}).get("text/plain", "")) for output in cell.outputs)
+            assert shown.count("Correct.") == len(re.findall(r"^check\.q\d+\(", cell.source, re.MULTILINE)), cell.source
+
+
+@pytest.mark.parametrize("path", SOLVED, ids=lambda p: p.stem)
+def test_plots_have_captions(path):
+    """The cell after a plot begins with a sentence in italics that says what the plot shows."""
+    cells = nbformat.read(path, as_version=4).cells
+    for cell, after in zip(cells, cells[1:], strict=False):
+        outputs = cell.get("outputs", [])
+        if any("image/png" in output.get("data", {}) for output in outputs):
+            assert after.cell_type == "markdown" and re.match(r"[*_]\w", after.source), cell.source

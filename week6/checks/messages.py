@@ -1,0 +1,55 @@
+"""What a student sees: one text, shown as HTML in a notebook and as plain text elsewhere."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from IPython.display import display
+
+Kind = Literal["correct", "not yet", "not attempted", "hint", "solution", "note", "prediction"]
+
+_HEADS: dict[Kind, tuple[str, str, str]] = {  # icon, words, colour
+    "correct": ("✓", "Correct", "#1a7f37"),
+    "not yet": ("✗", "Not yet", "#cf222e"),
+    "not attempted": ("○", "Not attempted", "#6e7781"),
+    "hint": ("→", "Hint", "#0969da"),
+    "solution": ("→", "Solution", "#0969da"),
+    "note": ("→", "Note", "#0969da"),
+    "prediction": ("→", "Your prediction", "#0969da"),
+}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A verdict, hint, solution or note on one question. Truthy if the verdict is "correct"."""
+
+    kind: Kind
+    title: str
+    text: str = ""
+    code: str = ""
+
+    def __bool__(self) -> bool:
+        return self.kind == "correct"
+
+    def __repr__(self) -> str:
+        icon, words, _ = _HEADS[self.kind]
+        head = f"{icon} {self.title}: {words}. {self.text}".rstrip()
+        return f"{head}\n{self.code.rstrip()}" if self.code else head
+
+    def _repr_html_(self) -> str:
+        """The same text. MathJax must leave it alone: a student's dollar sign is no formula."""
+        icon, words, colour = _HEADS[self.kind]
+        text = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(self.text))
+        code = f"<pre>{html.escape(self.code.rstrip())}</pre>" if self.code else ""
+        return (
+            f'<div role="status" class="tex2jax_ignore mathjax_ignore" '
+            f'style="border-left:4px solid {colour};padding:2px 10px;white-space:pre-wrap">'
+            f"<b>{icon} {html.escape(self.title)}: {words}.</b> {text}{code}</div>"
+        )
+
+    def show(self) -> None:
+        """Display it in the notebook; print it where there is none."""
+        display(self)  # type: ignore[no-untyped-call]

@@ -1,0 +1,559 @@
+"""Questions of notebook 01, Bradley–Terry: from comparisons to rewards."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from week6 import preferences
+from week6.checks.engine import Misconception, Prediction, Question
+
+
+def likelihood_gradient(wins: Float[Tensor, "K K"], rewards: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
+    """Gradient of the log-likelihood of a table of comparisons; `wins[i, j]` counts i beating j.
+
+    ∂ℓ/∂r_i = Σ_j [ c_ij − t_ij σ(r_i − r_j) ]      with t_ij = c_ij + c_ji the number of times the pair was compared
+
+    The actual wins of i minus the wins that the rewards expect (Zermelo 1929; Ford 1957).
+    """
+    compared = wins + wins.T
+    expected = compared * torch.sigmoid(rewards[:, None] - rewards[None, :])
+    return (wins - expected).sum(dim=1)
+
+
+def fit_strengths(wins: Float[Tensor, "K K"], steps: int = 2000) -> Float[Tensor, " K"]:
+    """Rewards that maximise the likelihood of the table `wins`, by gradient ascent from zero.
+
+    The step is one over the largest curvature that can occur, so that no step overshoots. The gradient sums to 0
+    over the answers, therefore the rewards do too. Assumes that a finite maximum exists.
+    """
+    step_size = 2 / (wins + wins.T).sum(dim=1).max()
+    rewards = torch.zeros(len(wins))
+    for _ in range(steps):
+        rewards = rewards + step_size * likelihood_gradient(wins, rewards)
+    return rewards
+
+
+# --- 1 · preference probability -------------------------------------------------------------------------------------
+
+
+def _two_rewards(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (torch.randn(5, generator=g), torch.randn(5, generator=g)),
+        (torch.randn(2, 3, generator=g), torch.randn(2, 3, generator=g)),
+        (2 * torch.randn((), generator=g), torch.randn((), generator=g)),
+        (torch.tensor([1000.0, -1000.0, 1001.0]), torch.tensor([0.5, 3.0, 1000.0])),
+    ]
+
+
+q1 = Question(
+    title="1.1 Preference probability",
+    reference=preferences.preference_probability,
+    cases=_two_rewards,
+    hints=(
+        "Divide numerator and denominator of exp(r_a) / (exp(r_a) + exp(r_b)) by exp(r_a). Which function of "
+        "r_a − r_b is left?",
+        "It is the logistic function σ of one difference; PyTorch calls it torch.sigmoid.",
+    ),
+    misconceptions=(
+        Misconception(
+            "swapped",
+            lambda a, b: torch.sigmoid(b - a),
+            "You computed the probability that b wins. Look at step 1 of the derivation: a wins when "
+            "r_a + g_a is the larger, so r_a enters with the plus sign.",
+        ),
+        Misconception(
+            "rewards as weights",
+            lambda a, b: a / (a + b),
+            "You divided the rewards themselves. Rewards live on the log scale and may be negative: step 5 has the "
+            "ratio of exp(r), not of r.",
+        ),
+        Misconception(
+            "overflow",
+            lambda a, b: a.exp() / (a.exp() + b.exp()),
+            "Right on paper (step 5), but exp(1000) is inf in floating point and inf / inf is nan. "
+            "Use the form that needs only the difference of the two rewards.",
+        ),
+        Misconception(
+            "no noise",
+            lambda a, b: (a > b).float(),
+            "Your annotator never errs: the better answer wins every time. The noise g of step 1 is what turns a "
+            "comparison into a probability between 0 and 1.",
+        ),
+        Misconception(
+            "odds",
+            lambda a, b: (a - b).exp(),
+            "exp(r_a − r_b) are the odds, p / (1 − p). The probability is odds / (1 + odds).",
+        ),
+        Misconception(
+            "log-probability",
+            lambda a, b: F.logsigmoid(a - b),
+            "You returned log p. This exercise asks for the probability itself; the log comes with the loss, in 3.1.",
+        ),
+        Misconception(
+            "normal noise",
+            lambda a, b: torch.special.ndtr((a - b) / math.sqrt(2)),
+            "You used bell-shaped noise (Thurstone's model, 1927). Step 2 takes Gumbel noise, and the integral then "
+            "ends in the logistic function, not in the normal one.",
+        ),
+        Misconception(
+            "each reward alone",
+            lambda a, b: torch.sigmoid(a) / (torch.sigmoid(a) + torch.sigmoid(b)),
+            "You squashed each reward on its own. Then adding 1 to both rewards changes the result; by step 5 only the "
+            "difference may matter, so subtract first and squash once.",
+        ),
+    ),
+    grad_args=(0, 1),
+)
+
+# --- 2 · rankings ---------------------------------------------------------------------------------------------------
+
+
+def _rankings(g: torch.Generator) -> list[tuple[Tensor]]:
+    return [
+        (torch.randn(4, generator=g),),
+        (torch.randn(3, 2, generator=g),),
+        (torch.randn(2, 3, 5, generator=g),),
+        (torch.tensor([[1000.0, 1.0, -1000.0], [-1000.0, 2.0, 1000.0]]),),
+    ]
+
+
+def _sum_of_log_odds_of_pairs(rewards: Tensor) -> Tensor:
+    difference = F.logsigmoid(rewards[..., :, None] - rewards[..., None, :])
+    return torch.triu(difference, 1).sum((-2, -1))
+
+
+def _without_the_chosen(rewards: Tensor) -> Tensor:
+    places = range(rewards.shape[-1] - 1)
+    return torch.stack([rewards[..., k] - rewards[..., k + 1 :].logsumexp(-1) for k in places], -1).sum(-1)
+
+
+q2 = Question(
+    title="2.1 Log-probability of a ranking",
+    reference=preferences.plackett_luce_log_prob,
+    cases=_rankings,
+    hints=(
+        "Write it with a loop first: for place k, the candidates still left are rewards[..., k:].",
+        "Place k contributes rewards[..., k] − rewards[..., k:].logsumexp(-1). Sum the places.",
+        "Without a loop: `logcumsumexp` accumulates from the left and you need it from the right, so flip, "
+        "accumulate, flip back.",
+    ),
+    misconceptions=(
+        Misconception(
+            "nobody leaves",
+            lambda r: r.log_softmax(-1).sum(-1),
+            "Every place of yours competes with all K candidates. The candidates already placed have left: the sum in "
+            "the denominator of equation (8) starts at j = k.",
+        ),
+        Misconception(
+            "from the wrong end",
+            lambda r: (r - r.logcumsumexp(-1)).sum(-1),
+            "This is the ranking read from its end: your denominators hold the candidates up to place k, not those "
+            "still left. `rewards` is listed best first and the sum of equation (8) runs over j ≥ k: accumulate from "
+            "the right.",
+        ),
+        Misconception(
+            "the chosen is not a candidate",
+            _without_the_chosen,
+            "The candidate that wins place k must be among those it competes with: the sum of equation (8) runs over "
+            "j ≥ k, not j > k. (Your log-probability can even be positive.)",
+        ),
+        Misconception(
+            "first place only",
+            lambda r: r.log_softmax(-1)[..., 0],
+            "This is the probability of the winner alone, equation (6). A ranking multiplies such a factor for every "
+            "place.",
+        ),
+        Misconception(
+            "probability",
+            lambda r: preferences.plackett_luce_log_prob(r).exp(),
+            "You returned the probability; the exercise asks for its logarithm.",
+        ),
+        Misconception(
+            "negative",
+            lambda r: -preferences.plackett_luce_log_prob(r),
+            "The sign is that of a loss. A log-probability is never positive: return the sum itself.",
+        ),
+        Misconception(
+            "mean over places",
+            lambda r: preferences.plackett_luce_log_prob(r) / r.shape[-1],
+            "You averaged over the places. The factors of equation (8) are multiplied, so their logarithms are summed.",
+        ),
+        Misconception(
+            "neighbours only",
+            lambda r: F.logsigmoid(r[..., :-1] - r[..., 1:]).sum(-1),
+            "You multiplied Bradley–Terry over neighbours in the ranking. The winner of place k is compared with "
+            "everyone who is left, not only with the next one (equation 8).",
+        ),
+        Misconception(
+            "all pairs",
+            _sum_of_log_odds_of_pairs,
+            "You multiplied Bradley–Terry over all pairs, as if the pairs were independent. InstructGPT trains that "
+            "way, but over all rankings these products do not sum to 1; equation (8) has one factor per place.",
+        ),
+        Misconception(
+            "overflow",
+            lambda r: (r - r.exp().flip(-1).cumsum(-1).flip(-1).log()).sum(-1),
+            "Right on paper, but exp(1000) is inf. Stay on the log scale: logsumexp or logcumsumexp.",
+        ),
+    ),
+    grad_args=(0,),
+)
+
+# --- 3 · the pairwise loss ------------------------------------------------------------------------------------------
+
+
+def _pairs(g: torch.Generator) -> list[tuple[Tensor | float, ...]]:
+    return [
+        (torch.randn(6, generator=g), torch.randn(6, generator=g)),
+        (torch.randn(4, generator=g), torch.randn(4, generator=g), 0.7),
+        (torch.randn(3, generator=g), torch.randn(3, generator=g), torch.rand(3, generator=g)),
+        (torch.tensor([1e4, -1e4, 2.0]), torch.tensor([0.0, 0.0, 1.0])),
+    ]
+
+
+q3 = Question(
+    title="3.1 The pairwise loss",
+    reference=preferences.bradley_terry_loss,
+    cases=_pairs,
+    hints=(
+        "First the advantage of the winner over its margin, z = chosen − rejected − margin, one number per pair.",
+        "Then −log σ(z). Look for a function that does log and σ in one go, so that σ cannot round to 0 before the "
+        "log.",
+        "F.logsigmoid(z) is that function; negate it and take the mean.",
+    ),
+    misconceptions=(
+        Misconception(
+            "swapped",
+            lambda w, l, m=0.0: -F.logsigmoid(l - w - m).mean(),  # noqa: E741
+            "Your loss falls when the rejected answer gets the higher reward. Equation (9) has Δ = r_w − r_l: chosen "
+            "minus rejected.",
+        ),
+        Misconception(
+            "overflow",
+            lambda w, l, m=0.0: -torch.sigmoid(w - l - m).log().mean(),  # noqa: E741
+            "Right on paper, but σ(−10000) rounds to 0 and log 0 is −inf. Compute log σ in one step (see the table "
+            "above the exercise).",
+        ),
+        Misconception(
+            "sum",
+            lambda w, l, m=0.0: -F.logsigmoid(w - l - m).sum(),  # noqa: E741
+            "You summed over the pairs. Equation (9) has the mean; with a sum the learning rate would depend on the "
+            "batch size.",
+        ),
+        Misconception(
+            "no minus",
+            lambda w, l, m=0.0: F.logsigmoid(w - l - m).mean(),  # noqa: E741
+            "This is the log-likelihood, which should grow. A loss is its negative.",
+        ),
+        Misconception(
+            "no log",
+            lambda w, l, m=0.0: -torch.sigmoid(w - l - m).mean(),  # noqa: E741
+            "The logarithm is missing. −σ(Δ) is not the log loss; its gradient dies on the pairs that are most wrong.",
+        ),
+        Misconception(
+            "error rate",
+            lambda w, l, m=0.0: torch.sigmoid(-(w - l - m)).mean(),  # noqa: E741
+            "1 − σ(Δ) is the probability of being wrong, not −log σ(Δ). Equation (9) comes from the logarithm of the "
+            "likelihood.",
+        ),
+        Misconception(
+            "log of the mean",
+            lambda w, l, m=0.0: -torch.sigmoid(w - l - m).mean().log(),  # noqa: E741
+            "You took the mean first and the log after. The likelihood is a product over pairs, so the log goes to "
+            "every pair and the mean comes last.",
+        ),
+        Misconception(
+            "mean difference",
+            lambda w, l, m=0.0: -F.logsigmoid((w - l - m).mean()),  # noqa: E741
+            "You averaged the differences before the loss, as if all pairs were one. The loss belongs to each pair; "
+            "the mean comes last.",
+        ),
+        Misconception(
+            "margin added",
+            lambda w, l, m=0.0: -F.logsigmoid(w - l + m).mean(),  # noqa: E741
+            "Your margin helps the winner. It is meant to ask for more: the winner has to lead by m, so m is "
+            "subtracted.",
+        ),
+        Misconception(
+            "margin forgotten",
+            lambda w, l, m=0.0: -F.logsigmoid(w - l).mean(),  # noqa: E741
+            "The margin is not used: z = r_w − r_l − m.",
+        ),
+        Misconception(
+            "good and bad alone",
+            lambda w, l, m=0.0: -(F.logsigmoid(w - m) + F.logsigmoid(-l)).mean(),  # noqa: E741
+            "You classify each answer as good or bad on its own. The annotator only compared the two; by shift "
+            "invariance (equation 4) the loss must depend on r_w − r_l alone.",
+        ),
+        Misconception(
+            "hinge",
+            lambda w, l, m=0.0: F.relu(1 - (w - l - m)).mean(),  # noqa: E741
+            "This is a hinge loss. It ranks, but it is not −log of a probability, so the rewards it finds have no "
+            "scale in log-odds.",
+        ),
+        Misconception(
+            "squared error",
+            lambda w, l, m=0.0: torch.sigmoid(-(w - l - m)).square().mean(),  # noqa: E741
+            "This is the squared error (1 − p)². Maximum likelihood gives −log p, which is convex in Δ; the square is "
+            "not.",
+        ),
+    ),
+    grad_args=(0, 1),
+)
+
+# --- 4 · the gradient of the likelihood -----------------------------------------------------------------------------
+
+
+def _table(rewards: Tensor, comparisons: Tensor, g: torch.Generator) -> Tensor:
+    """Simulated wins; one more win in each direction of every compared pair keeps the maximum finite."""
+    compared = torch.triu(comparisons, 1)
+    won = torch.binomial(compared, torch.sigmoid(rewards[:, None] - rewards[None, :]), generator=g)
+    wins = won + (compared - won).T
+    return wins + ((compared + compared.T) > 0).float()
+
+
+def _random_table(k: int, g: torch.Generator) -> Tensor:
+    return _table(torch.randn(k, generator=g), torch.randint(5, 30, (k, k), generator=g).float(), g)
+
+
+def _tables_and_rewards(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (_random_table(3, g), torch.zeros(3)),
+        (_random_table(2, g), torch.randn(2, generator=g)),
+        (_random_table(5, g), torch.randn(5, generator=g)),
+    ]
+
+
+q4 = Question(
+    title="4.1 Gradient of the log-likelihood",
+    reference=likelihood_gradient,
+    cases=_tables_and_rewards,
+    hints=(
+        "t, the number of times each pair was compared, is wins + wins.T: a win of i over j and one of j over i are "
+        "both comparisons of that pair.",
+        "rewards[:, None] − rewards[None, :] is the (K, K) table of differences r_i − r_j.",
+        "Actual wins minus expected wins, wins − t · σ(differences), summed over the opponents j: dim=1.",
+    ),
+    misconceptions=(
+        Misconception(
+            "downhill",
+            lambda c, r: -likelihood_gradient(c, r),
+            "The sign is opposite. Either you returned the gradient of the loss −ℓ, or you summed over i (dim 0) in "
+            "place of the opponents j (dim 1); equation (13) sums row i.",
+        ),
+        Misconception(
+            "wins only",
+            lambda c, r: (c * torch.sigmoid(r[None, :] - r[:, None])).sum(1),
+            "You differentiated only the comparisons that i won. r_i stands with a minus sign in those it lost, and "
+            "those pull it down (step 2 of the derivation).",
+        ),
+        Misconception(
+            "expected from wins",
+            lambda c, r: ((c + c.T) - c * torch.sigmoid(r[:, None] - r[None, :])).sum(1),
+            "The two tables changed places: actual wins are c_ij, and the expectation uses the number of comparisons "
+            "t_ij.",
+        ),
+        Misconception(
+            "losses",
+            lambda c, r: likelihood_gradient(c.T, r),
+            "You counted the losses of i as its wins: wins[i, j] is how often i beat j, so the wins of i are row i.",
+        ),
+        Misconception(
+            "difference reversed",
+            lambda c, r: (c - (c + c.T) * torch.sigmoid(r[None, :] - r[:, None])).sum(1),
+            "Your expectation gives i the wins of j: in equation (13) it is σ(r_i − r_j), row minus column.",
+        ),
+        Misconception(
+            "mean over opponents",
+            lambda c, r: likelihood_gradient(c, r) / len(r),
+            "You averaged over the opponents. The log-likelihood is a sum over all comparisons, so its gradient is a "
+            "sum too.",
+        ),
+        Misconception(
+            "pairs counted twice",
+            lambda c, r: 2 * likelihood_gradient(c, r),
+            "Twice too large: each comparison entered two times, once as (i, j) and once as (j, i). In equation (11) "
+            "c_ij counts only the wins of i, so every comparison appears once.",
+        ),
+        Misconception(
+            "rewards ignored",
+            lambda c, r: (c - (c + c.T) / 2).sum(1),
+            "Your expectation is a coin flip for every pair, whatever the rewards. Use σ(r_i − r_j).",
+        ),
+    ),
+)
+
+# --- 5 · fitting ----------------------------------------------------------------------------------------------------
+
+
+def _tables(g: torch.Generator) -> list[tuple[Tensor]]:
+    chain = torch.diag(torch.full((3,), 20.0), 1)  # only neighbours were ever compared
+    return [
+        (_random_table(2, g),),
+        (_random_table(4, g),),
+        (_table(torch.randn(4, generator=g), chain, g),),
+    ]
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean()
+
+
+q5 = Question(
+    title="4.2 Fit the rewards",
+    reference=fit_strengths,
+    cases=_tables,
+    hints=(
+        "Start at zeros and repeat: rewards = rewards + step_size * gradient_of(wins, rewards).",
+        "How large a step? The curvature along r_i is at most a quarter of the comparisons of i, and two answers move "
+        "at once: 2 / (largest number of comparisons of any answer) never overshoots. A fixed 0.01 can be too small "
+        "or too large.",
+        "1,000 to 2,000 such steps are enough here. Or use torch.optim.LBFGS on your own loss; any method counts.",
+    ),
+    misconceptions=(
+        Misconception(
+            "win rate",
+            lambda c: _centred(c.sum(1) / (c + c.T).sum(1)),
+            "This is the win rate. It ignores whom an answer met: to beat a strong opponent must count for more. "
+            "Look for the rewards at which equation (13) is 0.",
+        ),
+        Misconception(
+            "log-odds of the win rate",
+            lambda c: _centred((c.sum(1) / c.sum(0)).log()),
+            "This is the log-odds of winning against whoever came. Only with every opponent at reward 0 would it be "
+            "the reward; solve equation (13), where the opponents' rewards enter.",
+        ),
+        Misconception(
+            "reversed",
+            lambda c: fit_strengths(c.T),
+            "The order is upside down: you fitted the table of losses, or climbed down the likelihood. wins[i, j] is "
+            "how often i beat j.",
+        ),
+        Misconception(
+            "first answer at zero",
+            lambda c: fit_strengths(c) - fit_strengths(c)[0],
+            "The differences are right, the shift is not: you fixed the first reward at 0. The exercise asks for "
+            "rewards that sum to 0.",
+        ),
+        Misconception(
+            "weights",
+            lambda c: fit_strengths(c).softmax(0),
+            "These are the weights exp(r) / Σ exp(r). The reward is their logarithm (step 5 of section 1), centred.",
+        ),
+        Misconception(
+            "Elo points",
+            lambda c: fit_strengths(c) * 400 / math.log(10),
+            "These are Elo points, 174 for one unit of reward. Use natural logarithms: one unit multiplies the odds "
+            "by e.",
+        ),
+        Misconception(
+            "half scale",
+            lambda c: fit_strengths(c) / 2,
+            "Every difference is half as large as it should be. Does your model use σ(2(r_i − r_j)), or is each "
+            "comparison of yours counted on both sides in the expectation alone?",
+        ),
+        Misconception(
+            "one step",
+            lambda c: 2 / (c + c.T).sum(1).max() * likelihood_gradient(c, torch.zeros(len(c))),
+            "You took a single step of gradient ascent. Repeat until equation (13) is 0: is the `return` inside the "
+            "loop?",
+        ),
+    ),
+    rtol=2e-3,
+    atol=2e-3,
+)
+
+# --- 6 · when there is no finite maximum ----------------------------------------------------------------------------
+
+TABLES: dict[str, Float[Tensor, "K K"]] = {
+    "A": torch.tensor([[0.0, 3, 0], [0, 0, 2], [1, 0, 0]]),
+    "B": torch.tensor([[0.0, 4, 2], [0, 0, 3], [0, 1, 0]]),
+    "C": torch.tensor([[0.0, 3, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1], [0, 0, 4, 0]]),
+    "D": torch.tensor([[0.0, 3, 1, 2], [2, 0, 2, 1], [0, 0, 0, 1], [0, 0, 4, 0]]),
+    "E": torch.tensor([[0.0, 5, 0, 0], [2, 0, 3, 0], [0, 1, 0, 4], [0, 0, 2, 0]]),
+}
+"""Five tables of comparisons for question 5.1; `TABLES[name][i, j]` counts i beating j."""
+
+q6 = Question(
+    title="5.1 Which tables have a finite maximum?",
+    value={"A", "E"},
+    hints=(
+        "Draw an arrow from i to j for every win of i over j. Ford's condition: along the arrows you can get from "
+        "every answer to every other.",
+        "Look for a group of answers that no arrow from outside enters, or that no arrow leaves. The group can be one "
+        "answer, or two.",
+    ),
+    misconceptions=(
+        Misconception(
+            "both directions needed in each pair",
+            {"E"},
+            "Table A has no pair with wins in both directions, but the arrows 0 → 1 → 2 → 0 close a circle: every "
+            "answer can be reached from every other, and that is all that Ford's condition asks.",
+        ),
+        Misconception(
+            "nobody unbeaten is enough",
+            {"A", "D", "E"},
+            "In table D each answer has lost at least once, but the group {0, 1} never lost to the group {2, 3}. "
+            "Ford's condition is about groups: the gap between the groups grows without end.",
+        ),
+        Misconception(
+            "connected is not needed",
+            {"A", "C", "E"},
+            "In table C the groups {0, 1} and {2, 3} never met. Any gap between them fits equally well, so there is "
+            "no one maximum.",
+        ),
+        Misconception(
+            "only single answers",
+            {"A", "C", "D", "E"},
+            "You looked for a single unbeaten answer. Groups matter too: in table C two groups never met, and in "
+            "table D one group never lost to the other.",
+        ),
+        Misconception(
+            "every pair must meet",
+            {"A"},
+            "In table E answers 0 and 3 never met, but both are linked through 1 and 2, with wins in both directions "
+            "on the way. That is enough.",
+        ),
+        Misconception(
+            "the others",
+            {"B", "C", "D"},
+            "You named the tables without a finite maximum. The question asks for those that have one.",
+        ),
+        Misconception(
+            "connected is enough",
+            {"A", "B", "D", "E"},
+            "All these tables are connected, but the direction of the wins counts as well: in B answer 0 never lost, "
+            "in D the group {0, 1} never lost to {2, 3}. Their rewards run away to infinity.",
+        ),
+    ),
+)
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+p1 = Prediction(
+    "The noise s doubles and the rewards stay. What happens to the curve of p(a ≻ b) against r_a − r_b?",
+    ("It shifts to the right.", "It becomes flatter and still passes through ½ at 0.", "It becomes steeper."),
+    answer=1,
+    because="p = σ(Δ/s): at Δ = 0 nothing changes, and elsewhere the odds shrink to their square root.",
+)
+p2 = Prediction(
+    "Four times as many comparisons. What happens to the error of the fitted rewards?",
+    ("It stays.", "It halves.", "It falls to a quarter."),
+    answer=1,
+    because="The error is a standard error and falls as 1/√n.",
+)
+p3 = Prediction(
+    "One answer won 12 of 12 comparisons. What does gradient ascent do with its reward?",
+    ("It stops where p = 12/12.", "It grows at a constant rate.", "It grows for ever, more and more slowly."),
+    answer=2,
+    because="The likelihood always gains from a larger gap, but its slope 12 σ(−Δ) dies away.",
+)
+p4 = Prediction(
+    "A beats B, B beats C and C beats A, each in 80 % of the comparisons. Which rewards does the fit find?",
+    ("A highest, C lowest.", "All three equal.", "No finite rewards."),
+    answer=1,
+    because="Each answer has as many wins as losses, so equal rewards already solve equation (13).",
+)

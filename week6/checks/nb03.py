@@ -1,0 +1,735 @@
+"""Questions of notebook 03, the RLHF objective: reward on a leash."""
+
+import torch
+from torch import Tensor
+
+from week6 import objective, ppo
+from week6.checks.engine import Misconception, Prediction, Question
+
+Case = tuple[Tensor, Tensor, float]
+
+
+def _log_policies(g: torch.Generator, *shape: int) -> Tensor:
+    """log-probabilities of random distributions over the last axis."""
+    return (1.5 * torch.randn(*shape, generator=g, dtype=torch.float64)).log_softmax(-1)
+
+
+def _never_first(log_p: Tensor) -> Tensor:
+    """The same distributions, except that the first answer has probability 0."""
+    never = torch.full_like(log_p[..., :1], -torch.inf)
+    return torch.cat([never, log_p[..., 1:]], dim=-1).log_softmax(-1)
+
+
+def _by_hand(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) with the zeros taken care of, for the misconceptions that get only something else wrong."""
+    return torch.where(log_p.exp() > 0, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
+
+
+# --- 3.1 · KL -------------------------------------------------------------------------------------------------------
+
+
+def _two_distributions(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    p, q = _log_policies(g, 6), _log_policies(g, 6)
+    return [
+        (p, q),
+        (_log_policies(g, 4, 3), _log_policies(g, 4, 3)),
+        (_never_first(p), q),
+        (_log_policies(g, 2, 3, 5), _log_policies(g, 2, 3, 5)),
+    ]
+
+
+q1 = Question(
+    title="3.1 KL divergence",
+    reference=objective.kl_divergence,
+    cases=_two_distributions,
+    grad_args=(1,),
+    hints=(
+        "Three factors in (1): a weight p(y), and the difference log p(y) − log q(y); then a sum over the last "
+        "axis. Get "
+        "p from its logarithm.",
+        "For zeros: torch.where(p > 0, p * (log_p - log_q), 0.0), then .sum(-1).",
+    ),
+    misconceptions=(
+        Misconception(
+            "swapped",
+            lambda log_p, log_q: _by_hand(log_q, log_p),
+            "You computed KL(q ‖ p). In (1) the weights and the first logarithm belong to the first argument: the "
+            "answers "
+            "come from p.",
+        ),
+        Misconception(
+            "wrong weights",
+            lambda log_p, log_q: (log_q.exp() * (log_p - log_q)).sum(-1),
+            "You average the log-ratio with the probabilities of q. In (1) the expectation is under p, the first "
+            "argument.",
+        ),
+        Misconception(
+            "sign",
+            lambda log_p, log_q: -_by_hand(log_p, log_q),
+            "Your sign is flipped: (1) has log p − log q. By (3) a KL is never negative, and yours always is.",
+        ),
+        Misconception(
+            "unweighted sum",
+            lambda log_p, log_q: (log_p - log_q).sum(-1),
+            "You add up the log-ratios without the weights p(y). (1) is an expectation: likely answers count more.",
+        ),
+        Misconception(
+            "unweighted mean",
+            lambda log_p, log_q: (log_p - log_q).mean(-1),
+            "You average the log-ratios with equal weights. The expectation in (1) is under p: weight each answer "
+            "by p(y).",
+        ),
+        Misconception(
+            "logarithm as weight",
+            lambda log_p, log_q: (log_p * (log_p - log_q)).sum(-1),
+            "You weight by log p(y). The weight in (1) is the probability itself: log_p.exp().",
+        ),
+        Misconception(
+            "zero times infinity",
+            lambda log_p, log_q: (log_p.exp() * (log_p - log_q)).sum(-1),
+            "Right except where p(y) = 0: there log p = −inf, and 0 · (−inf) is nan. By the convention below (1) "
+            "such an "
+            "answer counts as 0: choose with torch.where.",
+        ),
+        Misconception(
+            "mean over answers",
+            lambda log_p, log_q: _by_hand(log_p, log_q) / log_p.shape[-1],
+            "You took the mean over the N answers. The weights p(y) in (1) already make an average: sum, do not "
+            "divide by N.",
+        ),
+        Misconception(
+            "sum over rows",
+            lambda log_p, log_q: _by_hand(log_p, log_q).sum(),
+            "You summed over everything. Each row is a distribution of its own: sum over the last axis only, "
+            ".sum(-1).",
+        ),
+        Misconception(
+            "entropy only",
+            lambda log_p, log_q: _by_hand(log_p, torch.zeros_like(log_q)),
+            "You left out q: Σ p log p is minus the entropy of p. (1) subtracts log q(y) in the brackets.",
+        ),
+        Misconception(
+            "cross entropy",
+            lambda log_p, log_q: -(log_p.exp() * log_q).sum(-1),
+            "That is the cross-entropy, −Σ p log q. (1) has the term Σ p log p as well: KL is cross-entropy minus "
+            "the "
+            "entropy of p.",
+        ),
+        Misconception(
+            "absolute value",
+            lambda log_p, log_q: torch.where(log_p.exp() > 0, log_p.exp() * (log_p - log_q).abs(), 0.0).sum(-1),
+            "You took absolute values. Single terms of (1) may be negative; only the whole sum is not, see (3).",
+        ),
+        Misconception(
+            "renormalised",
+            lambda log_p, log_q: _by_hand(log_p, log_q) / log_p.numel(),
+            "You divided by the number of elements. (1) is a weighted sum: no division.",
+        ),
+    ),
+)
+
+# --- 3.2 · the objective --------------------------------------------------------------------------------------------
+
+
+def _objective_cases(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, float]]:
+    def rewards(*shape: int) -> Tensor:
+        return 2 * torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    return [
+        (_log_policies(g, 6), _log_policies(g, 6), rewards(6), 0.5),
+        (_log_policies(g, 4, 3), _log_policies(g, 4, 3), rewards(4, 3), 2.0),
+        (_never_first(_log_policies(g, 5)), _log_policies(g, 5), rewards(5), 0.1),
+    ]
+
+
+q2 = Question(
+    title="3.2 The objective",
+    reference=objective.rlhf_objective,
+    cases=_objective_cases,
+    grad_args=(1, 2),
+    hints=(
+        "Two parts. The expected reward is Σ_y π(y) r(y), a sum over the last axis with the weights log_probs.exp().",
+        "(log_probs.exp() * rewards).sum(-1) − beta * kl_divergence(log_probs, ref_log_probs). The policy comes "
+        "first.",
+    ),
+    misconceptions=(
+        Misconception(
+            "KL rewarded",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) + beta * _by_hand(p, ref),
+            "You add the KL, so distance is rewarded. In (4) it is a penalty: minus β KL.",
+        ),
+        Misconception(
+            "a loss",
+            lambda p, ref, r, beta: beta * _by_hand(p, ref) - (p.exp() * r).sum(-1),
+            "You returned −J, the loss. (4) is the objective itself, which is maximised: reward with plus, KL with "
+            "minus.",
+        ),
+        Misconception(
+            "KL the other way round",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * (ref.exp() * (ref - p)).sum(-1),
+            "Your KL is KL(π_ref ‖ π). The leash in (4) is KL(π ‖ π_ref): the policy is the first argument.",
+        ),
+        Misconception(
+            "beta forgotten",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - _by_hand(p, ref),
+            "Where is β? In (4) it is the price that turns nats into reward units.",
+        ),
+        Misconception(
+            "beta on the reward",
+            lambda p, ref, r, beta: beta * (p.exp() * r).sum(-1) - _by_hand(p, ref),
+            "You multiply the reward by β. In (4) β stands before the KL: a larger β is a shorter leash.",
+        ),
+        Misconception(
+            "beta on both",
+            lambda p, ref, r, beta: beta * ((p.exp() * r).sum(-1) - _by_hand(p, ref)),
+            "You multiply the whole difference by β. In (4) it belongs to the KL only.",
+        ),
+        Misconception(
+            "divided by beta",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - _by_hand(p, ref) / beta,
+            "You divide the KL by β. In (4) β multiplies it; the division by β comes later, in (6), and there "
+            "under r.",
+        ),
+        Misconception(
+            "mean reward",
+            lambda p, ref, r, beta: r.mean(-1) - beta * _by_hand(p, ref),
+            "You average the rewards with equal weights, so the policy does not matter to them. E_π[r] weights "
+            "each answer "
+            "by π(y).",
+        ),
+        Misconception(
+            "summed reward",
+            lambda p, ref, r, beta: r.sum(-1) - beta * _by_hand(p, ref),
+            "You add up the rewards without weights. E_π[r] weights each answer by π(y) = log_probs.exp().",
+        ),
+        Misconception(
+            "expectation under the reference",
+            lambda p, ref, r, beta: (ref.exp() * r).sum(-1) - beta * _by_hand(p, ref),
+            "You take the expected reward under π_ref. In (4) it is that of the policy: weights log_probs.exp().",
+        ),
+        Misconception(
+            "no leash",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1),
+            "That is the expected reward alone, as in section 2. The second part of (4), −β KL, is missing.",
+        ),
+        Misconception(
+            "all rows added",
+            lambda p, ref, r, beta: ((p.exp() * r).sum(-1) - beta * _by_hand(p, ref)).sum(),
+            "You added up the rows. Each row is a problem of its own with its own J: sum over the last axis only.",
+        ),
+        Misconception(
+            "entropy for KL",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * _by_hand(p, torch.zeros_like(p)),
+            "Your penalty does not know the reference: Σ π log π is minus the entropy. The leash in (4) needs log "
+            "π − log π_ref.",
+        ),
+    ),
+)
+
+# --- 3.3 · the optimal policy ---------------------------------------------------------------------------------------
+
+
+def _optimum_cases(g: torch.Generator) -> list[Case]:
+    rewards = torch.randn(3, 4, generator=g, dtype=torch.float64)
+    return [
+        (_log_policies(g, 6), torch.randn(6, generator=g, dtype=torch.float64), 0.5),
+        (_log_policies(g, 3, 4), rewards, 2.0),
+        (_never_first(_log_policies(g, 5)), torch.randn(5, generator=g, dtype=torch.float64) + 1, 0.3),
+        (_log_policies(g, 2, 3), torch.tensor([[1000.0, 999.9, -1000.0], [-1000.0, -1000.1, -999.9]]).double(), 0.1),
+    ]
+
+
+def _optimum(weighted: Tensor) -> tuple[Tensor, Tensor]:
+    log_z = weighted.logsumexp(-1)
+    return weighted - log_z.unsqueeze(-1), log_z
+
+
+def _unstable_optimum(ref: Tensor, rewards: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    z = (ref.exp() * (rewards / beta).exp()).sum(-1)
+    return (ref.exp() * (rewards / beta).exp() / z.unsqueeze(-1)).log(), z.log()
+
+
+q3 = Question(
+    title="3.3 The optimal policy",
+    reference=objective.optimal_policy,
+    cases=_optimum_cases,
+    hints=(
+        "Take the logarithm of (7): a product becomes a sum, the division by Z a subtraction. log Z is the "
+        "logarithm of a "
+        "sum of exponentials: which PyTorch function does that without overflow?",
+        "weighted = ref_log_probs + rewards / beta; log_z = torch.logsumexp(weighted, dim=-1); subtract "
+        "log_z.unsqueeze(-1) from each row; return both.",
+    ),
+    misconceptions=(
+        Misconception(
+            "beta multiplies",
+            lambda ref, r, beta: _optimum(ref + r * beta),
+            "You multiply the reward by β. (7) has r/β: a small β is a long leash, and the reward then counts more.",
+        ),
+        Misconception(
+            "beta forgotten",
+            lambda ref, r, beta: _optimum(ref + r),
+            "β is missing. In step 2 of the derivation the reward is divided by β.",
+        ),
+        Misconception(
+            "reference forgotten",
+            lambda ref, r, beta: _optimum(r / beta),
+            "That is a softmax of r/β: the reference is missing. (7) reweights π_ref; it does not replace it.",
+        ),
+        Misconception(
+            "sign",
+            lambda ref, r, beta: _optimum(ref - r / beta),
+            "Your policy prefers bad answers: the exponent in (7) is +r/β. Follow the sign from (6) to (8).",
+        ),
+        Misconception(
+            "not normalised",
+            lambda ref, r, beta: (ref + r / beta, (ref + r / beta).logsumexp(-1)),
+            "log Z is right, but your log π* does not sum to 1: subtract log Z from it, as (8) says.",
+        ),
+        Misconception(
+            "Z for log Z",
+            lambda ref, r, beta: (_optimum(ref + r / beta)[0], _optimum(ref + r / beta)[1].exp()),
+            "π* is right. The second value should be log Z, and you return Z: (9) needs the logarithm.",
+        ),
+        Misconception(
+            "log Z without the reference",
+            lambda ref, r, beta: (_optimum(ref + r / beta)[0], (r / beta).logsumexp(-1)),
+            "π* is right, but your log Z leaves π_ref out. In (7), Z = Σ π_ref e^{r/β}: an expectation under the "
+            "reference.",
+        ),
+        Misconception(
+            "probabilities for logarithms",
+            lambda ref, r, beta: (_optimum(ref + r / beta)[0].exp(), _optimum(ref + r / beta)[1]),
+            "You return π* where log π* is wanted: leave out the last exp.",
+        ),
+        Misconception(
+            "overflow",
+            _unstable_optimum,
+            "Right on paper, (7), but e^{r/β} overflows for large rewards (and e^{−10000} vanishes). Stay with "
+            "logarithms: "
+            "add log π_ref and r/β, then torch.logsumexp.",
+        ),
+        Misconception(
+            "one Z for all rows",
+            lambda ref, r, beta: (
+                ref + r / beta - (ref + r / beta).flatten().logsumexp(0),
+                (ref + r / beta).flatten().logsumexp(0),
+            ),
+            "You use one Z for all rows. Each row (each prompt) has its own Z: logsumexp over the last axis only.",
+        ),
+        Misconception(
+            "sum of logarithms",
+            lambda ref, r, beta: (
+                ref + r / beta - (ref + r / beta).sum(-1, keepdim=True),
+                (ref + r / beta).sum(-1),
+            ),
+            "You add up the logarithms. Z in (7) is a sum of probabilities times weights: take exp first, add, "
+            "then log, "
+            "which is torch.logsumexp.",
+        ),
+        Misconception(
+            "maximum only",
+            lambda ref, r, beta: (
+                ref + r / beta - (ref + r / beta).amax(-1, keepdim=True),
+                (ref + r / beta).amax(-1),
+            ),
+            "You divide by the largest term instead of by the sum: then π* does not sum to 1. Z in (7) is the sum.",
+        ),
+        Misconception(
+            "beta scales everything",
+            lambda ref, r, beta: _optimum((ref + r) / beta),
+            "You divide log π_ref by β too. In (6) only the reward is divided by β; the reference keeps its power 1.",
+        ),
+        Misconception(
+            "beta times log Z",
+            lambda ref, r, beta: (_optimum(ref + r / beta)[0], beta * _optimum(ref + r / beta)[1]),
+            "π* is right. Your second value is J(π*) = β log Z, equation (10); asked for is log Z.",
+        ),
+    ),
+)
+
+# --- 3.4 · rewards for tokens ---------------------------------------------------------------------------------------
+
+
+def _token_cases(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+    def log_probs(*shape: int) -> Tensor:
+        return -3 * torch.rand(shape, generator=g)
+
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()
+    garbage = log_probs(3, 4).masked_fill(~mask, -torch.inf)
+    return [
+        (torch.randn(3, generator=g), log_probs(3, 4), log_probs(3, 4), mask, 0.5),
+        (torch.randn(2, generator=g), log_probs(2, 5), log_probs(2, 5), torch.ones(2, 5).bool(), 0.1),
+        (torch.randn(3, generator=g), garbage, garbage * 0.5, mask, 2.0),
+    ]
+
+
+def _at_last(scores: Tensor, mask: Tensor, shift: int = 0) -> Tensor:
+    """(B, T): each row's score at its last real token, `shift` columns later; nothing where that is outside."""
+    is_place = torch.arange(mask.shape[1]) == (mask.sum(-1) - 1 + shift)[:, None]
+    return is_place * scores[:, None]
+
+
+def _penalty(p: Tensor, ref: Tensor, mask: Tensor, beta: float) -> Tensor:
+    return torch.where(mask, -beta * (p - ref), 0.0)
+
+
+def _score_in_last_column(s: Tensor, p: Tensor, ref: Tensor, mask: Tensor, beta: float) -> Tensor:
+    rewards = _penalty(p, ref, mask, beta)
+    return torch.cat([rewards[:, :-1], rewards[:, -1:] + s[:, None]], dim=1)
+
+
+q4 = Question(
+    title="3.4 Rewards for tokens",
+    reference=ppo.shape_rewards,
+    cases=_token_cases,
+    grad_args=(0,),
+    hints=(
+        "First the penalty for all tokens, −β·(log_probs − ref_log_probs), with 0 where the mask is False "
+        "(torch.where). "
+        "Then add the score in one column of each row.",
+        "The last real token of a row has index mask.sum(-1) − 1. Compare torch.arange(T) with it to get a (B, T) "
+        "table "
+        "that is True in just one place of each row.",
+    ),
+    misconceptions=(
+        Misconception(
+            "KL rewarded",
+            lambda s, p, ref, m, beta: -_penalty(p, ref, m, beta) + _at_last(s, m),
+            "Your tokens are paid for moving away from the reference. (21) has −β d_t, and d_t is log π − log π_ref.",
+        ),
+        Misconception(
+            "score on every token",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, beta) + m * s[:, None],
+            "You give the score to every token, so long answers collect it many times. In (21) only the last token "
+            "gets it.",
+        ),
+        Misconception(
+            "score in the last column",
+            _score_in_last_column,
+            "You put the score into the last column, which is padding in short rows. The last *real* token of a "
+            "row has "
+            "index mask.sum(-1) − 1.",
+        ),
+        Misconception(
+            "score one late",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, beta) + _at_last(s, m, 1),
+            "Your score stands one place late, after the last real token: the index is mask.sum(-1) − 1, as "
+            "counting begins at 0.",
+        ),
+        Misconception(
+            "score one early",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, beta) + _at_last(s, m, -1),
+            "Your score stands one place early. In (21) it belongs to the last real token, index mask.sum(-1) − 1.",
+        ),
+        Misconception(
+            "score at the start",
+            lambda s, p, ref, m, beta: torch.cat(
+                [_penalty(p, ref, m, beta)[:, :1] + s[:, None], _penalty(p, ref, m, beta)[:, 1:]], dim=1
+            ),
+            "You gave the score to the first token. The answer is judged when it is complete: at its last real "
+            "token.",
+        ),
+        Misconception(
+            "score replaces the penalty",
+            lambda s, p, ref, m, beta: torch.where(
+                torch.arange(m.shape[1]) == m.sum(-1)[:, None] - 1, s[:, None], _penalty(p, ref, m, beta)
+            ),
+            "At the last token you put the score in place of the penalty. (21) adds it: that token pays for its KL "
+            "too.",
+        ),
+        Misconception(
+            "beta forgotten",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, 1.0) + _at_last(s, m),
+            "β is missing before the log-ratio in (21): without it, nats are taken for reward units.",
+        ),
+        Misconception(
+            "beta on the score",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, beta) + beta * _at_last(s, m),
+            "You multiply the score by β as well. In (21) β belongs to the log-ratio only.",
+        ),
+        Misconception(
+            "padding multiplied away",
+            lambda s, p, ref, m, beta: -beta * (p - ref) * m + _at_last(s, m),
+            "Multiplying by the mask does not remove inf or nan at padding: 0 · inf is nan. Choose with torch.where.",
+        ),
+        Misconception(
+            "padding paid",
+            lambda s, p, ref, m, beta: -beta * (p - ref) + _at_last(s, m),
+            "Padding gets a reward. Those tokens do not exist: put 0 where the mask is False.",
+        ),
+        Misconception(
+            "clamped",
+            lambda s, p, ref, m, beta: -_penalty(p, ref, m, beta).neg().clamp_min(0) + _at_last(s, m),
+            "You clamp the log-ratio at 0. A single d_t may be negative; without these values the mean in (22) is "
+            "no longer "
+            "the KL.",
+        ),
+        Misconception(
+            "absolute value",
+            lambda s, p, ref, m, beta: -_penalty(p, ref, m, beta).abs() + _at_last(s, m),
+            "You take the absolute log-ratio. A single d_t may be negative, and must stay so: only then is the "
+            "mean in (22) "
+            "the KL.",
+        ),
+        Misconception(
+            "ratio for its logarithm",
+            lambda s, p, ref, m, beta: torch.where(m, -beta * (p - ref).exp(), 0.0) + _at_last(s, m),
+            "You use the ratio π/π_ref. d_t in (19) is its logarithm: the difference of the log-probabilities, "
+            "without exp.",
+        ),
+        Misconception(
+            "whole KL on every token",
+            lambda s, p, ref, m, beta: (
+                torch.where(m, _penalty(p, ref, m, beta).sum(-1, keepdim=True), 0.0) + _at_last(s, m)
+            ),
+            "Each token pays for the KL of the whole answer. In (21) each pays its own d_t; the sum (19) comes "
+            "later.",
+        ),
+        Misconception(
+            "whole KL at the end",
+            lambda s, p, ref, m, beta: _at_last(s + _penalty(p, ref, m, beta).sum(-1), m),
+            "You charge the whole KL at the last token. The sum is right, but (21) charges each token where it is "
+            "written: "
+            "so PPO knows which token was expensive.",
+        ),
+    ),
+)
+
+# --- 3.5 · estimators -----------------------------------------------------------------------------------------------
+
+
+def _sampled_log_probs(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    def log_probs(*shape: int) -> Tensor:
+        return -3 * torch.rand(shape, generator=g, dtype=torch.float64)
+
+    return [(log_probs(6), log_probs(6)), (log_probs(2, 4), log_probs(2, 4)), (log_probs(), log_probs())]
+
+
+def _three(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return d, d**2 / 2, (-d).exp() - 1 + d
+
+
+def _with(index: int, value: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+    """The three estimators of log-ratio d, with one of them replaced."""
+    right = _three(d)
+    return (*right[:index], value, *right[index + 1 :])
+
+
+q5 = Question(
+    title="3.5 Three estimators",
+    reference=objective.kl_estimators,
+    cases=_sampled_log_probs,
+    grad_args=(0,),
+    hints=(
+        "Write d = log_probs − ref_log_probs first. All three are functions of d: see (23) and (24).",
+        "k1 = d; k2 = d² / 2; k3 = exp(−d) − 1 + d. Return them as a tuple, without averaging.",
+    ),
+    misconceptions=(
+        Misconception(
+            "all upside down",
+            lambda p, ref: _three(ref - p),
+            "Your log-ratio is reference over policy. In (23), k1 = −log u = log π − log π_ref.",
+        ),
+        Misconception(
+            "k1 sign",
+            lambda p, ref: _with(0, ref - p, p - ref),
+            "k1 has the wrong sign. With u = π_ref/π it is −log u, so log π − log π_ref: check (23).",
+        ),
+        Misconception(
+            "k3 upside down",
+            lambda p, ref: _with(2, (p - ref).exp() - 1 - (p - ref), p - ref),
+            "Your k3 takes u upside down. In (24) u is reference over policy, e^{−d}. With π/π_ref, (25) fails: "
+            "the mean of "
+            "u − 1 under π is no longer 0.",
+        ),
+        Misconception(
+            "k3 half upside down",
+            lambda p, ref: _with(2, (p - ref).exp() - 1 + (p - ref), p - ref),
+            "In your k3 the exponent has the wrong sign: u = π_ref/π = e^{−d}, see (23) and (24).",
+        ),
+        Misconception(
+            "k3 last sign",
+            lambda p, ref: _with(2, (ref - p).exp() - 1 - (p - ref), p - ref),
+            "The last term of your k3 has the wrong sign: −log u = +d. Look at (24) again; k3 must never be "
+            "negative.",
+        ),
+        Misconception(
+            "control variate only",
+            lambda p, ref: _with(2, (ref - p).exp() - 1, p - ref),
+            "Your k3 is only u − 1, whose mean is 0 by (25). Add k1 to it: u − 1 − log u.",
+        ),
+        Misconception(
+            "k3 without minus one",
+            lambda p, ref: _with(2, (ref - p).exp() + (p - ref), p - ref),
+            "The −1 is missing in your k3. Without it the mean of the added term is 1 and not 0, see (25).",
+        ),
+        Misconception(
+            "k2 without the half",
+            lambda p, ref: _with(1, (p - ref) ** 2, p - ref),
+            "k2 lacks the factor ½: for small d it must agree with k3, whose series begins with d²/2.",
+        ),
+        Misconception(
+            "k2 of d halved",
+            lambda p, ref: _with(1, ((p - ref) / 2) ** 2, p - ref),
+            "In your k2 the half is inside the square. (24) has ½ d².",
+        ),
+        Misconception(
+            "ratio for its logarithm",
+            lambda p, ref: _three(p.exp() - ref.exp()),
+            "Your d is a difference of probabilities. In (19) it is the difference of log-probabilities.",
+        ),
+        Misconception(
+            "weighted",
+            lambda p, ref: tuple(p.exp() * k for k in _three(p - ref)),
+            "You multiply by π(y). Samples from π carry that weight already: likely answers simply occur more often.",
+        ),
+        Misconception(
+            "clamped",
+            lambda p, ref: _with(0, (p - ref).clamp_min(0), p - ref),
+            "You clamp k1 at 0. A single k1 may be negative; clamped, its mean is no longer the KL.",
+        ),
+        Misconception(
+            "absolute value",
+            lambda p, ref: _with(0, (p - ref).abs(), p - ref),
+            "You take the absolute value of k1. Its negative values are needed: without them the mean is too large.",
+        ),
+        Misconception(
+            "averaged",
+            lambda p, ref: tuple(k.mean() for k in _three(p - ref)),
+            "You averaged. Return one value a sample, in the shape of the input: the average and its spread come "
+            "later.",
+        ),
+    ),
+)
+
+# --- 3.6 · which gradient? ------------------------------------------------------------------------------------------
+
+
+def _letters(k1: str, k2: str, k3: str) -> dict[str, str]:
+    return {"k1": k1, "k2": k2, "k3": k3}
+
+
+q6 = Question(
+    title="3.6 Which gradient?",
+    value=_letters("A", "B", "C"),
+    hints=(
+        "∇k1 = ∇d = ∇ log π, and then (26). For k2 use the chain rule: ∇ ½d² = d ∇d. Which of (26), (27), (28) is "
+        "its mean?",
+        "∇k3 = (1 − e^{−d}) ∇ log π. The first part has mean zero by (26). For the second, e^{−d} = u: compare "
+        "with (28).",
+    ),
+    misconceptions=(
+        Misconception(
+            "same value, same gradient",
+            _letters("B", "B", "B"),
+            "You gave B to all three: the gradient of the KL. But autograd computes E[∇k], not ∇E[k], since the "
+            "samples "
+            "depend on θ too. Differentiate each k by itself.",
+        ),
+        Misconception(
+            "unbiased value, right gradient",
+            _letters("B", "A", "B"),
+            "You gave the right gradient to the estimators without bias. Value and gradient are different "
+            "questions: for k1, "
+            "E[∇k1] = E[∇ log π], and (26) says what that is.",
+        ),
+        Misconception(
+            "k1 is the KL",
+            _letters("B", "B", "C"),
+            "k2 and k3 are right. For k1: its mean is the KL, but the mean of its gradient is E[∇ log π]. See (26).",
+        ),
+        Misconception(
+            "k1 swapped with k3",
+            _letters("C", "B", "A"),
+            "k2 is right. ∇k1 = ∇ log π has mean zero by (26); ∇k3 = (1 − u) ∇ log π leaves the term −E[u ∇ log "
+            "π]: see (28).",
+        ),
+        Misconception(
+            "k2 swapped with k3",
+            _letters("A", "C", "B"),
+            "k1 is right. k2's gradient is d ∇ log π: compare with (27). k3's is (1 − u) ∇ log π: compare with (28).",
+        ),
+        Misconception(
+            "k3 is unbiased",
+            _letters("A", "B", "B"),
+            "k1 and k2 are right. k3 has the right value, but ∇k3 = (1 − e^{−d}) ∇ log π. Its mean is −E[u ∇ log "
+            "π], which is "
+            "(28) and not (27).",
+        ),
+        Misconception(
+            "k3 has none",
+            _letters("A", "B", "A"),
+            "k1 and k2 are right. In ∇k3 = (1 − u) ∇ log π only the 1 averages out by (26); −u ∇ log π stays: see "
+            "(28).",
+        ),
+        Misconception(
+            "biased value, no gradient",
+            _letters("A", "A", "C"),
+            "k1 and k3 are right. k2 has a biased value, yet its gradient is d ∇ log π: look at (27).",
+        ),
+        Misconception(
+            "k2 the other way",
+            _letters("A", "C", "C"),
+            "k1 and k3 are right. For k2 the chain rule gives d ∇ log π, with d and not u: that is (27).",
+        ),
+        Misconception(
+            "only k1 works",
+            _letters("B", "A", "C"),
+            "k3 is right. k1's value is the log-ratio, but ∇k1 = ∇ log π, whose mean is in (26). And ∇k2 = d ∇ log "
+            "π is not zero: "
+            "see (27).",
+        ),
+    ),
+)
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+p1 = Prediction(
+    "After 30 steps of reward and nothing else, what does the policy write?",
+    (
+        "many different polite sentences.",
+        "nearly always the same sentence, and people do not like it.",
+        "what the reference liked best, only a little more often.",
+    ),
+    answer=1,
+    because="the largest expected reward is the largest reward, and the reward model's largest one is a mistake.",
+)
+p2 = Prediction(
+    "Which one-hump policy has the smallest KL(π ‖ π_ref) to a reference with two humps?",
+    ("a wide one over both humps.", "a narrow one on one of the humps.", "a narrow one in the middle."),
+    answer=1,
+    because="saying what the reference never says costs most, and leaving out half of its answers costs only log 2.",
+)
+p3 = Prediction(
+    "Which policy do 60 steps of gradient ascent on J reach?",
+    ("the hack again.", "one that still writes many sentences, close to π*.", "the reference."),
+    answer=1,
+    because="J has its only maximum at π*, and by (11) a gap in J is a distance to π*.",
+)
+p4 = Prediction(
+    "As β → 0, what happens to “! ! ! ! !” (π_ref = 0.02, r = 2) and to the poem (π_ref = 0, r = 3)?",
+    ("“! ! ! ! !” goes to 1, the poem stays at 0.", "the poem goes to 1.", "both stay small."),
+    answer=0,
+    because="the best answer that the reference can give takes everything; zero times any weight is zero.",
+)
+p5 = Prediction(
+    "Where will best-of-16 lie in the (KL, reward) plane?",
+    ("far below the frontier.", "just below the frontier.", "above the frontier."),
+    answer=1,
+    because="nothing lies above, by (13); and favouring high rewards by rank is nearly as good a way to spend nats "
+    "as e^{r/β}.",
+)
+p6 = Prediction(
+    "Where is k3 less noisy than k1?",
+    ("everywhere.", "close to the reference; far away it is the noisier one.", "nowhere."),
+    answer=1,
+    because="near the reference k3 ≈ d²/2 is tiny while k1 = d is not; far away u − 1 no longer cancels the noise "
+    "of k1.",
+)
+p7 = Prediction(
+    "What does the exact KL do when k1 is the loss?",
+    ("it falls like the others.", "it does not come down.", "it becomes negative."),
+    answer=1,
+    because="the expected gradient of k1 is zero, by (26): what is left is noise. The exact KL is never negative.",
+)

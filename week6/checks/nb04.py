@@ -1,0 +1,752 @@
+"""Questions of notebook 04, policy gradients and PPO's clip."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from week6.checks.engine import Misconception, Prediction, Question
+from week6.ppo import gae
+from week6.sequences import masked_mean, masked_whiten
+
+
+def reward_to_go(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float = 1.0) -> Float[Tensor, "B T"]:
+    """What each token can still influence: its own reward and all later ones, in reward units; 0 at padding.
+
+    G_t = r_t + γ G_{t+1},    G after the last real token = 0       (mask: 1 on real tokens, padding on the right)
+    """
+    rewards = torch.where(mask.bool(), rewards, 0)
+    to_go = torch.zeros_like(rewards[:, 0])
+    backwards = []
+    for t in reversed(range(rewards.shape[1])):
+        to_go = rewards[:, t] + gamma * to_go
+        backwards.append(to_go)
+    return torch.stack(backwards[::-1], dim=1)
+
+
+def clipped_loss(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    clip: float = 0.2,
+) -> Float[Tensor, ""]:
+    """PPO's clipped surrogate as a loss to minimise, averaged over the real tokens (Schulman et al. 2017, eq. 7).
+
+    mean of max(−Â ρ, −Â clip(ρ, 1 − ε, 1 + ε)),    ρ = π(y_t) / π_old(y_t)
+
+    `week6.clipped_policy_loss` is the same loss, with instruments beside it.
+    """
+    ratio = torch.exp(log_probs - old_log_probs)
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return masked_mean(torch.maximum(unclipped, clipped), mask)
+
+
+def _lengths(g: torch.Generator, rows: int, width: int) -> Tensor:
+    """A mask (rows, width) of random lengths from 1 to width; the first row is full, the second is not."""
+    lengths = torch.randint(1, width + 1, (rows,), generator=g)
+    lengths[0] = width
+    lengths[1:2] = max(1, width - 2)
+    return torch.arange(width) < lengths.unsqueeze(1)
+
+
+# --- 1 · reward-to-go -----------------------------------------------------------------------------------------------
+
+
+def _rewards(g: torch.Generator) -> list[tuple[object, ...]]:
+    def batch(rows: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        return torch.randn(rows, width, generator=g, dtype=dtype), _lengths(g, rows, width)
+
+    return [
+        batch(2, 3),
+        (*batch(4, 6), 1.0),
+        (*batch(3, 5), 0.9),
+        (*batch(1, 4), 0.5),
+        (*batch(3, 2, torch.float64), 0.9),
+        batch(2, 1),
+    ]
+
+
+def _total(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    return (rewards * mask).sum(1, keepdim=True) * mask
+
+
+def _discounted_from_the_start(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    weights = gamma ** torch.arange(rewards.shape[1])
+    return (rewards * mask * weights).flip(1).cumsum(1).flip(1)
+
+
+def _average_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    left = mask.float().flip(1).cumsum(1).flip(1).clamp_min(1)
+    return reward_to_go(rewards, mask, gamma) / left
+
+
+q1 = Question(
+    title="4.1 Reward-to-go",
+    reference=reward_to_go,
+    cases=_rewards,
+    hints=(
+        "Start at the last token. There, G is the reward itself. How do you get G of the token before it from G "
+        "of the one after it?",
+        "Set the rewards at padding to 0. Then loop over t from T − 1 down to 0 with `to_go = rewards[:, t] + gamma * "
+        "to_go`, collect the results, and turn the order round at the end.",
+    ),
+    misconceptions=(
+        Misconception(
+            "the whole return for every token",
+            _total,
+            "Every token gets the whole return. By equation (13), a token has no influence on rewards that were paid "
+            "before it: sum from t to the end only.",
+        ),
+        Misconception(
+            "past instead of future",
+            lambda r, m, gamma=1.0: reward_to_go((r * m).flip(1), torch.ones_like(m), gamma).flip(1) * m,
+            "You summed the rewards up to t, the past. Equation (13) removes just those; keep the rewards from t on.",
+        ),
+        Misconception(
+            "own reward left out",
+            lambda r, m, gamma=1.0: reward_to_go(r, m, gamma) - r * m,
+            "The token's own reward r_t is missing. The token does influence it: in equation (14) the sum starts "
+            "at s = t, not at t + 1.",
+        ),
+        Misconception(
+            "own reward left out, and one discount less",
+            lambda r, m, gamma=1.0: torch.cat([reward_to_go(r, m, gamma)[:, 1:], 0 * r[:, :1]], dim=1),
+            "Your result is shifted by one token: at t you give G of t + 1. In equation (14) the sum starts at s = t.",
+        ),
+        Misconception(
+            "discount counted from the start of the answer",
+            _discounted_from_the_start,
+            "You discount by γ^s, from the start of the answer. In equation (15) the exponent is s − t, the distance "
+            "from the token that is judged.",
+        ),
+        Misconception(
+            "padding counted",
+            lambda r, m, gamma=1.0: reward_to_go(r, torch.ones_like(m), gamma),
+            "Rewards at padding are counted. They belong to no token: set them to 0 with the mask before you sum.",
+        ),
+        Misconception(
+            "mask applied only at the end",
+            lambda r, m, gamma=1.0: reward_to_go(r, torch.ones_like(m), gamma) * m,
+            "The padding is 0 in your result, but its rewards have already leaked into the real tokens before "
+            "it. Apply "
+            "the mask before the sum, not after it.",
+        ),
+        Misconception(
+            "γ forgotten",
+            lambda r, m, gamma=1.0: reward_to_go(r, m, 1.0),
+            "γ has no effect in your function. In the recursion (15) it multiplies G of the next token.",
+        ),
+        Misconception(
+            "γ on the own reward too",
+            lambda r, m, gamma=1.0: gamma * reward_to_go(r, m, gamma),
+            "You discount the token's own reward as well. In (15) γ multiplies only what comes later: r_t + γ G_{t+1}.",
+        ),
+        Misconception(
+            "mean instead of sum",
+            _average_to_go,
+            "You average the rewards that are left. The objective is their sum (equation 12): an average would pay a "
+            "token by how few tokens follow it.",
+        ),
+        Misconception(
+            "summed over the batch",
+            lambda r, m, gamma=1.0: (r * m).flip(0).cumsum(0).flip(0),
+            "You summed along axis 0, over different answers of the batch. Time runs along axis 1.",
+        ),
+    ),
+)
+
+# --- 2 · GAE --------------------------------------------------------------------------------------------------------
+
+
+def _trajectories(g: torch.Generator) -> list[tuple[object, ...]]:
+    def batch(rows: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            torch.randn(rows, width, generator=g, dtype=dtype),
+            torch.randn(rows, width, generator=g, dtype=dtype),
+            _lengths(g, rows, width),
+        )
+
+    return [
+        (*batch(2, 4), 0.9, 0.8),
+        (*batch(4, 6), 1.0, 0.95),
+        (*batch(3, 5), 0.5, 1.0),
+        (*batch(3, 5), 0.9, 0.0),
+        batch(2, 5, torch.float64),
+        batch(2, 1),
+    ]
+
+
+Estimate = tuple[Tensor, Tensor]
+
+
+def _gae_by(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    decay: float,
+    value_gamma: float,
+    sign: float = 1.0,
+    next_values: Tensor | None = None,
+) -> Estimate:
+    """GAE with its parts exposed, so that each can be got wrong: `decay` for γλ, `value_gamma` for the γ in δ."""
+    rewards, values = rewards * mask, values * mask
+    if next_values is None:
+        next_values = torch.cat([values[:, 1:], 0 * values[:, :1]], dim=1)
+    deltas = rewards + value_gamma * next_values - sign * values
+    advantages = reward_to_go(deltas, mask, decay)
+    return advantages, (advantages + values) * mask
+
+
+def _forwards(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Estimate:
+    deltas, _ = gae(r, v, m, gamma, 0.0)
+    advantages = reward_to_go(deltas.flip(1), torch.ones_like(m), gamma * lam).flip(1) * m
+    return advantages, advantages + v * m
+
+
+def _value_at_padding(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Estimate:
+    next_values = torch.cat([v[:, 1:], 0 * v[:, :1]], dim=1)
+    return _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma, next_values=next_values)
+
+
+def _same_value_twice(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Estimate:
+    return _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma, next_values=v * m)
+
+
+def _whitened_returns(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Estimate:
+    advantages, _ = gae(r, v, m, gamma, lam)
+    return advantages, masked_whiten(advantages, m) + v * m
+
+
+q2 = Question(
+    title="4.2 Generalized advantage estimation",
+    reference=gae,
+    cases=_trajectories,
+    hints=(
+        "Two things are carried from token t + 1 to token t: its value and its advantage. Both are 0 after the last "
+        "real token.",
+        "Mask rewards and values first. Then, from t = T − 1 down: `delta = rewards[:, t] + gamma * next_value - "
+        "values[:, t]`, `advantage = delta + gamma * lam * advantage`, `next_value = values[:, t]`.",
+        "At padding, set the advantage to 0, so that nothing flows from padding into the last real token. Return "
+        "`advantages, advantages + values`.",
+    ),
+    misconceptions=(
+        Misconception(
+            "time runs forwards",
+            _forwards,
+            "You carry the advantage from the past to the future. In (22) Â_t is made of the TD errors of t and "
+            "of *later* "
+            "tokens: loop backwards.",
+        ),
+        Misconception(
+            "λ forgotten",
+            lambda r, v, m, gamma=1.0, lam=0.95: gae(r, v, m, gamma, 1.0),
+            "λ has no effect: you computed reward-to-go minus value, the end λ = 1 of (23). In (22) the next "
+            "advantage is "
+            "multiplied by γλ.",
+        ),
+        Misconception(
+            "only the TD error",
+            lambda r, v, m, gamma=1.0, lam=0.95: gae(r, v, m, gamma, 0.0),
+            "You return the TD error δ_t, the end λ = 0 of (23). Add γλ times the next advantage, as (22) does.",
+        ),
+        Misconception(
+            "γ missing from γλ",
+            lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=lam, value_gamma=gamma),
+            "The next advantage is multiplied by λ alone. In (22) it is γλ: a TD error one token later is "
+            "discounted too.",
+        ),
+        Misconception(
+            "γ missing from the TD error",
+            lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=gamma * lam, value_gamma=1.0),
+            "γ is missing from the TD error. In (18) δ_t = r_t + γ V_{t+1} − V_t: what comes after t is discounted.",
+        ),
+        Misconception(
+            "value added instead of subtracted",
+            lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma, sign=-1.0),
+            "You add V_t. An advantage says how much better it went than expected, so in (18) V_t is subtracted.",
+        ),
+        Misconception(
+            "no next value",
+            lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=gamma * lam, value_gamma=0.0),
+            "The value of the next token is missing: your TD error is r_t − V_t. In (18), γ V_{t+1} stands for "
+            "all rewards "
+            "that are still to come.",
+        ),
+        Misconception(
+            "the same value twice",
+            _same_value_twice,
+            "Your next value is V_t itself. Update `next_value` after you have used it, not before: (18) needs V "
+            "of t + 1.",
+        ),
+        Misconception(
+            "values at padding count as the future",
+            _value_at_padding,
+            "After the last real token you go on with the value found at padding. The answer is over there: V "
+            "after its end "
+            "is 0 (step 2 of section 5).",
+        ),
+        Misconception(
+            "returns without the value",
+            lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0],) * 2,
+            "The advantages are right. The returns are the targets of the value function: R_t = Â_t + V_t, "
+            "equation (24).",
+        ),
+        Misconception(
+            "returns are reward-to-go",
+            lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0], reward_to_go(r, m, gamma)),
+            "The advantages are right, but as returns you give reward-to-go. That is R_t = Â_t + V_t of (24) "
+            "only for λ = 1.",
+        ),
+        Misconception(
+            "returns from whitened advantages",
+            _whitened_returns,
+            "You whitened the advantages before adding V. The returns in (24) are in reward units: make them first.",
+        ),
+        Misconception(
+            "returns at padding",
+            lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0], gae(r, v, m, gamma, lam)[0] + v),
+            "At padding your returns hold the values found there. Both results must be 0 at padding: mask the "
+            "values first.",
+        ),
+    ),
+)
+
+# --- 3 · clipped loss -----------------------------------------------------------------------------------------------
+
+
+def _updates(g: torch.Generator) -> list[tuple[object, ...]]:
+    """Ratios from about 0.3 to 3, so that all six regions occur; the padding holds ordinary numbers."""
+
+    def batch(rows: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        old = -3 * torch.rand(rows, width, generator=g) - 0.1
+        new = old + 0.6 * torch.randn(rows, width, generator=g)
+        return new, old, torch.randn(rows, width, generator=g), _lengths(g, rows, width)
+
+    return [batch(2, 4), (*batch(4, 6), 0.2), (*batch(3, 8), 0.1), (*batch(1, 7), 0.5)]
+
+
+def _surrogates(new: Tensor, old: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    ratio = (new - old).exp()
+    return -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+
+
+def _of_rows(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2) -> Tensor:
+    return masked_mean(torch.maximum(*_surrogates(new, old, advantages, clip)), mask, dim=1).mean()
+
+
+def _answer_ratio(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2) -> Tensor:
+    log_ratio = ((new - old) * mask).sum(1, keepdim=True).expand_as(new)
+    return masked_mean(torch.maximum(*_surrogates(log_ratio, 0 * old, advantages, clip)), mask)
+
+
+q3 = Question(
+    title="4.3 The clipped loss",
+    reference=clipped_loss,
+    cases=_updates,
+    grad_args=(0,),
+    hints=(
+        "Log-probabilities come in, a ratio is needed: which function turns a difference of logarithms into a ratio?",
+        "A loss is minimised, so both candidates carry a minus sign: `-advantages * ratio` and `-advantages * "
+        "ratio.clamp(1 - clip, 1 + clip)`. Of the two take the worse one, which for a loss is the larger.",
+        "Average over the real tokens: sum with the mask, divided by the sum of the mask.",
+    ),
+    misconceptions=(
+        Misconception(
+            "the better of the two",
+            lambda n, o, a, m, clip=0.2: masked_mean(torch.minimum(*_surrogates(n, o, a, clip)), m),
+            "You took the minimum of the two losses, the optimistic one. (29) takes the minimum of two *gains*. "
+            "With the minus "
+            "sign of a loss this becomes the maximum. With yours, a step too far is rewarded most.",
+        ),
+        Misconception(
+            "gain instead of loss",
+            lambda n, o, a, m, clip=0.2: -clipped_loss(n, o, a, m, clip),
+            "The sign is flipped: this is the surrogate (29), a gain. An optimizer minimises, so return its "
+            "negative (30).",
+        ),
+        Misconception(
+            "clipped only",
+            lambda n, o, a, m, clip=0.2: masked_mean(_surrogates(n, o, a, clip)[1], m),
+            "You always use the clipped ratio. Then a token that moved the wrong way (regions 1 and 6) gets no "
+            "gradient and "
+            "can never come back. (29) compares with the unclipped term and takes the worse one.",
+        ),
+        Misconception(
+            "not clipped",
+            lambda n, o, a, m, clip=0.2: masked_mean(_surrogates(n, o, a, clip)[0], m),
+            "Nothing is clipped: this is the plain surrogate (26). (29) takes the worse of it and the term with "
+            "the ratio held "
+            "within 1 ± ε.",
+        ),
+        Misconception(
+            "ratio upside down",
+            lambda n, o, a, m, clip=0.2: clipped_loss(o, n, a, m, clip),
+            "Your ratio is π_old/π_θ. In (25) the new policy stands on top: the samples came from the old one, "
+            "and the ratio "
+            "re-weights them to the new one.",
+        ),
+        Misconception(
+            "difference instead of ratio",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n - o), -a * (n - o).clamp(1 - clip, 1 + clip)), m
+            ),
+            "You used log π_θ − log π_old itself as the ratio. In (25) ρ is its exponential, and is 1 where "
+            "nothing changed.",
+        ),
+        Misconception(
+            "quotient of logarithms",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n / o), -a * (n / o).clamp(1 - clip, 1 + clip)), m
+            ),
+            "You divided log-probabilities. The ratio of probabilities (25) is the exponential of their *difference*.",
+        ),
+        Misconception(
+            "clip around 0",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n - o).exp(), -a * (n - o).exp().clamp(-clip, clip)), m
+            ),
+            "You clip the ratio to [−ε, ε]. A ratio of 1 means no change, so the band in (28) is 1 − ε to 1 + ε.",
+        ),
+        Misconception(
+            "clip only from above",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n - o).exp(), -a * (n - o).exp().clamp(max=1 + clip)), m
+            ),
+            "You clip only from above. For a negative advantage the ratio must be held at 1 − ε too (region 4).",
+        ),
+        Misconception(
+            "logarithm clipped",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n - o).exp(), -a * (n - o).clamp(-clip, clip).exp()), m
+            ),
+            "You clip the log-ratio to ±ε. The band in (28) is for the ratio itself: exp(0.2) is 1.221, not 1.2.",
+        ),
+        Misconception(
+            "advantage clipped with the ratio",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n - o).exp(), -(a * (n - o).exp()).clamp(1 - clip, 1 + clip)), m
+            ),
+            "You clip the product Â ρ. In (28) only the ratio is clipped; the advantage may have any size and sign.",
+        ),
+        Misconception(
+            "padding averaged",
+            lambda n, o, a, m, clip=0.2: torch.maximum(*_surrogates(n, o, a, clip)).mean(),
+            "The mean runs over padding too. In (30) average over real tokens: use the mask, and divide by its sum.",
+        ),
+        Misconception(
+            "padding counted in the number of tokens",
+            lambda n, o, a, m, clip=0.2: (torch.maximum(*_surrogates(n, o, a, clip)) * m).mean(),
+            "You set padding to 0 but divide by the number of all positions. In (30) divide by the number of "
+            "real tokens, "
+            "mask.sum().",
+        ),
+        Misconception(
+            "sum instead of mean",
+            lambda n, o, a, m, clip=0.2: (torch.maximum(*_surrogates(n, o, a, clip)) * m).sum(),
+            "You sum over the tokens. (30) is their mean: otherwise the step would grow with the size of the batch.",
+        ),
+        Misconception(
+            "mean of means",
+            _of_rows,
+            "You averaged each answer first and then the answers. In (30) every real token has the same weight; "
+            "yours gives the "
+            "tokens of short answers more.",
+        ),
+        Misconception(
+            "ratio of the whole answer",
+            _answer_ratio,
+            "You used one ratio for the whole answer (the product over its tokens). (25) is a ratio for each token.",
+        ),
+    ),
+)
+
+# --- 4 · regions without gradient -----------------------------------------------------------------------------------
+
+_TABLE = "Take one region at a time: which of the two terms in (29) is the smaller, and does it depend on ρ there?"
+q4 = Question(
+    title="4.4 Regions without gradient",
+    value={3, 4},
+    hints=(
+        "The gradient is zero where the clipped term is *chosen* and the clip is *active*. Being outside the "
+        "band is not enough.",
+        "Take Â = 1 and ρ = 0.5, so the two terms are 0.5 and 0.8. Which one does the minimum choose? Now do the same "
+        "for ρ = 1.5, and both again for Â = −1.",
+    ),
+    misconceptions=(
+        Misconception(
+            "everything outside the band",
+            {1, 3, 4, 6},
+            "You named all regions outside the band. The minimum in (29) does not always choose the clipped "
+            "term: in regions "
+            "1 and 6 the policy moved the *wrong* way, the unclipped term is smaller, and it keeps its gradient.",
+        ),
+        Misconception(
+            "the two that must come back",
+            {1, 6},
+            "You named the two regions where the policy moved the wrong way. There the unclipped term is the "
+            "smaller one "
+            "in (29), and its gradient brings the policy back. Look at the other two outside the band.",
+        ),
+        Misconception(
+            "large ratios",
+            {3, 6},
+            "You named the large ratios. The sign of Â matters: in region 6 the token is bad and its probability "
+            "grew; the "
+            "minimum in (29) chooses the unclipped term.",
+        ),
+        Misconception(
+            "small ratios",
+            {1, 4},
+            "You named the small ratios. The sign of Â matters: in region 1 the token is good and its "
+            "probability fell; the "
+            "minimum in (29) chooses the unclipped term.",
+        ),
+        Misconception(
+            "inside the band",
+            {2, 5},
+            "You named the regions inside the band. There the clip changes nothing, both terms of (29) are equal, and "
+            "the gradient is the ordinary one.",
+        ),
+        Misconception(
+            "only positive advantages",
+            {3},
+            f"Region 3 is right, and one is missing: a bad token has a region of the same kind. {_TABLE}",
+        ),
+        Misconception(
+            "only negative advantages",
+            {4},
+            f"Region 4 is right, and one is missing: a good token has a region of the same kind. {_TABLE}",
+        ),
+        Misconception(
+            "all positive advantages",
+            {1, 2, 3},
+            f"You named every region with Â > 0. Only one of these has no gradient. {_TABLE}",
+        ),
+        Misconception(
+            "all negative advantages",
+            {4, 5, 6},
+            f"You named every region with Â < 0. Only one of these has no gradient. {_TABLE}",
+        ),
+        Misconception(
+            "none",
+            set(),
+            "You say that the gradient never vanishes. Where the clipped term is chosen and the clip is active, "
+            "it is a "
+            "constant: Â(1 + ε) does not depend on θ.",
+        ),
+    ),
+)
+
+# --- 5 · masked whitening -------------------------------------------------------------------------------------------
+
+
+def _to_whiten(g: torch.Generator) -> list[tuple[object, ...]]:
+    def batch(rows: int, width: int, scale: float, shift: float) -> tuple[Tensor, Tensor]:
+        return scale * torch.randn(rows, width, generator=g) + shift, _lengths(g, rows, width)
+
+    equal = torch.full((2, 3), 2.0)
+    return [
+        batch(2, 4, 3.0, 1.0),
+        (*batch(4, 6, 0.5, -2.0), True),
+        (*batch(3, 5, 2.0, 4.0), False),
+        (equal, torch.tensor([[True, True, True], [True, False, False]])),
+    ]
+
+
+def _with(x: Tensor, mask: Tensor, shift_mean: bool, mean: Tensor, variance: Tensor) -> Tensor:
+    white = (x - mean) * torch.rsqrt(variance + 1e-8)
+    return (white if shift_mean else white + mean) * mask
+
+
+def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    mean = masked_mean(x, mask)
+    return mean, masked_mean((x - mean) ** 2, mask)
+
+
+def _everything(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    return _with(x, mask, shift_mean, x.mean(), x.var(correction=0))
+
+
+def _zeros_at_padding(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    return _with(x, mask, shift_mean, (x * mask).mean(), (x * mask).var(correction=0))
+
+
+def _unbiased(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean, variance = _moments(x, mask)
+    return _with(x, mask, shift_mean, mean, variance * mask.sum() / (mask.sum() - 1))
+
+
+def _by_row(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean = masked_mean(x, mask, dim=1).unsqueeze(1)
+    variance = masked_mean((x - mean) ** 2, mask, dim=1).unsqueeze(1)
+    return _with(x, mask, shift_mean, mean, variance)
+
+
+def _by_variance(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean, variance = _moments(x, mask)
+    white = (x - mean) / (variance + 1e-8)
+    return (white if shift_mean else white + mean) * mask
+
+
+def _padding_left(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean, variance = _moments(x, mask)
+    return _with(x, torch.ones_like(mask), shift_mean, mean, variance)
+
+
+def _mean_scaled_too(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean, variance = _moments(x, mask)
+    return (x - mean if shift_mean else x) * torch.rsqrt(variance + 1e-8) * mask
+
+
+def _not_centred(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean, variance = _moments(x, mask)
+    return _with(x, mask, shift_mean, mean, variance + mean**2)
+
+
+def _scale_only(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean, _ = _moments(x, mask)
+    return (x - mean if shift_mean else x) * mask
+
+
+def _padding_in_variance(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean, _ = _moments(x, mask)
+    return _with(x, mask, shift_mean, mean, (((x - mean) * mask) ** 2).mean())
+
+
+q5 = Question(
+    title="4.5 Masked whitening",
+    reference=masked_whiten,
+    cases=_to_whiten,
+    hints=(
+        "You need the mean and the variance of the real entries. Both are masked means: one of x, one of a square.",
+        "`mean = masked_mean(x, mask)`, `variance = masked_mean((x - mean) ** 2, mask)`. Then centre, scale, "
+        "put the mean "
+        "back if it is asked for, and at last set padding to 0.",
+    ),
+    misconceptions=(
+        Misconception(
+            "mask ignored",
+            _everything,
+            "Mean and variance include padding, whose numbers mean nothing. In (31) both run over real tokens only.",
+        ),
+        Misconception(
+            "zeros at padding counted",
+            _zeros_at_padding,
+            "You set padding to 0 and then averaged over all positions. A zero still counts as a number: divide "
+            "by mask.sum(), "
+            "as (31) does.",
+        ),
+        Misconception(
+            "padding counted in the variance",
+            _padding_in_variance,
+            "The mean is right; in the variance you divide by the number of all positions. In (31) it is again a "
+            "masked mean.",
+        ),
+        Misconception(
+            "n − 1",
+            _unbiased,
+            "You divide by n − 1, the unbiased variance and PyTorch's default. (31) is a mean: divide by n.",
+        ),
+        Misconception(
+            "each answer by itself",
+            _by_row,
+            "You whitened each answer by itself. Then a good and a bad answer look alike: what separates them is "
+            "the difference "
+            "between rows. (31) takes mean and variance over the whole batch.",
+        ),
+        Misconception(
+            "divided by the variance",
+            _by_variance,
+            "You divided by the variance. To get variance 1, divide by its square root: scaling x by c scales "
+            "the variance by c².",
+        ),
+        Misconception(
+            "mean square instead of variance",
+            _not_centred,
+            "You took the mean of x², not of (x − mean)². The variance in (31) is measured from the mean.",
+        ),
+        Misconception(
+            "only shifted",
+            _scale_only,
+            "You only subtract the mean. (31) also divides by the standard deviation, so that the step does not "
+            "depend on the "
+            "unit of the reward.",
+        ),
+        Misconception(
+            "always shifted",
+            lambda x, m, shift_mean=True: masked_whiten(x, m),
+            "shift_mean has no effect. Where it is False, the mean is put back after scaling, last line of (31).",
+        ),
+        Misconception(
+            "never shifted",
+            lambda x, m, shift_mean=True: masked_whiten(x, m, False),
+            "You always put the mean back. Do that only where shift_mean is False; advantages are centred.",
+        ),
+        Misconception(
+            "switch the wrong way round",
+            lambda x, m, shift_mean=True: masked_whiten(x, m, not shift_mean),
+            "The switch works the wrong way round: shift_mean=True must give mean 0, shift_mean=False must keep "
+            "the mean.",
+        ),
+        Misconception(
+            "mean scaled too",
+            _mean_scaled_too,
+            "Where shift_mean is False you divide x itself, so the mean is scaled with it. In (31) x is centred "
+            "and scaled, and "
+            "then the old mean is put back.",
+        ),
+        Misconception(
+            "padding not set to 0",
+            _padding_left,
+            "The real tokens are right, but padding is not 0. Whatever stands there must not enter a later sum.",
+        ),
+    ),
+)
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+p1 = Prediction(
+    "We add 10 to all rewards. What happens to the policy-gradient estimate from one answer?",
+    (
+        "nothing: all answers gained the same",
+        "its mean stays, its variance grows",
+        "its mean grows, its variance stays",
+        "both grow",
+    ),
+    answer=1,
+    because="a constant times ∇log π has mean zero, but it is not zero for each answer.",
+)
+p2 = Prediction(
+    "Which of these three weights gives the estimate the least variance?",
+    (
+        "the whole return minus its mean, r(y) − J",
+        "reward-to-go minus the exact value, G − V",
+        "the TD error with the exact value, δ",
+    ),
+    answer=2,
+    because="it has neither the luck of earlier tokens in it nor that of later ones.",
+)
+p3 = Prediction(
+    "The value function is only half right. Which λ gives the smallest error of the gradient, with 64 answers a step?",
+    ("0", "between ½ and 1", "1"),
+    answer=1,
+    because="λ = 0 trusts the wrong V, λ = 1 pays with variance.",
+)
+p4 = Prediction(
+    "We climb the surrogate (26) of one batch for 60 steps, without a clip. What does the true objective J do?",
+    ("it rises all the way, more slowly", "it rises, stops and stays", "it rises, then falls below its start"),
+    answer=2,
+    because="the batch knows nothing about policies far from the one that made it.",
+)
+p5 = Prediction(
+    "Three methods sample the same number of answers. After 10 batches, which one is farthest from the optimum?",
+    (
+        "plain policy gradient: one gradient step a batch",
+        "PPO: four steps a batch, clipped",
+        "four steps a batch, not clipped",
+    ),
+    answer=2,
+    because="four free steps on one batch leave the region in which the batch can be trusted.",
+)

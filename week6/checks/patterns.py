@@ -1,0 +1,153 @@
+"""Mistakes that look alike in every exercise: a flipped sign, a mean that is missing, an argument that is ignored.
+
+They are tried where no catalogued misconception fits, and they say what the pattern is, not which idea is wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from week6.checks.compare import difference, is_plain
+from week6.checks.sandbox import Outcome, fresh
+
+Pair = tuple[Tensor, Tensor]
+"""What came and what was expected, in double precision."""
+
+
+def of_values(got: Sequence[Any], want: Sequence[Any], rtol: float, atol: float) -> str:
+    """A pattern that relates all wrong results to the expected ones in the same way, in words, or ""."""
+    pairs = [pair for g, w in zip(got, want, strict=True) for pair in _tensor_pairs(g, w)]
+    if not pairs or all(_equal(g, w, rtol, atol) for g, w in pairs):
+        return ""
+    for text, transform in _TRANSFORMS:
+        # The pattern must explain every case, and not trivially: some case must differ from the expected value.
+        if all(_equal(g, transform(w), rtol, atol) for g, w in pairs):
+            return text
+    for text, reduce in _REDUCTIONS:
+        if all(g.ndim > w.ndim for g, w in pairs) and all(_equal(reduce(g), w, rtol, atol) for g, w in pairs):
+            return text
+    if all(g.shape == w.shape for g, w in pairs):
+        return _constant(pairs, rtol, atol)
+    return ""
+
+
+def of_arguments(
+    answer: Callable[[Sequence[Any]], Outcome],
+    reference: Callable[..., Any],
+    cases: Sequence[tuple[Any, ...]],
+    got: Sequence[Any],
+    rtol: float,
+    atol: float,
+) -> str:
+    """Whether the answer swaps two arguments of the reference or ignores one of them, in words, or "".
+
+    `got` are the answer's values on the cases; `answer` runs it on other arguments.
+    """
+    names = argument_names(reference, max(map(len, cases)))
+    for i, j in combinations(range(min(map(len, cases))), 2):
+        swapped = [(*c[:i], c[j], *c[i + 1 : j], c[i], *c[j + 1 :]) for c in cases]
+        results = [_value(reference, case) for case in swapped]
+        if all(_agree(g, r, rtol, atol) for g, r in zip(got, results, strict=True)):
+            return f"Your function gives the right result for `{names[i]}` and `{names[j]}` swapped."
+    for j, name in enumerate(names):
+        matters = ignored = 0
+        for case, mine in zip(cases, got, strict=True):
+            if j >= len(case) or (other := _altered(case[j])) is None:
+                continue
+            changed = (*case[:j], other, *case[j + 1 :])
+            want = _value(reference, changed)
+            if want is _FAILED or _agree(_value(reference, case), want, rtol, atol):
+                continue
+            matters += 1
+            outcome = answer(changed)
+            ignored += outcome.error is None and _agree(outcome.value, mine, 0.0, 0.0)
+        if matters and ignored == matters:
+            return f"Your result does not depend on `{name}`."
+    return ""
+
+
+def argument_names(function: Callable[..., Any], n: int) -> list[str]:
+    """Names of the first n positional parameters, "argument 3" where there is none."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        names = []
+    return [names[i] if i < len(names) else f"argument {i + 1}" for i in range(n)]
+
+
+_FAILED = object()
+
+_TRANSFORMS: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+    ("Every value has the opposite sign: look for a minus that is missing, or one too many.", torch.neg),
+    ("You returned the logarithm of what is asked.", torch.log),
+    ("You returned the exponential of what is asked: a logarithm is wanted.", torch.exp),
+    ("You returned 1 minus what is asked.", lambda w: 1 - w),
+    ("You returned the reciprocal, 1 divided by what is asked.", lambda w: 1 / w),
+    ("The values are right, but in reverse order along the last axis.", lambda w: w.flip(-1) if w.ndim else w),
+    ("The values are right, but transposed.", lambda w: w.transpose(-1, -2) if w.ndim > 1 else w),
+]
+_REDUCTIONS: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+    ("You return one value for each element; their mean is asked for.", torch.mean),
+    ("You return one value for each element; their sum is asked for.", torch.sum),
+    ("You return one value for each position; their sum over the last axis is asked for.", lambda g: g.sum(-1)),
+    ("You return one value for each position; their mean over the last axis is asked for.", lambda g: g.mean(-1)),
+]
+
+
+def _constant(pairs: Sequence[Pair], rtol: float, atol: float) -> str:
+    """One factor or one offset between all values that came and all that were expected."""
+    g, w = (torch.cat([pair[k].flatten() for pair in pairs]) for k in (0, 1))
+    largest = int(w.abs().argmax())
+    factor, offset = float(g[largest] / w[largest]), float(g[largest] - w[largest])
+    if len(g) >= 3 and factor != 0 and _equal(g, factor * w, rtol, atol):
+        return f"Every value is {factor:.4g} times the expected one."
+    if len(g) >= 3 and _equal(g, w + offset, rtol, atol):
+        return f"Every value is the expected one {'plus' if offset > 0 else 'minus'} {abs(offset):.4g}."
+    return ""
+
+
+def _tensor_pairs(got: Any, want: Any) -> Iterator[Pair]:
+    """The floating-point tensors and numbers in two results of the same structure; only those that differ matter."""
+    if type(want) in (tuple, list):
+        if type(got) is type(want) and len(got) == len(want):
+            for g, w in zip(got, want, strict=True):
+                if difference(g, w) is not None:
+                    yield from _tensor_pairs(g, w)
+    elif type(got) in (Tensor, torch.nn.Parameter, float, int) and type(want) in (Tensor, float):
+        g, w = (torch.as_tensor(x).detach() for x in (got, want))
+        if w.is_floating_point() and not g.is_complex() and is_plain(g):
+            yield g.double().cpu(), w.double().cpu()
+
+
+def _equal(g: Tensor, w: Tensor, rtol: float, atol: float) -> bool:
+    return g.shape == w.shape and torch.allclose(g, w, rtol=rtol, atol=atol, equal_nan=True)
+
+
+def _agree(got: Any, want: Any, rtol: float, atol: float) -> bool:
+    return want is not _FAILED and difference(got, want, rtol, atol, equal_nan=True) is None
+
+
+def _value(function: Callable[..., Any], case: Sequence[Any]) -> Any:
+    try:
+        return function(*(fresh(argument) for argument in case))
+    except Exception:  # an altered argument may be outside the domain of the reference
+        return _FAILED
+
+
+def _altered(argument: Any) -> Any:
+    """Another value of the same kind: a mask becomes all ones, numbers move; None where there is none to try."""
+    if isinstance(argument, Tensor):
+        if argument.dtype == torch.bool or bool(((argument == 0) | (argument == 1)).all()):
+            return torch.ones_like(argument)
+        return (
+            argument * 0.7 + 0.1 * torch.arange(argument.numel()).view(argument.shape).cos()
+            if (argument.is_floating_point())
+            else None
+        )
+    return argument * 0.5 if type(argument) is float and argument != 0 else None

@@ -1,0 +1,133 @@
+"""The command line: `week6 run` does the whole course, `week6 report` shows what a run found.
+
+Every setting of a preset is a flag: `week6 run --ppo.beta 0.02 --name weak-leash`. Bad input ends with one line on
+stderr and exit code 2, never with a traceback.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import transformers
+import tyro
+
+from week6 import pipeline
+from week6.checkpoint import RunError
+from week6.models import PRESETS, Preset
+
+DEFAULT_PRESET = "tiny"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Show the report of a run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # The bars of saving a model would tear up the run's own.
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        preset = choose_preset(words)
+        command = parse(words, preset)
+        if isinstance(command, Report):
+            show(command.run)
+        else:
+            settings = {f.name: getattr(command, f.name) for f in _settings(preset)}
+            folder = run_folder(command.runs_dir, command.name or preset.name)
+            pipeline.run(dataclasses.replace(preset, **settings), folder, command.seed, command.resume)
+            show(folder)
+    except RunError as error:
+        print(f"week6: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("week6: interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def choose_preset(words: Sequence[str]) -> Preset:
+    """The preset of --preset, else of the environment variable WEEK6_PRESET, else the default."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?")
+    given = parser.parse_known_args(words)[0].preset
+    name = given or os.environ.get("WEEK6_PRESET") or DEFAULT_PRESET
+    if name not in PRESETS:
+        source = "--preset" if given else "WEEK6_PRESET"
+        raise RunError(f"{source}: got {name!r}, expected one of {', '.join(map(repr, PRESETS))}")
+    return PRESETS[name]
+
+
+def parse(words: Sequence[str], preset: Preset) -> Any:
+    """The command in `words`, with the settings of `preset` as defaults. RunError for words that make no sense."""
+    own: list[tuple[str, Any, Any]] = [
+        ("preset", _flag(str, f"Settings to start from: {', '.join(PRESETS)}."), preset.name),
+        ("name", _flag(str | None, "Name of the run; the preset's if not given."), None),
+        ("runs_dir", _flag(Path, "Folder that holds the runs."), Path("runs")),
+        ("seed", _flag(int, "Decides every random number."), 0),
+        ("resume", _flag(bool, "Continue the run of this name."), False),
+    ]
+    settings = [(f.name, f.type, getattr(preset, f.name)) for f in _settings(preset)]
+    run: Any = dataclasses.make_dataclass("Run", own + settings, frozen=True)
+    run.__doc__ = "SFT, preferences, reward model, PPO, DPO, evaluation and report, in one run."
+    commands = (
+        Annotated[run, tyro.conf.subcommand("run", description=run.__doc__)]
+        | Annotated[Report, tyro.conf.subcommand("report", description=Report.__doc__)]
+    )
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            return tyro.cli(
+                commands,
+                prog="week6",
+                args=list(words),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as exit:
+        if exit.code == 0:  # --help
+            raise
+        raise RunError(_one_line(complaints.getvalue())) from None
+
+
+def _flag(kind: Any, text: str) -> Any:
+    """A type that carries its help text."""
+    return Annotated[kind, tyro.conf.arg(help=text)]
+
+
+def _settings(preset: Preset) -> list["dataclasses.Field[Any]"]:
+    """The fields of a preset that may be changed; its name and task say which preset it is."""
+    return [f for f in dataclasses.fields(preset) if f.name not in ("name", "task")]
+
+
+def _one_line(box: str) -> str:
+    """The text of an error box, without the box and its title; where stdout is not UTF-8 it is drawn in ASCII."""
+    _, *lines = (line.strip("│ ") for line in box.splitlines())
+    return " ".join(line for line in lines if line.strip("╰─╯-"))
+
+
+def run_folder(runs_dir: Path, name: str) -> Path:
+    """The folder of the run called `name`. RunError for a name that is not one of a folder in `runs_dir`."""
+    if Path(name).name != name or name.startswith("."):
+        raise RunError(f"--name: got {name!r}, expected the plain name of a folder")
+    return runs_dir / name
+
+
+def show(folder: Path) -> None:
+    """Print a run's report and where it is."""
+    path = folder / "report.md"
+    if not path.is_file():
+        raise RunError(
+            f"{path} does not exist: expected the folder of a finished run; finish it with week6 run --resume"
+        )
+    print(path.read_text(encoding="utf-8"))
+    print(f"report   {path}\nplots    {folder / 'plots'}\nsamples  {folder / 'samples.md'}")

@@ -1,0 +1,373 @@
+"""The whole course as one run, top to bottom:
+
+    demonstrations → SFT → pairs of its answers, labelled → reward model → PPO ┐
+                                          └──────────────────────────────→ DPO ┴→ evaluation → report
+
+Every stage is a function that either does its work or, when the run resumes, reads what it did.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from week6 import _validate as check
+from week6 import plots
+from week6.checkpoint import (
+    RunError,
+    load_checkpoint,
+    load_tensors,
+    replacing,
+    save_checkpoint,
+    save_tensors,
+    write_atomic,
+)
+from week6.dpo import train_dpo
+from week6.evaluation import Judged, best_of_n, estimate, figures, judge, sample_batches
+from week6.models import Model, Preset, frozen_copy, new_policy
+from week6.objective import best_of_n_kl_bound
+from week6.optim import generator_for, make_optimizer, minibatch
+from week6.ppo import AdaptiveKL, PolicyWithValue, train_ppo
+from week6.preferences import bayes_accuracy
+from week6.report import save_figure, write_report, write_samples
+from week6.reward_model import RewardModel, pair_accuracy, score, train_reward_model
+from week6.sequences import Pairs, decode, encode_demonstrations, encode_prompts, pair_rollouts
+from week6.sft import train_sft
+from week6.tasks import Task, load_task
+from week6.training import Run, Usage, choose_device, read_json, run_stage, stage_seed, versions
+
+HELDOUT_PAIRS = 14
+"""Pairs on each held-out prompt that measure the reward model's accuracy and its ceiling."""
+CALIBRATION_ANSWERS = 1000
+"""SFT answers to training prompts whose reward is made mean 0, variance 1."""
+ANSWERS_PER_PROMPT = 8
+"""Answers of each policy to each held-out prompt in the evaluation."""
+BEST_OF, BEST_OF_ANSWERS = 16, 2
+"""Best-of-n: n, and how many times it is done for each held-out prompt."""
+PROBES, PROBE_ANSWERS = 10, 256
+"""How often, and on how many sampled answers, DPO's KL and gold reward are looked at while it trains."""
+STAGES = ("sft", "pairs", "reward_model", "ppo", "dpo", "evaluation")
+POSITIVE = {
+    "steps", "batch_size", "learning_rate", "beta", "target_kl", "epochs", "minibatches", "horizon", "clip",
+    "temperature", "max_new_tokens", "n_pairs", "layers", "heads", "width", "positions",
+}  # fmt: skip
+"""Settings that must be above zero."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run's folder belongs to."""
+
+    seed: int
+    preset: Preset
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all stages share."""
+
+    run: Run
+    preset: Preset
+    task: Task
+    seed: int
+    device: torch.device
+
+    def stage_seed(self, stage: str) -> int:
+        """The seed of the random numbers of one stage."""
+        return stage_seed(self.seed, stage)
+
+    def prompts(self, split: str = "prompts") -> tuple[Tensor, Tensor]:
+        """Training or ("heldout_prompts") held-out prompts: tokens and mask, on the device."""
+        tokens, mask = encode_prompts(self.task.tokenizer, list(getattr(self.task, split)["prompt"]))
+        return tokens.to(self.device), mask.to(self.device)
+
+
+def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False) -> dict[str, Any]:
+    """Do, or with `resume` finish, the run of `preset` in `folder`; returns what is in its summary.json.
+
+    Raises RunError for bad settings, a folder that belongs to something else, damaged files, a full disk, or numbers
+    that cannot be learned from; what is on the disk is kept then.
+    """
+    try:
+        check_preset(preset)
+        opened = Run.open(Path(folder), RunConfig(seed, preset), resume)
+        setting = Setting(opened, preset, load_task(preset.task), seed, choose_device())
+        sft = fine_tune(setting)
+        pairs, heldout_pairs, probabilities = collect_pairs(setting, sft)
+        reward_model = fit_reward_model(setting, sft, pairs, heldout_pairs, probabilities)
+        policies = {
+            "sft": sft,
+            "ppo": optimize_with_ppo(setting, sft, reward_model),
+            "dpo": optimize_with_dpo(setting, sft, pairs),
+        }
+        evaluation = evaluate(setting, policies, reward_model)
+        return summarize(setting, evaluation)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def check_preset(preset: Preset) -> None:
+    """Raise ValueError, before anything is done, that names the setting which makes no sense."""
+    parts = {"": preset} | {
+        f"{f.name}.": getattr(preset, f.name)
+        for f in dataclasses.fields(preset)
+        if dataclasses.is_dataclass(getattr(preset, f.name))
+    }
+    for prefix, part in parts.items():
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if field.name in POSITIVE and value is not None:
+                check.positive(prefix + field.name, value)
+
+
+def fine_tune(setting: Setting) -> PreTrainedModel:
+    """SFT: a new policy imitates the demonstrations."""
+    run, task, config = setting.run, setting.task, setting.preset.sft
+    policy: PreTrainedModel = new_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
+    policy.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
+    optimizer = make_optimizer(policy, config.learning_rate)
+
+    def loop(start: int) -> Iterator[dict[str, float]]:
+        data = encode_demonstrations(
+            task.tokenizer, list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
+        )
+        return train_sft(policy, optimizer, data.to(setting.device), config, setting.stage_seed("sft"), start)
+
+    usage = run_stage(run, "sft", loop, config.steps, policy, optimizer)
+    _finish_policy(setting, "sft", policy, usage)
+    return frozen_copy(policy)
+
+
+def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs, Tensor]:
+    """Two answers of the SFT model to each prompt, and which of them a simulated annotator prefers.
+
+    Returns training pairs, pairs on held-out prompts, and for these the probability (N,) of the choice made.
+    """
+    run, task, path = setting.run, setting.task, setting.run.folder / "pairs.safetensors"
+    if "pairs" not in run.finished:
+        usage = Usage()
+        n_train, n_heldout = len(task.prompts), len(task.heldout_prompts)
+        index = minibatch(n_train, setting.preset.n_pairs, 0, setting.stage_seed("pairs/prompts"))
+        train, _, texts = _label_answers(setting, sft, "prompts", index, usage)
+        index = torch.arange(n_heldout).repeat_interleave(HELDOUT_PAIRS)
+        heldout, probabilities, _ = _label_answers(setting, sft, "heldout_prompts", index, usage)
+        tensors = {f"train.{name}": x for name, x in vars(train).items()}
+        tensors |= {f"heldout.{name}": x for name, x in vars(heldout).items()}
+        save_tensors(path, tensors | {"probabilities": probabilities})
+        write_atomic(run.folder / "pairs.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in texts))
+        usage.tick()
+        run.finish("pairs", usage)
+    tensors, _ = load_tensors(path)
+    train, heldout = (
+        Pairs(**{k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}).to(setting.device)
+        for prefix in ("train.", "heldout.")
+    )
+    return train, heldout, tensors["probabilities"]
+
+
+def _label_answers(
+    setting: Setting, sft: PreTrainedModel, split: str, index: Tensor, usage: Usage
+) -> tuple[Pairs, Tensor, list[dict[str, str]]]:
+    """A labelled pair on each of the chosen prompts of `split`: tokens, probability of the choice made, and text."""
+    task = setting.task
+    tokens, mask = setting.prompts(split)
+    first, second = (
+        sample_batches(
+            sft, tokens[index], mask[index], task.max_new_tokens, setting.stage_seed(f"pairs/{split}/{which}")
+        )
+        for which in ("first", "second")
+    )
+    every = list(getattr(task, split)["prompt"])
+    asked = [every[i] for i in index.tolist()]
+    a, b = (decode(task.tokenizer, r.responses, r.response_mask) for r in (first, second))
+    labelled = task.label(asked, a, b, generator_for(setting.stage_seed(f"pairs/{split}/labels"), 0))
+    first_preferred = torch.tensor([text == chosen for text, chosen in zip(a, labelled["chosen"], strict=True)])
+    probability = task.preference_probability(asked, a, b)
+    usage.tokens += int(first.response_mask.sum() + second.response_mask.sum())
+    return (
+        pair_rollouts(first, second, first_preferred.to(setting.device)),
+        torch.where(first_preferred, probability, 1 - probability),
+        list(labelled),
+    )
+
+
+def fit_reward_model(
+    setting: Setting, sft: PreTrainedModel, pairs: Pairs, heldout: Pairs, probabilities: Tensor
+) -> RewardModel:
+    """Bradley–Terry on the training pairs; then SFT answers are given mean 0 and variance 1."""
+    run, config, path = setting.run, setting.preset.reward, setting.run.folder / "reward_model.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setting.stage_seed("reward_head"))
+        model = RewardModel(_trainable_copy(sft)).to(setting.device)
+    optimizer = make_optimizer(model, config.learning_rate)
+    if "reward_model" not in run.finished:
+
+        def loop(start: int) -> Iterator[dict[str, float]]:
+            return train_reward_model(model, optimizer, pairs, config, setting.stage_seed("reward_model"), start)
+
+        usage = run_stage(run, "reward_model", loop, config.steps, model, optimizer)
+        tokens, mask = setting.prompts()
+        seed = setting.stage_seed("calibration")
+        index = minibatch(len(tokens), CALIBRATION_ANSWERS, 0, seed)
+        answers = sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed)
+        with torch.no_grad():
+            model.calibrate(score(model, answers))
+        per_prompt = [
+            pair_accuracy(model, heldout.rows(slice(i, i + HELDOUT_PAIRS)))
+            for i in range(0, len(heldout), HELDOUT_PAIRS)
+        ]
+        accuracy = estimate(torch.stack(per_prompt).cpu().unsqueeze(1))
+        save_checkpoint(path, model)
+        usage.tick()
+        run.finish(
+            "reward_model",
+            usage,
+            {
+                "accuracy": accuracy.mean,
+                "accuracy_se": accuracy.se,
+                "bayes_accuracy": bayes_accuracy(probabilities).item(),
+                "n": len(heldout),
+                "prompts": accuracy.prompts,
+            },
+        )
+    load_checkpoint(path, model)
+    return frozen_copy(model)
+
+
+def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel) -> PreTrainedModel:
+    """PPO: sample, score with the reward model, climb, held near the SFT model by β."""
+    run, task, config = setting.run, setting.task, setting.preset.ppo
+    actor = PolicyWithValue(_trainable_copy(sft)).to(setting.device)
+    optimizer = make_optimizer(actor, config.learning_rate, eps=1e-5)
+    controller = AdaptiveKL(config.beta, config.target_kl or 1.0, config.horizon)  # no target: β stays, 1.0 is unread
+    tokens, mask = setting.prompts()
+    prompt_of = {
+        tuple(row[keep].tolist()): text for row, keep, text in zip(tokens, mask, task.prompts["prompt"], strict=True)
+    }
+
+    def loop(start: int) -> Iterator[dict[str, float]]:
+        steps = train_ppo(
+            actor,
+            sft,
+            lambda answers: score(reward_model, answers),
+            tokens,
+            mask,
+            optimizer,
+            controller,
+            config,
+            setting.stage_seed("ppo"),
+            start,
+        )
+        for row, answers in steps:
+            if task.gold is not None:  # only looked at: no gradient ever sees it
+                asked = [
+                    prompt_of[tuple(p[m].tolist())] for p, m in zip(answers.prompts, answers.prompt_mask, strict=True)
+                ]
+                texts = decode(task.tokenizer, answers.responses, answers.response_mask)
+                row["gold"] = task.gold(asked, texts).mean().item()
+            yield row
+
+    usage = run_stage(run, "ppo", loop, config.steps, actor, optimizer, controller)
+    policy: PreTrainedModel = actor.policy
+    _finish_policy(setting, "ppo", policy, usage)
+    return frozen_copy(policy)
+
+
+def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> PreTrainedModel:
+    """DPO: the same pairs, without a reward model and without sampling; samples are only taken to measure the KL."""
+    run, task, config = setting.run, setting.task, setting.preset.dpo
+    policy = _trainable_copy(sft)
+    optimizer = make_optimizer(policy, config.learning_rate)
+    prompts = list(task.prompts["prompt"])
+    every = max(1, config.steps // PROBES)
+
+    def loop(start: int) -> Iterator[dict[str, float]]:
+        for row in train_dpo(policy, sft, optimizer, pairs, config, setting.stage_seed("dpo"), start):
+            step = int(row["step"])
+            row["kl"] = row["gold"] = math.nan
+            if step % every == 0 or step == config.steps - 1:
+                seed = setting.stage_seed(f"dpo/probe/{step}")
+                asked = [prompts[i] for i in minibatch(len(prompts), PROBE_ANSWERS, 0, seed).tolist()]
+                probe = judge(policy, sft, lambda answers: answers.log_probs.sum(-1), task, asked, 1, seed)
+                row["kl"] = probe.kl.mean().item()
+                row["gold"] = math.nan if probe.gold is None else probe.gold.mean().item()
+            yield row
+
+    usage = run_stage(run, "dpo", loop, config.steps, policy, optimizer)
+    _finish_policy(setting, "dpo", policy, usage)
+    return frozen_copy(policy)
+
+
+def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_model: RewardModel) -> dict[str, Any]:
+    """Answers of every policy, and the best of n of the SFT model's, to held-out prompts, judged.
+
+    Best-of-n is chosen by the reward model. Its KL is the bound log n − (n − 1)/n, since the density of the best
+    answer cannot be computed.
+    """
+    run, task = setting.run, setting.task
+    if "evaluation" not in run.finished:
+        usage = Usage()
+        prompts = list(task.heldout_prompts["prompt"])
+
+        def answers(name: str, stage: str, k: int) -> Judged:
+            seed = setting.stage_seed(f"evaluation/{stage}")
+            return judge(
+                policies[name], policies["sft"], lambda batch: score(reward_model, batch), task, prompts, k, seed
+            )
+
+        judged = {name: answers(name, name, ANSWERS_PER_PROMPT) for name in policies}
+        candidates = answers("sft", "best_of_n", BEST_OF * BEST_OF_ANSWERS)
+        judged["best_of_n"] = best_of_n(candidates, BEST_OF)
+        table = {name: figures(j, judged["sft"], task, prompts) for name, j in judged.items()}
+        table["best_of_n"] |= {"kl": best_of_n_kl_bound(BEST_OF), "kl_se": None}
+        best = None if task.best_gold is None else task.best_gold(prompts).mean().item()
+        start = table["sft"]["gold"]
+        for row in table.values():
+            row["share_of_the_way"] = None if best is None else (row["gold"] - start) / (best - start)
+        usage.tokens = int(candidates.length.sum() + sum(judged[name].length.sum() for name in policies))
+        write_samples(run, prompts, judged)
+        proxies = {plots.POLICIES[name][0]: j.proxy.flatten().tolist() for name, j in judged.items()}
+        save_figure(run.folder / "plots" / "rewards.png", plots.reward_histograms(proxies, "Proxy reward by policy"))
+        usage.tick()
+        run.finish("evaluation", usage, {"policies": table, "best_gold": best, "best_of": BEST_OF})
+    return run.result("evaluation")
+
+
+def summarize(setting: Setting, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Write plots, report.md and summary.json; returns the summary."""
+    run = setting.run
+    summary = {
+        "preset": setting.preset.name,
+        "seed": setting.seed,
+        "device": str(setting.device),
+        "versions": versions(),
+        "stages": {stage: run.finished[stage]["usage"] for stage in STAGES},
+        "reward_model": run.result("reward_model"),
+        **evaluation,
+    }
+    write_report(run, summary)
+    return dict(read_json(run.folder / "summary.json"))
+
+
+def _finish_policy(setting: Setting, stage: str, policy: PreTrainedModel, usage: Usage) -> None:
+    """Save a trained policy with its tokenizer as a plain transformers folder, and record the stage as finished."""
+    if stage in setting.run.finished:
+        return
+    folder = setting.run.folder / "policies" / stage
+    with replacing(folder) as temporary:
+        policy.save_pretrained(temporary)
+        setting.task.tokenizer.save_pretrained(temporary)
+    usage.tick()
+    setting.run.finish(stage, usage)
+
+
+def _trainable_copy(model: Model) -> Model:
+    return deepcopy(model).requires_grad_(True)
