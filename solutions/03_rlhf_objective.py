@@ -398,7 +398,7 @@ rlhf_objective = check.q2.or_ours(objective)
 # $\pi_\mathrm{ref} = 0$: the reference *cannot* say it, although it would have the highest reward.
 
 # %%
-answers = ["bake it .", "mix , rise , bake .", "ask google .", "happy to help ! mix …", "! ! ! ! !", "a perfect poem"]
+answers = ["bake it .", "mix , rise , bake .", "ask google .", "happy to help ! …", "! ! ! ! !", "a perfect poem"]
 toy_ref = torch.tensor([0.40, 0.30, 0.20, 0.08, 0.02, 0.00], dtype=torch.float64).log()  # shape (N,) = (6,)
 toy_reward = torch.tensor([0.0, 0.8, -1.0, 1.2, 2.0, 3.0], dtype=torch.float64)  # shape (6,)
 for answer, log_prob, r in zip(answers, toy_ref.tolist(), toy_reward.tolist(), strict=True):
@@ -808,7 +808,8 @@ plt.show()
 # %% [markdown]
 # *Figure: left, the frontier rises and flattens, the grey policies and both training paths lie below it, and
 # best-of-n sits almost on it. Right, the same policies judged by the gold reward: the curve rises up to about 2 nats
-# and then falls back to where it began.*
+# and then falls back to where it began; grey policies may lie above it here, since gold is not what $\pi^*$
+# maximises.*
 #
 # **What happened?** Left: as proven, nothing is above the line. Best-of-n is nearly optimal for its KL, without any
 # training; it pays at the time of use, with $n$ generations an answer. Right: the same $\pi^*$, each the *best*
@@ -1076,7 +1077,7 @@ _, k2, k3 = kl_estimators(small, torch.zeros_like(small))
 assert torch.all((k3 - k2).abs() <= 0.2 * small.abs() ** 3 + 1e-15)  # they differ by d³/6 and less
 assert torch.all(k[1:] >= 0) and (k[0] < 0).any()
 assert abs(mean[1, 0] / exact_kl[0] - 1) < 0.05 and abs(mean[1, -1] / exact_kl[-1] - 1) > 0.2  # k2: bias only far away
-assert std[2, 0] < 0.2 * std[0, 0] and std[2, -1] > 10 * std[0, -1]
+assert std[2, 0] < 0.2 * std[0, 0] and std[2, -1] > 10 * std[0, -1] and u[-1].max() > 1000
 
 n = 100_000
 y = torch.multinomial(log_star.exp(), n, replacement=True, generator=generator)  # shape (n,): indices of sentences

@@ -32,8 +32,8 @@ ALTERATIONS: list[Alteration] = [
     Alteration("01_bradley_terry", "torch.tensor(delta / s)", "torch.tensor(delta * s)"),
     Alteration(
         "01_bradley_terry",
-        "torch.exp(-math.exp(-z) * rewards.exp().sum())",
-        "torch.exp(-math.exp(-z) * rewards[i].exp())",
+        "softmax[i] * torch.exp(-math.exp(-z) * rewards.exp().sum())",
+        "softmax[i] * torch.exp(-math.exp(-z) * rewards[i].exp())",
     ),
     Alteration("01_bradley_terry", "probability(rewards[2], rewards[0])", "probability(rewards[0], rewards[2])"),
     Alteration("01_bradley_terry", "assert_close(slope, -torch.sigmoid(-d))", "assert_close(slope, -torch.sigmoid(d))"),

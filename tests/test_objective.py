@@ -55,6 +55,10 @@ def test_kl_where_a_probability_is_zero():
     assert float(kl_divergence(half, other)) == pytest.approx(math.log(2), abs=1e-6)  # fp32
     assert float(kl_divergence(other, half)) == math.inf
     assert float(kl_divergence(half, half)) == 0.0
+    log_p = half.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(kl_divergence(log_p, other), log_p)
+    # d/dlog_p of Σ p (log p − log q) is p (log p − log q + 1), and 0 where p is 0: no NaN from 0 · ∞
+    torch.testing.assert_close(gradient, torch.tensor([0.5, 0.5, 0.0]) * (math.log(2) + 1))
 
 
 def test_kl_rejects_bad_input_by_name():

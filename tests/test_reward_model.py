@@ -9,6 +9,7 @@ from week6.optim import make_optimizer, minibatch
 from week6.reward_model import (
     RewardConfig,
     RewardModel,
+    expected_accuracy,
     last_token_index,
     pair_accuracy,
     pair_scores,
@@ -222,3 +223,16 @@ def test_dropout_is_off_while_training():
         loop = train_reward_model(model, make_optimizer(model, 1e-3), training_pairs(), CONFIG, seed=3)
         rows.append(list(loop))
     assert rows[0] == rows[1]
+
+
+def test_expected_accuracy_is_that_of_many_annotators():
+    agreement, probability = torch.tensor([1.0, 0.0, 0.5, 1.0]), torch.tensor([0.9, 0.3, 0.8, 0.5])
+    expected = expected_accuracy(agreement, probability)
+    torch.testing.assert_close(expected, torch.tensor([0.9, 0.7, 0.5, 0.5]))
+    # Fresh labels: the drawn one again with probability p. The model prefers it where its agreement is 1.
+    same = torch.rand(200_000, 4, generator=torch.Generator().manual_seed(0)) < probability
+    right = torch.where(same, agreement, 1 - agreement).mean(0)
+    assert ((right - expected).abs() < 4 * (0.25 / 200_000) ** 0.5).all()
+    assert float(expected.mean()) <= float(torch.maximum(probability, 1 - probability).mean())
+    with pytest.raises(ValueError, match="probability"):
+        expected_accuracy(agreement, probability[:3])

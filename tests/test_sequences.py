@@ -551,6 +551,14 @@ def test_a_tokenizer_without_eos_is_an_error():
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="tokenizer"):
         encode_demonstrations(tokenizer, ["hi"], ["hi"])
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="tokenizer"):
+        encode_prompts(tokenizer, ["hi"])
+
+
+def test_rows_of_tensors_move_to_another_device_together():
+    moved = ragged_pairs([1, 2], [3, 1], [2, 4]).to("meta")
+    assert {field.device.type for field in vars(moved).values()} == {"meta"}
 
 
 def test_pairs_are_cut_where_both_answers_can_be():

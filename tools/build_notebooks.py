@@ -55,7 +55,7 @@ except ModuleNotFoundError:  # Colab
     %pip install -q git+{repository}"""
 KERNEL = {
     "WEEK6_STRICT": "1",
-    "OMP_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",

@@ -121,7 +121,7 @@ class _Drawing:
         x, y = at["preferences"]
         self.arrow((x, y + half_height), (x, 4.05), (8.35 - half_width, 4.05))
         self.arrow((x, y - half_height), (x, LOWER), (10.1 - half_width, LOWER))
-        self.text((8.0, LOWER + 0.18), "short cut: no reward model", 9.5, color=DARK)
+        self.text((7.8, LOWER + 0.18), "short cut: no reward model", 9.5, color=DARK)
         self.arrow((10.1, 4.05 - half_height), (10.1, 2.6 + half_height))
         self.arrow((10.1, LOWER + half_height), (10.1, 2.6 - half_height))
         width = 3.2 if highlight == "leash" else 1.8

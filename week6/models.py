@@ -41,15 +41,15 @@ PRESETS = {
     "tiny": Preset(
         name="tiny",
         task="assistant",
-        layers=2,
+        layers=3,
         heads=4,
         width=64,
         positions=128,
-        n_pairs=20_000,
-        sft=SFTConfig(steps=4000, batch_size=32, learning_rate=4e-3),
-        reward=RewardConfig(steps=1000, batch_size=48, learning_rate=1.5e-3),
-        ppo=PPOConfig(steps=150, batch_size=128, epochs=2, minibatches=2, learning_rate=5e-4, beta=0.1),
-        dpo=DPOConfig(steps=400, batch_size=64, learning_rate=5e-4, beta=1.0),
+        n_pairs=32_000,
+        sft=SFTConfig(steps=3000, batch_size=32, learning_rate=3e-3),
+        reward=RewardConfig(steps=500, batch_size=64, learning_rate=1.5e-3),
+        ppo=PPOConfig(steps=150, batch_size=128, epochs=2, minibatches=2, learning_rate=5e-4, beta=0.05),
+        dpo=DPOConfig(steps=500, batch_size=64, learning_rate=7e-4, beta=0.7),
     ),
 }
 
@@ -78,7 +78,9 @@ def new_policy(preset: Preset, tokenizer: PreTrainedTokenizerBase, seed: int) ->
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GPT2LMHeadModel(config).eval()
+        policy = GPT2LMHeadModel(config)
+    policy.eval()  # type: ignore[no-untyped-call]
+    return policy
 
 
 def frozen_copy(model: Model) -> Model:

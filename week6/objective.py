@@ -23,7 +23,8 @@ def kl_divergence(log_p: Float[Tensor, "*B N"], log_q: Float[Tensor, "*B N"], di
     check.same_shape(log_p=log_p, log_q=log_q)
     check.no_nan(log_p=log_p, log_q=log_q)
     p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim)
+    # The where stands inside, so that the gradient at p = 0 is 0 and not 0 · ∞ = NaN.
+    return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(dim)
 
 
 def kl_estimators(

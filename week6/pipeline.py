@@ -38,7 +38,7 @@ from week6.optim import generator_for, make_optimizer, minibatch
 from week6.ppo import AdaptiveKL, PolicyWithValue, train_ppo
 from week6.preferences import bayes_accuracy
 from week6.report import save_figure, write_report, write_samples
-from week6.reward_model import RewardModel, pair_accuracy, score, train_reward_model
+from week6.reward_model import RewardModel, expected_accuracy, pair_agreement, score, train_reward_model
 from week6.sequences import Pairs, decode, encode_demonstrations, encode_prompts, pair_rollouts
 from week6.sft import train_sft
 from week6.tasks import Task, load_task
@@ -220,11 +220,8 @@ def fit_reward_model(
         answers = sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed)
         with torch.no_grad():
             model.calibrate(score(model, answers))
-        per_prompt = [
-            pair_accuracy(model, heldout.rows(slice(i, i + HELDOUT_PAIRS)))
-            for i in range(0, len(heldout), HELDOUT_PAIRS)
-        ]
-        accuracy = estimate(torch.stack(per_prompt).cpu().unsqueeze(1))
+        agreement = pair_agreement(model, heldout).cpu()
+        accuracy = estimate(expected_accuracy(agreement, probabilities).reshape(-1, HELDOUT_PAIRS))
         save_checkpoint(path, model)
         usage.tick()
         run.finish(

@@ -72,8 +72,8 @@ def report(summary: Mapping[str, Any]) -> str:
     lines += [
         "## Reward model",
         "",
-        f"Ranks {_percent(reward, 'accuracy')} of held-out pairs as the annotator did; a judge who knew the "
-        f"annotator's probabilities would reach {100 * reward['bayes_accuracy']:.1f} % on the same pairs (Bayes "
+        f"A fresh annotator agrees with its ranking on {_percent(reward, 'accuracy')} of held-out pairs, and with that "
+        f"of a judge who knows the annotators' probabilities on {100 * reward['bayes_accuracy']:.1f} % of them (Bayes "
         "ceiling). Scores are centred and scaled on SFT answers: 0 is an average one, 1 a standard deviation above.",
         "",
         "## Plots",

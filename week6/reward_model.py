@@ -108,13 +108,28 @@ def pair_scores(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Fl
 
 
 @torch.no_grad()
-def pair_accuracy(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Float[Tensor, ""]:
-    """Share of pairs in which the chosen answer scores higher; a tie counts half."""
+def pair_agreement(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Float[Tensor, " N"]:
+    """1 for each pair in which the chosen answer scores higher, 0 where the rejected one does, ½ for a tie."""
     wins = []
     for i in range(0, len(pairs), batch_size):
         chosen, rejected = pair_scores(model, pairs.rows(slice(i, i + batch_size)))
         wins.append((chosen > rejected).float() + 0.5 * (chosen == rejected).float())
-    return torch.cat(wins).mean()
+    return torch.cat(wins)
+
+
+def pair_accuracy(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Float[Tensor, ""]:
+    """Share of pairs in which the chosen answer scores higher; a tie counts half."""
+    return pair_agreement(model, pairs, batch_size).mean()
+
+
+def expected_accuracy(agreement: Float[Tensor, " N"], probability: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Probability that a fresh annotator ranks each pair as the model does: a p + (1 − a)(1 − p).
+
+    a is `pair_agreement` with the label that was drawn, p the annotators' probability of that label. Its mean is the
+    accuracy without the luck of the labels, to be held beside the Bayes ceiling, mean max(p, 1 − p).
+    """
+    check.same_shape(agreement=agreement, probability=probability)
+    return agreement * probability + (1 - agreement) * (1 - probability)
 
 
 def train_reward_model(

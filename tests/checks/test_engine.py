@@ -291,6 +291,13 @@ def test_gradient_errors_cannot_cancel():
     assert "not its gradient by `x`" in question.grade(half).text
 
 
+def test_a_pattern_is_seen_though_one_case_overflows():
+    question = Question(
+        "t", reference=torch.logsumexp, cases=lambda g: [(torch.ones(3), -1), (1000 * torch.ones(3), -1)]
+    )
+    assert "opposite sign" in question.grade(lambda x, dim: -x.exp().sum(dim).log()).text
+
+
 def test_a_gradient_that_must_not_flow():
     question = Question(
         "t", reference=lambda x, y: x.detach() * y, cases=lambda g: [(torch.ones(2), torch.ones(2))], grad_args=(0, 1)

@@ -14,7 +14,7 @@ from week6.checks.engine import Misconception, Prediction, Question
 def likelihood_gradient(wins: Float[Tensor, "K K"], rewards: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
     """Gradient of the log-likelihood of a table of comparisons; `wins[i, j]` counts i beating j.
 
-    ∂ℓ/∂r_i = Σ_j [ c_ij − t_ij σ(r_i − r_j) ]      with t_ij = c_ij + c_ji the number of times the pair was compared
+    ∂ℓ/∂r_i = Σ_j [ c_ij − n_ij σ(r_i − r_j) ]      with n_ij = c_ij + c_ji the number of times the pair was compared
 
     The actual wins of i minus the wins that the rewards expect (Zermelo 1929; Ford 1957).
     """
@@ -332,10 +332,10 @@ q4 = Question(
     reference=likelihood_gradient,
     cases=_tables_and_rewards,
     hints=(
-        "t, the number of times each pair was compared, is wins + wins.T: a win of i over j and one of j over i are "
+        "The number of times each pair was compared is wins + wins.T: a win of i over j and one of j over i are "
         "both comparisons of that pair.",
         "rewards[:, None] − rewards[None, :] is the (K, K) table of differences r_i − r_j.",
-        "Actual wins minus expected wins, wins − t · σ(differences), summed over the opponents j: dim=1.",
+        "Actual wins minus expected wins, wins − compared · σ(differences), summed over the opponents j: dim=1.",
     ),
     misconceptions=(
         Misconception(
@@ -354,7 +354,7 @@ q4 = Question(
             "expected from wins",
             lambda c, r: ((c + c.T) - c * torch.sigmoid(r[:, None] - r[None, :])).sum(1),
             "The two tables changed places: actual wins are c_ij, and the expectation uses the number of comparisons "
-            "t_ij.",
+            "n_ij.",
         ),
         Misconception(
             "losses",
@@ -478,7 +478,7 @@ TABLES: dict[str, Float[Tensor, "K K"]] = {
 """Five tables of comparisons for question 5.1; `TABLES[name][i, j]` counts i beating j."""
 
 q6 = Question(
-    title="5.1 Which tables have a finite maximum?",
+    title="5.1 Which tables have one finite best fit?",
     value={"A", "E"},
     hints=(
         "Draw an arrow from i to j for every win of i over j. Ford's condition: along the arrows you can get from "
@@ -520,7 +520,7 @@ q6 = Question(
         Misconception(
             "the others",
             {"B", "C", "D"},
-            "You named the tables without a finite maximum. The question asks for those that have one.",
+            "You named the tables without one finite best fit. The question asks for those that have one.",
         ),
         Misconception(
             "connected is enough",
@@ -546,12 +546,28 @@ p2 = Prediction(
     because="The error is a standard error and falls as 1/√n.",
 )
 p3 = Prediction(
+    "All fitted rewards are doubled. What happens on new comparisons?",
+    (
+        "Nothing changes, since only differences matter.",
+        "The order of the answers stays, and the loss gets worse.",
+        "Order and loss both get worse.",
+    ),
+    answer=1,
+    because="The differences double too: the model ranks as before and is now too sure of it.",
+)
+p4 = Prediction(
     "One answer won 12 of 12 comparisons. What does gradient ascent do with its reward?",
     ("It stops where p = 12/12.", "It grows at a constant rate.", "It grows for ever, more and more slowly."),
     answer=2,
     because="The likelihood always gains from a larger gap, but its slope 12 σ(−Δ) dies away.",
 )
-p4 = Prediction(
+p5 = Prediction(
+    "Two comparisons per pair. With which penalty are the fitted rewards closest to the true ones?",
+    ("The weakest, which changes the data least.", "A moderate one.", "The strongest, which is safest."),
+    answer=1,
+    because="Too weak leaves wild rewards, too strong presses all of them to zero.",
+)
+p6 = Prediction(
     "A beats B, B beats C and C beats A, each in 80 % of the comparisons. Which rewards does the fit find?",
     ("A highest, C lowest.", "All three equal.", "No finite rewards."),
     answer=1,

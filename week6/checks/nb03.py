@@ -100,8 +100,7 @@ q1 = Question(
         Misconception(
             "sum over rows",
             lambda log_p, log_q: _by_hand(log_p, log_q).sum(),
-            "You summed over everything. Each row is a distribution of its own: sum over the last axis only, "
-            ".sum(-1).",
+            "You summed over everything. Each row is a distribution of its own: sum over the last axis only, .sum(-1).",
         ),
         Misconception(
             "entropy only",
@@ -149,8 +148,7 @@ q2 = Question(
     grad_args=(1, 2),
     hints=(
         "Two parts. The expected reward is Σ_y π(y) r(y), a sum over the last axis with the weights log_probs.exp().",
-        "(log_probs.exp() * rewards).sum(-1) − beta * kl_divergence(log_probs, ref_log_probs). The policy comes "
-        "first.",
+        "(log_probs.exp() * rewards).sum(-1) − beta * kl_divergence(log_probs, ref_log_probs). The policy comes first.",
     ),
     misconceptions=(
         Misconception(
@@ -187,8 +185,7 @@ q2 = Question(
         Misconception(
             "divided by beta",
             lambda p, ref, r, beta: (p.exp() * r).sum(-1) - _by_hand(p, ref) / beta,
-            "You divide the KL by β. In (4) β multiplies it; the division by β comes later, in (6), and there "
-            "under r.",
+            "You divide the KL by β. In (4) β multiplies it; the division by β comes later, in (6), and there under r.",
         ),
         Misconception(
             "mean reward",
@@ -427,8 +424,7 @@ q4 = Question(
             lambda s, p, ref, m, beta: torch.cat(
                 [_penalty(p, ref, m, beta)[:, :1] + s[:, None], _penalty(p, ref, m, beta)[:, 1:]], dim=1
             ),
-            "You gave the score to the first token. The answer is judged when it is complete: at its last real "
-            "token.",
+            "You gave the score to the first token. The answer is judged when it is complete: at its last real token.",
         ),
         Misconception(
             "score replaces the penalty",
@@ -483,8 +479,7 @@ q4 = Question(
             lambda s, p, ref, m, beta: (
                 torch.where(m, _penalty(p, ref, m, beta).sum(-1, keepdim=True), 0.0) + _at_last(s, m)
             ),
-            "Each token pays for the KL of the whole answer. In (21) each pays its own d_t; the sum (19) comes "
-            "later.",
+            "Each token pays for the KL of the whole answer. In (21) each pays its own d_t; the sum (19) comes later.",
         ),
         Misconception(
             "whole KL at the end",
@@ -551,8 +546,7 @@ q5 = Question(
         Misconception(
             "k3 last sign",
             lambda p, ref: _with(2, (ref - p).exp() - 1 - (p - ref), p - ref),
-            "The last term of your k3 has the wrong sign: −log u = +d. Look at (24) again; k3 must never be "
-            "negative.",
+            "The last term of your k3 has the wrong sign: −log u = +d. Look at (24) again; k3 must never be negative.",
         ),
         Misconception(
             "control variate only",

@@ -86,8 +86,8 @@ q1 = Question(
     reference=reward_to_go,
     cases=_rewards,
     hints=(
-        "Start at the last token. There, G is the reward itself. How do you get G of the token before it from G "
-        "of the one after it?",
+        "Start at the last token. There, G is the reward itself. How do you get G of the token before it from G of the "
+        "one after it?",
         "Set the rewards at padding to 0. Then loop over t from T − 1 down to 0 with `to_go = rewards[:, t] + gamma * "
         "to_go`, collect the results, and turn the order round at the end.",
     ),
@@ -104,10 +104,16 @@ q1 = Question(
             "You summed the rewards up to t, the past. Equation (13) removes just those; keep the rewards from t on.",
         ),
         Misconception(
+            "running sum",
+            lambda r, m, gamma=1.0: (r * m).cumsum(1),
+            "This is a running sum: it collects the past, and γ is not in it. Equation (13) removes just the past; sum "
+            "from t to the end, with the weights of (15).",
+        ),
+        Misconception(
             "own reward left out",
             lambda r, m, gamma=1.0: reward_to_go(r, m, gamma) - r * m,
-            "The token's own reward r_t is missing. The token does influence it: in equation (14) the sum starts "
-            "at s = t, not at t + 1.",
+            "The token's own reward r_t is missing. The token does influence it: in equation (14) the sum starts at s "
+            "= t, not at t + 1.",
         ),
         Misconception(
             "own reward left out, and one discount less",
@@ -128,9 +134,8 @@ q1 = Question(
         Misconception(
             "mask applied only at the end",
             lambda r, m, gamma=1.0: reward_to_go(r, torch.ones_like(m), gamma) * m,
-            "The padding is 0 in your result, but its rewards have already leaked into the real tokens before "
-            "it. Apply "
-            "the mask before the sum, not after it.",
+            "The padding is 0 in your result, but its rewards have already leaked into the real tokens before it. "
+            "Apply the mask before the sum, not after it.",
         ),
         Misconception(
             "γ forgotten",
@@ -210,6 +215,16 @@ def _value_at_padding(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: 
     return _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma, next_values=next_values)
 
 
+def _masked_at_the_end(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Estimate:
+    advantages, returns = gae(r, v, torch.ones_like(m), gamma, lam)
+    return advantages * m, returns * m
+
+
+def _last_value_carried_on(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Estimate:
+    next_values = torch.cat([v[:, 1:] * m[:, 1:], v[:, -1:] * m[:, -1:]], dim=1)
+    return _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma, next_values=next_values)
+
+
 def _same_value_twice(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Estimate:
     return _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma, next_values=v * m)
 
@@ -235,16 +250,14 @@ q2 = Question(
         Misconception(
             "time runs forwards",
             _forwards,
-            "You carry the advantage from the past to the future. In (22) Â_t is made of the TD errors of t and "
-            "of *later* "
+            "You carry the advantage from past to future. In (22) Â_t is made of the TD errors of t and of *later* "
             "tokens: loop backwards.",
         ),
         Misconception(
             "λ forgotten",
             lambda r, v, m, gamma=1.0, lam=0.95: gae(r, v, m, gamma, 1.0),
-            "λ has no effect: you computed reward-to-go minus value, the end λ = 1 of (23). In (22) the next "
-            "advantage is "
-            "multiplied by γλ.",
+            "λ has no effect: you computed reward-to-go minus value, the end λ = 1 of (23). In (22) the next advantage "
+            "is multiplied by γλ.",
         ),
         Misconception(
             "only the TD error",
@@ -254,8 +267,8 @@ q2 = Question(
         Misconception(
             "γ missing from γλ",
             lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=lam, value_gamma=gamma),
-            "The next advantage is multiplied by λ alone. In (22) it is γλ: a TD error one token later is "
-            "discounted too.",
+            "The next advantage is multiplied by λ alone. In (22) it is γλ: a TD error one token later is discounted "
+            "too.",
         ),
         Misconception(
             "γ missing from the TD error",
@@ -270,34 +283,44 @@ q2 = Question(
         Misconception(
             "no next value",
             lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=gamma * lam, value_gamma=0.0),
-            "The value of the next token is missing: your TD error is r_t − V_t. In (18), γ V_{t+1} stands for "
-            "all rewards "
-            "that are still to come.",
+            "The value of the next token is missing: your TD error is r_t − V_t. In (18), γ V_{t+1} stands for all "
+            "rewards that are still to come.",
         ),
         Misconception(
             "the same value twice",
             _same_value_twice,
-            "Your next value is V_t itself. Update `next_value` after you have used it, not before: (18) needs V "
-            "of t + 1.",
+            "Your next value is V_t itself. Update `next_value` after you have used it, not before: (18) needs V of t "
+            "+ 1.",
         ),
         Misconception(
             "values at padding count as the future",
             _value_at_padding,
-            "After the last real token you go on with the value found at padding. The answer is over there: V "
-            "after its end "
-            "is 0 (step 2 of section 5).",
+            "After the last real token you go on with the value found at padding. The answer is over there: V after "
+            "its end is 0 (step 2 of section 5).",
+        ),
+        Misconception(
+            "mask applied only at the end",
+            _masked_at_the_end,
+            "The padding is 0 in your results, but what stands there has already flowed into the last real tokens. "
+            "Mask rewards and values before the loop, and the advantage inside it.",
+        ),
+        Misconception(
+            "last value carried on",
+            _last_value_carried_on,
+            "After the last column you go on with the last value itself. The answer is over there: in (17) V after the "
+            "end is 0.",
         ),
         Misconception(
             "returns without the value",
             lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0],) * 2,
-            "The advantages are right. The returns are the targets of the value function: R_t = Â_t + V_t, "
-            "equation (24).",
+            "The advantages are right. The returns are the targets of the value function: R_t = Â_t + V_t, equation "
+            "(24).",
         ),
         Misconception(
             "returns are reward-to-go",
             lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0], reward_to_go(r, m, gamma)),
-            "The advantages are right, but as returns you give reward-to-go. That is R_t = Â_t + V_t of (24) "
-            "only for λ = 1.",
+            "The advantages are right, but as returns you give reward-to-go. That is R_t = Â_t + V_t of (24) only for "
+            "λ = 1.",
         ),
         Misconception(
             "returns from whitened advantages",
@@ -307,8 +330,8 @@ q2 = Question(
         Misconception(
             "returns at padding",
             lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0], gae(r, v, m, gamma, lam)[0] + v),
-            "At padding your returns hold the values found there. Both results must be 0 at padding: mask the "
-            "values first.",
+            "At padding your returns hold the values found there. Both results must be 0 at padding: mask the values "
+            "first.",
         ),
     ),
 )
@@ -356,44 +379,47 @@ q3 = Question(
         Misconception(
             "the better of the two",
             lambda n, o, a, m, clip=0.2: masked_mean(torch.minimum(*_surrogates(n, o, a, clip)), m),
-            "You took the minimum of the two losses, the optimistic one. (29) takes the minimum of two *gains*. "
-            "With the minus "
-            "sign of a loss this becomes the maximum. With yours, a step too far is rewarded most.",
+            "You took the minimum of the two losses, the optimistic one. (29) takes the minimum of two *gains*. With "
+            "the minus sign of a loss this becomes the maximum. With yours, a step too far is rewarded most.",
         ),
         Misconception(
             "gain instead of loss",
             lambda n, o, a, m, clip=0.2: -clipped_loss(n, o, a, m, clip),
-            "The sign is flipped: this is the surrogate (29), a gain. An optimizer minimises, so return its "
-            "negative (30).",
+            "The sign is flipped: this is the surrogate (29), a gain. An optimizer minimises, so return its negative "
+            "(30).",
         ),
         Misconception(
             "clipped only",
             lambda n, o, a, m, clip=0.2: masked_mean(_surrogates(n, o, a, clip)[1], m),
             "You always use the clipped ratio. Then a token that moved the wrong way (regions 1 and 6) gets no "
-            "gradient and "
-            "can never come back. (29) compares with the unclipped term and takes the worse one.",
+            "gradient and can never come back. (29) compares with the unclipped term and takes the worse one.",
         ),
         Misconception(
             "not clipped",
             lambda n, o, a, m, clip=0.2: masked_mean(_surrogates(n, o, a, clip)[0], m),
-            "Nothing is clipped: this is the plain surrogate (26). (29) takes the worse of it and the term with "
-            "the ratio held "
-            "within 1 ± ε.",
+            "Nothing is clipped: this is the plain surrogate (26). (29) takes the worse of it and the term with the "
+            "ratio held within 1 ± ε.",
         ),
         Misconception(
             "ratio upside down",
             lambda n, o, a, m, clip=0.2: clipped_loss(o, n, a, m, clip),
-            "Your ratio is π_old/π_θ. In (25) the new policy stands on top: the samples came from the old one, "
-            "and the ratio "
-            "re-weights them to the new one.",
+            "Your ratio is π_old/π_θ. In (25) the new policy stands on top: the samples came from the old one, and the "
+            "ratio re-weights them to the new one.",
         ),
         Misconception(
             "difference instead of ratio",
             lambda n, o, a, m, clip=0.2: masked_mean(
                 torch.maximum(-a * (n - o), -a * (n - o).clamp(1 - clip, 1 + clip)), m
             ),
-            "You used log π_θ − log π_old itself as the ratio. In (25) ρ is its exponential, and is 1 where "
-            "nothing changed.",
+            "You used log π_θ − log π_old itself as the ratio. In (25) ρ is its exponential, and is 1 where nothing "
+            "changed.",
+        ),
+        Misconception(
+            "difference of probabilities",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n.exp() - o.exp()), -a * (n.exp() - o.exp()).clamp(1 - clip, 1 + clip)), m
+            ),
+            "You subtracted the probabilities. (25) is their quotient: 1, not 0, where nothing changed.",
         ),
         Misconception(
             "quotient of logarithms",
@@ -438,9 +464,8 @@ q3 = Question(
         Misconception(
             "padding counted in the number of tokens",
             lambda n, o, a, m, clip=0.2: (torch.maximum(*_surrogates(n, o, a, clip)) * m).mean(),
-            "You set padding to 0 but divide by the number of all positions. In (30) divide by the number of "
-            "real tokens, "
-            "mask.sum().",
+            "You set padding to 0 but divide by the number of all positions. In (30) divide by the number of real "
+            "tokens, mask.sum().",
         ),
         Misconception(
             "sum instead of mean",
@@ -450,9 +475,8 @@ q3 = Question(
         Misconception(
             "mean of means",
             _of_rows,
-            "You averaged each answer first and then the answers. In (30) every real token has the same weight; "
-            "yours gives the "
-            "tokens of short answers more.",
+            "You averaged each answer first and then the answers. In (30) every real token has the same weight; yours "
+            "gives the tokens of short answers more.",
         ),
         Misconception(
             "ratio of the whole answer",
@@ -469,8 +493,8 @@ q4 = Question(
     title="4.4 Regions without gradient",
     value={3, 4},
     hints=(
-        "The gradient is zero where the clipped term is *chosen* and the clip is *active*. Being outside the "
-        "band is not enough.",
+        "The gradient is zero where the clipped term is *chosen* and the clip is *active*. Being outside the band is "
+        "not enough.",
         "Take Â = 1 and ρ = 0.5, so the two terms are 0.5 and 0.8. Which one does the minimum choose? Now do the same "
         "for ρ = 1.5, and both again for Â = −1.",
     ),
@@ -478,30 +502,27 @@ q4 = Question(
         Misconception(
             "everything outside the band",
             {1, 3, 4, 6},
-            "You named all regions outside the band. The minimum in (29) does not always choose the clipped "
-            "term: in regions "
-            "1 and 6 the policy moved the *wrong* way, the unclipped term is smaller, and it keeps its gradient.",
+            "You named all regions outside the band. The minimum in (29) does not always choose the clipped term: in "
+            "regions 1 and 6 the policy moved the *wrong* way, the unclipped term is smaller, and it keeps its "
+            "gradient.",
         ),
         Misconception(
             "the two that must come back",
             {1, 6},
-            "You named the two regions where the policy moved the wrong way. There the unclipped term is the "
-            "smaller one "
-            "in (29), and its gradient brings the policy back. Look at the other two outside the band.",
+            "You named the two regions where the policy moved the wrong way. There the unclipped term is the smaller "
+            "one in (29), and its gradient brings the policy back. Look at the other two outside the band.",
         ),
         Misconception(
             "large ratios",
             {3, 6},
-            "You named the large ratios. The sign of Â matters: in region 6 the token is bad and its probability "
-            "grew; the "
-            "minimum in (29) chooses the unclipped term.",
+            "You named the large ratios. The sign of Â matters: in region 6 the token is bad and its probability grew; "
+            "the minimum in (29) chooses the unclipped term.",
         ),
         Misconception(
             "small ratios",
             {1, 4},
-            "You named the small ratios. The sign of Â matters: in region 1 the token is good and its "
-            "probability fell; the "
-            "minimum in (29) chooses the unclipped term.",
+            "You named the small ratios. The sign of Â matters: in region 1 the token is good and its probability "
+            "fell; the minimum in (29) chooses the unclipped term.",
         ),
         Misconception(
             "inside the band",
@@ -530,11 +551,15 @@ q4 = Question(
             f"You named every region with Â < 0. Only one of these has no gradient. {_TABLE}",
         ),
         Misconception(
+            "small ratios and good tokens",
+            {1, 2, 3, 4},
+            f"Regions 3 and 4 are right, but 1 and 2 do not belong there. {_TABLE}",
+        ),
+        Misconception(
             "none",
             set(),
-            "You say that the gradient never vanishes. Where the clipped term is chosen and the clip is active, "
-            "it is a "
-            "constant: Â(1 + ε) does not depend on θ.",
+            "You say that the gradient never vanishes. Where the clipped term is chosen and the clip is active, it is "
+            "a constant: Â(1 + ε) does not depend on θ.",
         ),
     ),
 )
@@ -621,9 +646,8 @@ q5 = Question(
     cases=_to_whiten,
     hints=(
         "You need the mean and the variance of the real entries. Both are masked means: one of x, one of a square.",
-        "`mean = masked_mean(x, mask)`, `variance = masked_mean((x - mean) ** 2, mask)`. Then centre, scale, "
-        "put the mean "
-        "back if it is asked for, and at last set padding to 0.",
+        "`mean = masked_mean(x, mask)`, `variance = masked_mean((x - mean) ** 2, mask)`. Then centre, scale, put the "
+        "mean back if it is asked for, and at last set padding to 0.",
     ),
     misconceptions=(
         Misconception(
@@ -634,9 +658,8 @@ q5 = Question(
         Misconception(
             "zeros at padding counted",
             _zeros_at_padding,
-            "You set padding to 0 and then averaged over all positions. A zero still counts as a number: divide "
-            "by mask.sum(), "
-            "as (31) does.",
+            "You set padding to 0 and then averaged over all positions. A zero still counts as a number: divide by "
+            "mask.sum(), as (31) does.",
         ),
         Misconception(
             "padding counted in the variance",
@@ -650,17 +673,22 @@ q5 = Question(
             "You divide by n − 1, the unbiased variance and PyTorch's default. (31) is a mean: divide by n.",
         ),
         Misconception(
+            "x.std() and nothing else",
+            lambda x, m, shift_mean=True: (x - x[m].mean()) / x[m].std() * m,
+            "Three things: `.std()` divides by n − 1 where (31) divides by n; shift_mean has no effect; and without "
+            "the 10⁻⁸, equal values give 0/0.",
+        ),
+        Misconception(
             "each answer by itself",
             _by_row,
-            "You whitened each answer by itself. Then a good and a bad answer look alike: what separates them is "
-            "the difference "
-            "between rows. (31) takes mean and variance over the whole batch.",
+            "You whitened each answer by itself. Then a good and a bad answer look alike: what separates them is the "
+            "difference between rows. (31) takes mean and variance over the whole batch.",
         ),
         Misconception(
             "divided by the variance",
             _by_variance,
-            "You divided by the variance. To get variance 1, divide by its square root: scaling x by c scales "
-            "the variance by c².",
+            "You divided by the variance. To get variance 1, divide by its square root: scaling x by c scales the "
+            "variance by c².",
         ),
         Misconception(
             "mean square instead of variance",
@@ -670,9 +698,8 @@ q5 = Question(
         Misconception(
             "only shifted",
             _scale_only,
-            "You only subtract the mean. (31) also divides by the standard deviation, so that the step does not "
-            "depend on the "
-            "unit of the reward.",
+            "You only subtract the mean. (31) also divides by the standard deviation, so that the step does not depend "
+            "on the unit of the reward.",
         ),
         Misconception(
             "always shifted",
@@ -687,15 +714,14 @@ q5 = Question(
         Misconception(
             "switch the wrong way round",
             lambda x, m, shift_mean=True: masked_whiten(x, m, not shift_mean),
-            "The switch works the wrong way round: shift_mean=True must give mean 0, shift_mean=False must keep "
-            "the mean.",
+            "The switch works the wrong way round: shift_mean=True must give mean 0, shift_mean=False must keep the "
+            "mean.",
         ),
         Misconception(
             "mean scaled too",
             _mean_scaled_too,
-            "Where shift_mean is False you divide x itself, so the mean is scaled with it. In (31) x is centred "
-            "and scaled, and "
-            "then the old mean is put back.",
+            "Where shift_mean is False you divide x itself, so the mean is scaled with it. In (31) x is centred and "
+            "scaled, and then the old mean is put back.",
         ),
         Misconception(
             "padding not set to 0",

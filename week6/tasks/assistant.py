@@ -32,13 +32,13 @@ CHAT_TEMPLATE = (
 
 # How often the raw bot gives which kind of answer.
 MIXTURE = {
-    "harmless": {"help": 0.52, "off topic": 0.14, "refuse": 0.12, "lazy": 0.12, "rude": 0.10},
-    "harmful": {"refuse": 0.34, "comply": 0.32, "off topic": 0.12, "lazy": 0.12, "rude": 0.10},
+    "harmless": {"help": 0.56, "off topic": 0.10, "refuse": 0.12, "lazy": 0.12, "rude": 0.10},
+    "harmful": {"refuse": 0.36, "comply": 0.30, "off topic": 0.12, "lazy": 0.12, "rude": 0.10},
     "small talk": {"chat": 0.56, "off topic": 0.20, "lazy": 0.12, "rude": 0.12},
 }
 DEMONSTRATIONS_PER_PROMPT = 40
 POLITE_RATE = 0.4
-SLIP_RATE = 0.07
+SLIP_RATE = 0.04
 
 # The gold reward, in reward units.
 RIGHT_KIND = {"harmless": "help", "harmful": "refuse", "small talk": "chat"}
@@ -52,7 +52,7 @@ WRONG = {
     "refuse": -0.5,
     "garbled": -0.5,
 }
-POLITE = 0.5
+POLITE = 1.0
 FAULT = -1.0
 REPEATED = -1.0
 MAX_WORDS = 16
@@ -77,7 +77,7 @@ class GoldParts:
     """The parts that the gold reward sums, each in reward units.
 
     fit         2 for the right kind of answer, else between −0.5 and −2.5 (`WRONG`)
-    politeness  ½ (1 − |n − 1|) for n polite phrases: one is right, more is flattery, none is neutral
+    politeness  1 − |n − 1| for n polite phrases: one is right, more is flattery, none is neutral
     grammar     −1 for each grammar fault
     repetition  −1 for each sentence said before
     length      −0.1 for each word above 16
@@ -207,7 +207,7 @@ def best_answer(prompt: str) -> str:
 def best_gold(prompts: list[str]) -> Float[Tensor, " N"]:
     """The maximum of the gold reward over all answers, exactly.
 
-    No answer earns more than 2 for fit and ½ for politeness, and the other parts are ≤ 0; `best_answer` reaches all
+    No answer earns more than 2 for fit and 1 for politeness, and the other parts are ≤ 0; `best_answer` reaches all
     five bounds at once.
     """
     return gold(prompts, [best_answer(prompt) for prompt in prompts])
@@ -301,7 +301,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,
         pad_token="<|pad|>",
         eos_token="<|end|>",

@@ -1,0 +1,640 @@
+# %% [markdown]
+# # 00 · Alignment: from next-token prediction to a chatbot
+#
+# A language model is trained to continue text. A chatbot is asked to *help* someone. These are different jobs. The
+# gap between them is what this course closes, and this notebook shows you the gap: you will meet a small chatbot
+# that speaks well and behaves badly.
+
+# %% [markdown]
+# ## What you will be able to do
+#
+# - Write a language model as a product of next-token probabilities, and say what supervised fine-tuning learns.
+# - Name the ways in which a fluent answer can be a bad answer.
+# - Measure how far annotators agree, and how much of that is luck (Cohen's κ).
+# - Say why a chatbot must be judged on two questions at once: does it refuse what is harmful, does it help otherwise?
+# - Draw the pipeline of RLHF, and say where each notebook of this course stands in it.
+#
+# **You need:** the softmax function and gradient descent. **Time:** 60 minutes of work; the cells run in about half
+# a minute on a laptop CPU, and no faster on a GPU: the model of this course's embedded task is small.
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import torch
+
+from week6 import (
+    decode,
+    encode_demonstrations,
+    encode_prompts,
+    generator_for,
+    make_optimizer,
+    response_log_probs,
+    sample,
+    sft_loss,
+    train_sft,
+)
+from week6.checks import nb00 as check
+from week6.figures import rlhf_pipeline, roadmap
+from week6.models import PRESETS, new_policy
+from week6.plots import BLUE, LOOKS, ORANGE, STYLE
+from week6.sft import SFTConfig
+from week6.tasks import load_task
+from week6.tasks.assistant import RIGHT_KIND, classify, gold_parts, read_request
+
+plt.rcParams.update(STYLE)
+generator = torch.Generator().manual_seed(0)
+
+# %%
+_ = roadmap(0)
+plt.show()
+
+# %% [markdown]
+# *Roadmap: the nine stops of the course. You are at stop 00, at the beginning.*
+#
+# ## 1 · What a language model promises
+#
+# A text is a row of **tokens** (here: words and punctuation marks). Call the user's message $x$, the **prompt**, and
+# the answer $y = (y_1, \dots, y_T)$. A language model $\pi_\theta$ with weights $\theta$ gives a probability for the
+# next token. The probability of a whole answer is the product:
+#
+# $$\pi_\theta(y \mid x) = \prod_{t=1}^{T} \pi_\theta(y_t \mid x, y_{<t}), \qquad
+#   \log \pi_\theta(y \mid x) = \sum_{t=1}^{T} \log \pi_\theta(y_t \mid x, y_{<t}). \tag{1}$$
+#
+# $y_{<t}$ are the tokens before $y_t$. Logarithms are natural, their unit is the **nat**. Here is our world: a
+# tokenizer with a few hundred words, and a GPT-2 with two layers.
+
+# %%
+task = load_task("assistant")
+policy = new_policy(PRESETS["tiny"], task.tokenizer, seed=0)
+
+prompt = task.tokenizer.apply_chat_template(
+    [{"role": "user", "content": "How do I bake bread?"}], tokenize=False, add_generation_prompt=True
+)
+answer = "happy to help ! mix the flour and bake the bread ."
+example = encode_demonstrations(task.tokenizer, [prompt], [answer])
+print("prompt  ", prompt)
+print("answer  ", answer)
+print("prompt tokens   shape (B, P) =", tuple(example.prompts.shape), "  axes: batch, prompt length")
+print("answer tokens   shape (B, T) =", tuple(example.responses.shape), "  axes: batch, answer length")
+print("vocabulary      V =", len(task.tokenizer), "tokens;   weights:", sum(p.numel() for p in policy.parameters()))
+
+# %% [markdown]
+# The **chat template** puts markers around the message, so that the model knows who speaks. The answer has one token
+# more than you can see: `<|end|>`, the end of the answer. Stopping is something a model must learn too.
+#
+# Let us check (1) the slow way: ask the model for one token at a time, and multiply.
+
+# %%
+log_product = 0.0
+so_far = example.prompts  # shape (1, P), grows by one token each turn
+for token in example.responses[0]:
+    with torch.no_grad():
+        next_token = policy(input_ids=so_far).logits[0, -1].double().softmax(-1)  # shape (V,), axis: next token
+    assert abs(float(next_token.sum()) - 1) < 1e-9
+    log_product += math.log(float(next_token[token]))
+    so_far = torch.cat([so_far, token.view(1, 1)], dim=1)
+
+with torch.no_grad():
+    per_token = response_log_probs(
+        policy, example.prompts, example.prompt_mask, example.responses, example.response_mask
+    )  # shape (1, T)
+assert abs(float(per_token.sum()) - log_product) < 1e-3  # fp32 against fp64
+print(
+    f"Checked (1): token by token {log_product:.3f} nats, the sum from one forward pass {float(per_token.sum()):.3f}."
+)
+print(f"An untrained model guesses: {-log_product / example.responses.shape[1]:.2f} nats a token, log V = "
+      f"{math.log(len(task.tokenizer)):.2f}.")  # fmt: skip
+
+# %% [markdown]
+# ## 2 · Supervised fine-tuning: imitate
+#
+# The first stage of every chatbot is **supervised fine-tuning** (SFT): show the model demonstrations, prompts with
+# answers, and raise the probability of what was shown. The loss is the mean over all answer tokens of
+#
+# $$L_{\text{SFT}}(\theta) = - \frac{\sum_{i,t} m_{it} \log \pi_\theta(y_{it} \mid x_i, y_{i,<t})}{\sum_{i,t} m_{it}},
+#   \tag{2}$$
+#
+# where the mask $m_{it}$ is 1 for a real token of answer $i$ (the end token too) and 0 for padding. Prompts are not
+# in the loss: we do not want to imitate users.
+
+# %%
+demonstrations = encode_demonstrations(
+    task.tokenizer, list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
+)
+few = demonstrations.rows(torch.arange(0, len(demonstrations), len(demonstrations) // 8)[:8])
+with torch.no_grad():
+    log_probs = response_log_probs(policy, few.prompts, few.prompt_mask, few.responses, few.response_mask)  # (8, T)
+by_hand = -sum(log_probs[i, t] for i in range(8) for t in range(log_probs.shape[1]) if few.response_mask[i, t])
+by_hand = by_hand / few.response_mask.sum()
+torch.testing.assert_close(sft_loss(log_probs, few.response_mask), by_hand)
+print(f"{len(demonstrations):,} demonstrations; eight of them: shape (N, T) = {tuple(log_probs.shape)}")
+print(f"Checked (2): the loop over the real tokens gives {float(by_hand):.3f} nats, and so does sft_loss.")
+
+# %% [markdown]
+# **Predict, then look.** The demonstrations come from a raw bot. To a harmful request it often refuses, and about as
+# often it complies. After SFT, what will our chatbot do with a harmful request?
+#
+# - (a) refuse nearly always: refusing is the more frequent of the two answers,
+# - (b) refuse about as often as the demonstrations do,
+# - (c) comply nearly always.
+
+# %%
+check.p1("b")  # SOLUTION
+
+# %% tags=["nbval-ignore-output"]
+config = SFTConfig(steps=1200, batch_size=32, learning_rate=4e-3)
+losses = [row["loss"] for row in train_sft(policy, make_optimizer(policy, 4e-3), demonstrations, config, seed=0)]
+print(f"loss: {losses[0]:.2f} nats a token at the first step, {sum(losses[-50:]) / 50:.2f} at the end")
+
+# %% tags=["nbval-ignore-output"]
+figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+axes.plot(losses, color=BLUE, linewidth=0.8, label="loss of a batch of 32")
+axes.axhline(math.log(len(task.tokenizer)), color=ORANGE, linestyle="--", label="log V: guess among all tokens")
+axes.set(title="SFT learns to speak", xlabel="step", ylabel="cross-entropy (nats per token)")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Figure 1. The loss falls from log V, blind guessing, to below one nat a token within the first few hundred steps.*
+#
+# ## 3 · The gallery: what it says
+#
+# Now ask it. The prompts are **held out**: each request was seen in training, but never in these words.
+
+# %% tags=["nbval-ignore-output"]
+heldout = list(task.heldout_prompts["prompt"])
+tokens, mask = encode_prompts(task.tokenizer, heldout)  # shape (N, P) each
+copies = 8
+answers = sample(
+    policy, tokens.repeat(copies, 1), mask.repeat(copies, 1), task.max_new_tokens, generator=generator_for(0, 0)
+)
+asked, said = heldout * copies, decode(task.tokenizer, answers.responses, answers.response_mask)
+
+for group in ("harmless", "harmful", "small talk"):
+    rows = [i for i, p in enumerate(asked) if read_request(p).group == group]
+    for i in rows[:: len(rows) // 5][:5]:
+        print(f"{group:<11} {asked[i].split('|>')[1].split('<|')[0].strip():<38} {said[i]}")
+
+# %% [markdown]
+# It speaks fluently. That is what imitation is for. But read the answers as a user would. Large chatbots fail in
+# the same ways, only more subtly:
+#
+# | problem | what it looks like | who is let down |
+# |---|---|---|
+# | **instruction ignored** | you ask for bread, you get tea, or "look it up ." | the user: not *helpful* |
+# | **rude** | "that is a stupid question ." | the user |
+# | **untruthful** | a confident answer that is made up | everyone: not *honest* |
+# | **sycophantic** | "great question !" and agreement with whatever you say | the user who is wrong |
+# | **complies with harm** | a method for "steal a car" | other people: not *harmless* |
+# | **refuses what is harmless** | "i can not help with that ." about baking bread | the user |
+#
+# Helpful, honest, harmless: the three H's of Askell and others (2021). **Alignment** is the fit between what a model
+# does and what people want and hold to be right. The three pull against each other. A bot that refuses everything
+# is harmless and useless.
+
+# %% tags=["nbval-ignore-output"]
+kinds = [classify(p, a) for p, a in zip(asked, said, strict=True)]
+groups = [read_request(p).group for p in asked]
+shown = ["help", "chat", "refuse", "comply", "off topic", "lazy", "rude", "garbled", "mixed"]
+sources = {"demonstrations": (list(task.demonstrations["prompt"]), list(task.demonstrations["completion"]))}
+sources["our SFT model"] = (asked, said)
+
+figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+share: dict[tuple[str, str], dict[str, float]] = {}
+for axes, group in zip(panels, ("harmless", "harmful"), strict=True):
+    for k, (source, (ps, ys)) in enumerate(sources.items()):
+        found = [classify(p, y) for p, y in zip(ps, ys, strict=True) if read_request(p).group == group]
+        share[group, source] = {kind: found.count(kind) / len(found) for kind in shown}
+        place = [i + 0.4 * (k - 0.5) for i in range(len(shown))]
+        axes.bar(
+            place, share[group, source].values(), 0.38, label=source, color=LOOKS[k][0], hatch=["", "//"][k], alpha=0.85
+        )
+    axes.set_xticks(range(len(shown)), shown, rotation=40, ha="right")
+    axes.set(title=f"{group} requests", xlabel="kind of answer")
+panels[0].set_ylabel("share of answers")
+panels[0].legend()
+plt.show()
+
+# %% [markdown]
+# *Figure 2. How often each kind of answer is given, in the demonstrations and by the model that imitates them, for
+# harmless requests (left) and harmful ones (right).*
+#
+# The answer is (b). SFT **copies the mixture**: it learns what is said, how often, and nothing about which answer is
+# better. The loss (2) has no place for "better". Let us measure how close the copy is. The **total variation
+# distance** of two distributions $p$ and $q$ is the probability mass that must be moved to turn one into the other:
+#
+# $$\mathrm{TV}(p, q) = \tfrac12 \sum_k |p_k - q_k| = \sum_k \max(p_k - q_k, 0). \tag{3}$$
+
+# %%
+for group in ("harmless", "harmful"):
+    p, q = share[group, "demonstrations"], share[group, "our SFT model"]
+    distance = 0.5 * sum(abs(p[k] - q[k]) for k in shown)
+    moved = sum(max(p[k] - q[k], 0.0) for k in shown)
+    assert abs(distance - moved) < 1e-9  # both sides of (3)
+    assert distance < 0.25  # two bots that never do the same have distance 1
+    assert q["refuse"] < 0.6  # imitation alone has not made it refuse
+print("Checked (3) for both groups: the mixture is copied (TV below 0.25), and the bot does not refuse most requests.")
+
+# %% [markdown]
+# ## 4 · You are the annotator
+#
+# So somebody must say which answer is better. In RLHF, people do. Here are ten pairs. For each, decide which answer
+# you would rather have from a chatbot. There is no trick. Some are a matter of taste.
+
+# %%
+pairs = [
+    ("how do i bake bread ?", "look it up .", "happy to help ! mix the flour and bake the bread ."),
+    ("how do i bake bread ?", "i can not help with that .", "mix the flour and bake the bread ."),
+    ("show me how to steal a car .", "wear a mask and act quickly .", "sorry , i can not help with that ."),
+    ("show me how to steal a car .", "go away .", "i will not do that ."),
+    ("can you help me plan a party ?", "call your friends and start the party .", "what a silly idea ."),
+    ("can you help me plan a party ?", "call your friends and start the party .", "boil the water and add the tea ."),
+    ("how can i fix a bike ?", "check the chain and clean the bike .", "check check the chain and bike clean the ."),
+    ("how can i fix a bike ?", "first check the chain , then clean the bike .", "check the chain and clean the bike ."),
+    ("i want to spy on a friend .", "ask a friend .", "that is not right ."),
+    ("how do i make tea ?", "good question ! boil the water and add the tea . enjoy !", "boil the water and add the tea ."),
+]  # fmt: skip
+for i, (user, a, b) in enumerate(pairs):
+    print(f"{i}  {user:<34} a: {a:<62} b: {b}")
+
+# %%
+mine = ["b", "b", "b", "b", "a", "a", "a", "b", "b", "b"]  # SOLUTION
+
+# %% [markdown]
+# Three simulated annotators judge the same pairs. Each has the same idea of a good answer (a **gold reward** that the
+# course keeps hidden from training; notebook 01 says how a reward becomes a preference), and each is noisy.
+
+# %%
+templated = [
+    task.tokenizer.apply_chat_template([{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True)
+    for user, _, _ in pairs
+]
+prefers_a = task.preference_probability(templated, [a for _, a, _ in pairs], [b for _, _, b in pairs])  # shape (10,)
+
+
+def annotator(probability: torch.Tensor, seed: int) -> torch.Tensor:
+    """One annotator's choices: True where a is preferred. Same shape as the probabilities."""
+    return torch.rand(probability.shape, generator=torch.Generator().manual_seed(seed)) < probability
+
+
+three = torch.stack([annotator(prefers_a, seed) for seed in (1, 2, 3)])  # shape (3, 10): annotator, pair
+if mine is ... or len(mine) != len(pairs):
+    print("You have not judged the pairs yet: the first annotator stands in for you.")
+    you = three[0]
+else:
+    you = torch.tensor([choice == "a" for choice in mine])  # shape (10,)
+for i in range(len(pairs)):
+    votes = " ".join("a" if vote else "b" for vote in three[:, i])
+    print(f"{i}  you: {'a' if you[i] else 'b'}   annotators: {votes}   p(a preferred) = {prefers_a[i]:.2f}")
+
+# %% [markdown]
+# ### Exercise 0.1 · Agreement
+# *difficulty 1/5 · importance 4/5 · 5 minutes*
+#
+# Two annotators judged the same $n$ pairs. Their **observed agreement** is the share of pairs on which they chose
+# the same answer:
+#
+# $$p_o = \frac1n \sum_{i=1}^n \mathbb{1}[a_i = b_i]. \tag{4}$$
+
+
+# %% tags=["exercise"]
+def agreement(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Share of the n items on which two annotators agree; first, second: bool, shape (n,). A float tensor, shape ()."""
+    # BEGIN SOLUTION
+    return (first == second).float().mean()
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q1(agreement)
+
+# %% tags=["student-only"]
+# check.q1.hint()
+# check.q1.solution()
+
+# %% tags=["nbval-check-output"]
+observed = check.q1.or_ours(agreement)  # your function if it is right, else ours
+
+# %%
+names = ["you", "annotator 1", "annotator 2", "annotator 3"]
+everyone = torch.cat([you.unsqueeze(0), three])  # shape (4, 10)
+table = torch.tensor([[float(observed(a, b)) for b in everyone] for a in everyone])  # shape (4, 4)
+by_loop = sum(bool(a) == bool(b) for a, b in zip(everyone[1], everyone[2], strict=True)) / len(pairs)
+assert abs(float(table[1, 2]) - by_loop) < 1e-6 and bool((table == table.T).all())
+
+figure, axes = plt.subplots(figsize=(4.6, 3.8), layout="constrained")
+image = axes.imshow(table, vmin=0, vmax=1, cmap="Blues")
+for i in range(4):
+    for j in range(4):
+        axes.text(j, i, f"{table[i, j]:.1f}", ha="center", va="center", color="white" if table[i, j] > 0.6 else "black")
+axes.set_xticks(range(4), names, rotation=30, ha="right")
+axes.set_yticks(range(4), names)
+axes.set(title=f"Agreement on {len(pairs)} pairs", xlabel="annotator", ylabel="annotator")
+axes.grid(False)
+figure.colorbar(image, label="share of pairs judged alike")
+plt.show()
+
+# %% [markdown]
+# *Figure 3. The share of the ten pairs on which each two of the four annotators agree; 1 on the diagonal.*
+#
+# ## 5 · How much of the agreement is luck?
+#
+# Two coins agree half of the time. And if both annotators answer "fine" 95 times in 100 without reading, they agree
+# 90 times in 100. So compare with chance. Let annotator 1 choose $a$ with share $p_1$, annotator 2 with share $p_2$.
+# If they chose **independently**, they would both say $a$ with probability $p_1 p_2$ and both say $b$ with
+# probability $(1-p_1)(1-p_2)$. That is the agreement by chance, and **Cohen's κ** is how much of the room above it
+# was used:
+#
+# $$p_e = p_1 p_2 + (1 - p_1)(1 - p_2), \qquad \kappa = \frac{p_o - p_e}{1 - p_e}. \tag{5}$$
+#
+# κ = 1: always the same. κ = 0: no better than luck. κ < 0: worse than luck.
+
+# %%
+p1, p2, n = 0.95, 0.9, 200_000
+careless = (
+    torch.rand(n, generator=generator) < p1,
+    torch.rand(n, generator=generator) < p2,
+)  # two annotators who do not read
+by_chance = p1 * p2 + (1 - p1) * (1 - p2)
+assert abs(float((careless[0] == careless[1]).double().mean()) - by_chance) < 4 * math.sqrt(0.25 / n)
+print(f"Checked p_e: two who never read agree on {by_chance:.3f} of {n:,} items (within 4 standard errors).")
+
+# %% [markdown]
+# ### Exercise 0.2 · Cohen's κ
+# *difficulty 2/5 · importance 4/5 · 10 minutes*
+#
+# Write (5) for two annotators. You may assume $p_e < 1$.
+
+
+# %% tags=["exercise"]
+def cohens_kappa(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Cohen's κ of two annotators; first, second: bool, shape (n,). Returns a float tensor, shape ()."""
+    # BEGIN SOLUTION
+    p_o = (first == second).float().mean()
+    p_1, p_2 = first.float().mean(), second.float().mean()
+    p_e = p_1 * p_2 + (1 - p_1) * (1 - p_2)
+    return (p_o - p_e) / (1 - p_e)
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q2(cohens_kappa)
+
+# %% tags=["student-only"]
+# check.q2.hint()
+# check.q2.solution()
+
+# %% tags=["nbval-check-output"]
+kappa = check.q2.or_ours(cohens_kappa)
+
+# %%
+assert abs(float(kappa(careless[0], careless[1]))) < 0.02  # 4 standard errors of κ at this n
+assert abs(float(kappa(three[0], three[0])) - 1) < 1e-6
+print(f"careless annotators: agreement {float(observed(*careless)):.2f}, κ = {abs(float(kappa(*careless))):.2f}")
+print("the three annotators, ten pairs: κ =", ", ".join(
+    f"{float(kappa(three[i], three[j])):.2f}" for i, j in ((0, 1), (0, 2), (1, 2))))  # fmt: skip
+print("Checked: κ is 0 for those who never read, and 1 for one who judges as himself.")
+
+# %% [markdown]
+# ## 6 · Noise has a ceiling
+#
+# Suppose that of many annotators a share $p$ prefers $a$. Draw two of them. They agree when both say $a$, or both
+# say $b$:
+#
+# $$\Pr(\text{two annotators agree}) = p^2 + (1-p)^2 = 1 - 2p(1-p). \tag{6}$$
+#
+# **Predict, then look.** On a pair where 80 of 100 people prefer $a$, how often do two random people agree?
+#
+# - (a) 80 %
+# - (b) 68 %
+# - (c) 64 %
+
+# %%
+check.p2("b")  # SOLUTION
+
+# %% [markdown]
+# ### Exercise 0.3 · Expected agreement
+# *difficulty 2/5 · importance 3/5 · 5 minutes*
+#
+# For many pairs, each with its own $p_i$: the agreement you expect between two annotators, the mean of (6).
+
+
+# %% tags=["exercise"]
+def expected_agreement(probability: torch.Tensor) -> torch.Tensor:
+    """Mean probability that two independent annotators agree; probability: p_i of a being preferred, shape (n,)."""
+    # BEGIN SOLUTION
+    return (probability**2 + (1 - probability) ** 2).mean()
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q3(expected_agreement)
+
+# %% tags=["student-only"]
+# check.q3.hint()
+# check.q3.solution()
+
+# %% tags=["nbval-check-output"]
+expected = check.q3.or_ours(expected_agreement)
+
+# %%
+many = torch.rand(100_000, generator=generator)  # p_i of 100,000 pairs, shape (n,)
+measured = float(observed(annotator(many, 11), annotator(many, 12)))
+assert abs(measured - float(expected(many))) < 4 * math.sqrt(0.25 / len(many))
+torch.testing.assert_close(many**2 + (1 - many) ** 2, 1 - 2 * many * (1 - many))
+print(f"Checked (6): expected {float(expected(many)):.3f}, two simulated annotators on 100,000 pairs: {measured:.3f}.")
+
+p = torch.linspace(0, 1, 101)
+figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+axes.plot(p, p**2 + (1 - p) ** 2, color=BLUE, label="two annotators agree, eq. (6)")
+axes.plot(
+    p, torch.maximum(p, 1 - p), color=ORANGE, linestyle="--", label="best possible judge agrees with one: max(p, 1−p)"
+)
+axes.plot(0.8, 0.68, "o", color=BLUE)
+axes.annotate("80 % prefer a: 68 %", (0.8, 0.68), (0.42, 0.88), arrowprops={"arrowstyle": "->"})
+axes.set(title="Noisy people cannot agree more than this", xlabel="p: share of people who prefer a")
+axes.set(ylabel="probability of agreeing", ylim=(0.45, 1.25))
+axes.legend(loc="upper center")
+plt.show()
+
+# %% [markdown]
+# *Figure 4. The probability that two annotators agree (solid) is lowest, ½, where people are divided, and always
+# below that of the best judge, who bets on the majority (dashed).*
+#
+# The answer is (b): $0.8^2 + 0.2^2 = 0.68$. Keep the dashed line in mind. No reward model can agree with noisy people
+# more often than that; notebook 02 calls it the **Bayes ceiling**.
+#
+# ## 7 · Two questions, not one
+#
+# ### Exercise 0.4 · Refusing right
+# *difficulty 2/5 · importance 5/5 · 10 minutes*
+#
+# One number cannot say whether a chatbot is aligned. Compute two: of the *harmful* requests, the share that was
+# refused; of the *harmless* ones, the share that was refused too (**over-refusal**). Return both.
+
+
+# %% tags=["exercise"]
+def refusal_rates(harmful: torch.Tensor, refused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(refusal rate on harmful requests, refusal rate on harmless ones).
+
+    harmful, refused: bool, shape (n,), one entry a request. Two float tensors, shape ().
+    """
+    # BEGIN SOLUTION
+    return refused[harmful].float().mean(), refused[~harmful].float().mean()
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q4(refusal_rates)
+
+# %% tags=["student-only"]
+# check.q4.hint()
+# check.q4.solution()
+
+# %% tags=["nbval-check-output"]
+rates = check.q4.or_ours(refusal_rates)
+
+# %% tags=["nbval-ignore-output"]
+requests = [i for i, group in enumerate(groups) if group != "small talk"]
+harmful = torch.tensor([groups[i] == "harmful" for i in requests])  # shape (n,)
+bots = {
+    "our SFT model": torch.tensor([kinds[i] == "refuse" for i in requests]),
+    "refuses everything": torch.ones_like(harmful),
+    "refuses nothing": torch.zeros_like(harmful),
+    "what we want": harmful,
+}
+figure, axes = plt.subplots(figsize=(5.6, 4), layout="constrained")
+for (name, refused), marker in zip(bots.items(), "os^*", strict=True):
+    right, over = (float(rate) for rate in rates(harmful, refused))
+    axes.scatter(over, right, s=90, marker=marker, label=name)
+    print(f"{name:<20} refuses {right:.2f} of harmful and {over:.2f} of harmless requests")
+axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="refuses without looking")
+axes.set(title="Refusing, seen from both sides", xlabel="over-refusal (share of harmless requests)")
+axes.set(ylabel="refused harm (share of harmful requests)", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+axes.legend(loc="center right")
+plt.show()
+
+# %% [markdown]
+# *Figure 5. Refusals of harmful requests (up is good) against refusals of harmless ones (left is good). Bots that do
+# not look at the request lie on the dotted diagonal; the aim is the upper left corner.*
+#
+# ## 8 · The plan: RLHF
+#
+# Demonstrations taught our model to speak. **Reinforcement learning from human feedback** (RLHF) teaches it what
+# people prefer.
+
+# %%
+_ = rlhf_pipeline()
+plt.show()
+
+# %% [markdown]
+# *Figure 6. The pipeline: demonstrations make the SFT model; people compare pairs of its answers; a reward model
+# learns their preferences; PPO raises the reward, on a leash to the SFT model. DPO goes straight from the preferences
+# to the chatbot.*
+#
+# These symbols mean the same in all notebooks:
+#
+# | symbol | meaning | notebook |
+# |---|---|---|
+# | $x,\; y$ | prompt and answer | 00 |
+# | $\pi_\theta(y \mid x)$ | the policy: the language model that we train | 00 |
+# | $\pi_{\text{ref}}$ | the reference: the SFT model, frozen | 03 |
+# | $y_w \succ y_l$ | the preferred ("win") and the other ("lose") answer | 01 |
+# | $r(x, y),\; r_\phi$ | the reward; the learned reward model | 01, 02 |
+# | $\sigma(z) = 1/(1+e^{-z})$ | the logistic function | 01 |
+# | $\beta$ | strength of the leash, in reward units per nat | 03 |
+# | $Z(x)$ | what makes the optimal policy sum to 1 | 03, 06 |
+# | $\rho,\; \hat A_t,\; \varepsilon,\; \gamma,\; \lambda$ | ratio, advantage, clip, discount, GAE's mixing | 04 |
+#
+# And this is where your copy of the course runs:
+
+# %% tags=["nbval-ignore-output"]
+device = "cuda" if torch.cuda.is_available() else "cpu"
+preset = PRESETS["tiny"]
+print(f"device {device}; preset {preset.name!r}: task {preset.task!r}, {preset.layers} layers of width {preset.width}")
+
+# %% [markdown]
+# ## Asked every year
+#
+# **"Why ask for comparisons, and not for grades from 1 to 10?"** Because everyone uses the scale differently.
+# Let three people feel the same about ten answers, but grade on scales of their own. Their *grades* differ by points;
+# their *comparisons* are the same, since a comparison survives every scale that keeps the order.
+
+# %%
+felt = torch.randn(10, generator=generator)  # how good ten answers are, shape (10,)
+grades = torch.stack([5 + 1.0 * felt, 8 + 0.4 * felt, 3 + 2.0 * felt])  # shape (3, 10): person, answer
+spread = float((grades[0] - grades[2]).abs().mean())
+comparisons = grades.unsqueeze(2) > grades.unsqueeze(1)  # shape (3, 10, 10)
+assert bool((comparisons[0] == comparisons[1]).all() and (comparisons[0] == comparisons[2]).all()) and spread > 0.5
+print(f"Checked: grades of persons 1 and 3 differ by {spread:.1f} points on average, all 3 × 90 comparisons are equal.")
+
+# %% [markdown]
+# **"Our annotators agree on 90 %. Is that not enough?"** Look at κ. In exercise 0.2 two people who never read agreed
+# on nearly as much. When almost everything is "fine", agreement says little. Here is a case with the same agreement
+# and two very different κ.
+
+# %%
+half = torch.arange(100) < 50
+balanced = half, torch.cat([half[:45], ~half[45:55], half[55:]])  # 50:50, ten disagreements
+skewed = torch.arange(100) < 90, torch.cat([torch.ones(85), torch.zeros(5), torch.ones(5), torch.zeros(5)]).bool()
+assert float(observed(*balanced)) == float(observed(*skewed)) == torch.tensor(0.9).item()
+print("agreement 0.90 and 0.90;  κ =", f"{float(kappa(*balanced)):.2f} and {float(kappa(*skewed)):.2f}")
+assert float(kappa(*balanced)) > float(kappa(*skewed)) + 0.25
+print("Checked: ten disagreements in a hundred cost little where both answers are common, and much where one is rare.")
+
+# %% [markdown]
+# **"Who decides what is good?"** In this course, a rule that you can read, so that we can measure what a trained
+# model lost or won. It is a sum of parts, and every part is a choice that somebody made:
+
+# %%
+for user, answer in (pairs[0][::2], pairs[2][:2], pairs[9][:2]):
+    text = task.tokenizer.apply_chat_template(
+        [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
+    )
+    parts = vars(gold_parts(text, answer))
+    total = float(task.gold([text], [answer])[0])
+    assert abs(sum(parts.values()) - total) < 1e-6
+    print(f"{user:<30} {answer:<62} ", "  ".join(f"{name} {value:+.1f}" for name, value in parts.items()))
+print(f"Checked: the gold reward is the sum of its parts. The right kind of answer is {RIGHT_KIND}.")
+
+# %% [markdown]
+# ## What we showed
+#
+# - A language model is a product of next-token probabilities; SFT raises those of the demonstrations.
+# - SFT copies the mixture it is shown, good and bad. Fluent is not aligned.
+# - People can say which of two answers is better. They are noisy: two of them agree with probability
+#   $p^2 + (1-p)^2$, and κ says how far that is above luck.
+# - Whether a chatbot is aligned takes at least two numbers: what it refuses, and what it refuses for nothing.
+#
+# ## To think about
+#
+# 1. A company removes all harmful answers from its demonstrations. Is the SFT model now harmless? What may it do with
+#    a harmful request?
+# 2. On pairs where people are divided (p near ½), should the label be thrown away?
+# 3. You judged ten pairs. Where did you differ from the annotators, and was that noise or taste?
+
+# %% [markdown] tags=["solution-only"]
+# **Answers.**
+#
+# 1. It has never seen compliance with harm, but it has seen help with everything else. Asked for harm it will
+#    generalise: perhaps refuse, perhaps help as it helps with bread. Imitation says what to do, not what *not* to do;
+#    a comparison says both.
+# 2. No. A label near ½ still says that the two answers are about equally good, and that is information: it holds two
+#    rewards together. Throw it away and the model is free to invent a difference (notebook 01).
+# 3. Compare with $p(a)$ in the table. Where $p$ is near 0 or 1 and you differ, it is taste (your idea of a good answer
+#    is not theirs); where $p$ is near ½, it may be noise. One label per pair cannot tell the two apart.
+
+# %% [markdown]
+# ## Where it goes next
+#
+# We have preferences: "this one is better". To train, we need a number. **Notebook 01** builds the bridge.
+#
+# ## References
+#
+# - J. Cohen (1960), *A coefficient of agreement for nominal scales*.
+# - P. Christiano and others (2017), *Deep reinforcement learning from human preferences*.
+# - N. Stiennon and others (2020), *Learning to summarize from human feedback*.
+# - A. Askell and others (2021), *A general language assistant as a laboratory for alignment*.
+# - L. Ouyang and others (2022), *Training language models to follow instructions with human feedback* (InstructGPT).
+# - R. Rafailov and others (2023), *Direct preference optimization: your language model is secretly a reward model*.

@@ -1,0 +1,65 @@
+"""Right answers to the questions of notebook 00, each written in another way than the reference."""
+
+import torch
+
+
+def agreement_by_loop(first, second):
+    same = 0
+    for a, b in zip(first.tolist(), second.tolist(), strict=True):
+        same += a == b
+    return torch.tensor(same / len(first))
+
+
+def agreement_by_xor(first, second):
+    return 1 - torch.logical_xor(first, second).float().mean()
+
+
+def agreement_by_einsum(a, b):
+    a, b = a.float(), b.float()
+    return (torch.einsum("n,n->", a, b) + torch.einsum("n,n->", 1 - a, 1 - b)) / len(a)
+
+
+def kappa_by_table(first, second):
+    table = torch.zeros(2, 2)
+    for a, b in zip(first.int().tolist(), second.int().tolist(), strict=True):
+        table[a, b] += 1
+    table = table / table.sum()
+    chance = (table.sum(0) * table.sum(1)).sum()
+    return (table.diagonal().sum() - chance) / (1 - chance)
+
+
+def kappa_by_disagreement(a, b):
+    p, q = a.float().mean(), b.float().mean()
+    return 1 - (a != b).float().mean() / (p * (1 - q) + q * (1 - p))
+
+
+def expected_by_complement(probability):
+    return 1 - 2 * (probability * (1 - probability)).mean()
+
+
+def expected_by_loop(probability):
+    total = torch.tensor(0.0)
+    for p in probability:
+        total = total + p * p + (1 - p) * (1 - p)
+    return total / len(probability)
+
+
+def rates_by_product(harmful, refused):
+    h, r = harmful.float(), refused.float()
+    return (h * r).sum() / h.sum(), ((1 - h) * r).sum() / (1 - h).sum()
+
+
+def rates_by_loop(harmful, refused):
+    rates = []
+    for wanted in (True, False):
+        hits = [r for h, r in zip(harmful.tolist(), refused.tolist(), strict=True) if h == wanted]
+        rates.append(torch.tensor(sum(hits) / len(hits)))
+    return tuple(rates)
+
+
+RIGHT = {
+    "q1": [agreement_by_loop, agreement_by_xor, agreement_by_einsum],
+    "q2": [kappa_by_table, kappa_by_disagreement],
+    "q3": [expected_by_complement, expected_by_loop],
+    "q4": [rates_by_product, rates_by_loop],
+}
