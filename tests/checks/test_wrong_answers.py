@@ -1,4 +1,4 @@
-"""Wrong answers written without a look at the graders: all are rejected, and most verdicts name the mistake."""
+"""Wrong answers that owe nothing to the graders' catalogues: all are rejected, and most verdicts name the mistake."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""Wrong answers as students write them: made from the exercise statements alone, without a look at the graders.
+"""Wrong answers as students write them. They follow from the exercise statements, not from the graders' catalogues.
 
 Each function's docstring names its mistake. A question that asks for a value has wrong values, with a comment.
 """
