@@ -49,7 +49,7 @@ PRESETS = {
         sft=SFTConfig(steps=3000, batch_size=32, learning_rate=3e-3),
         reward=RewardConfig(steps=500, batch_size=64, learning_rate=1.5e-3),
         ppo=PPOConfig(steps=150, batch_size=128, epochs=2, minibatches=2, learning_rate=5e-4, beta=0.05),
-        dpo=DPOConfig(steps=500, batch_size=64, learning_rate=7e-4, beta=0.7),
+        dpo=DPOConfig(steps=500, batch_size=64, learning_rate=7e-4, beta=1.0),
     ),
 }
 

@@ -22,6 +22,16 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "step_size = 2 / (wins + wins.T).sum(dim=0).max()",
     ): "the number of comparisons is the same in both directions",
     ("nb01.q5", "def fit_strengths(wins, steps=2001):"): "one more step, long after it has arrived",
+    (
+        "nb02.q1",
+        "columns = torch.arange((attention_mask == 0).to(attention_mask.dtype).shape[1], device=attention_mask.device)",
+    ): "the shape of a mask is that of its opposite",
+    (
+        "nb02.q1",
+        "columns = torch.arange(attention_mask.shape[1], device=(attention_mask == 0).to(attention_mask.dtype).device)",
+    ): "the device of a mask is that of its opposite",
+    ("nb02.q1", "return (attention_mask.long() * columns).argmax(1)"): "the last of two axes is axis 1",
+    ("nb02.q4", "return torch.maximum(1 - probability, probability).mean()"): "a maximum has no order",
     ("nb04.q2", "rewards, values = (torch.where(real, rewards, 1), torch.where(real, values, 0))"): (
         "the advantage is set to 0 at padding afterwards, and the reward of a padded token enters nothing else"
     ),

@@ -1,0 +1,275 @@
+"""Questions of notebook 02, reward modelling: a language model with a scalar head."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from week6 import preferences, reward_model
+from week6.checks.engine import Misconception, Prediction, Question
+from week6.reward_model import last_token_index
+
+
+def head_score(
+    hidden: Float[Tensor, "B L d"], mask: Bool[Tensor, "B L"], weight: Float[Tensor, " d"], bias: Float[Tensor, ""]
+) -> Float[Tensor, " B"]:
+    """r = w · h_last + b: the linear head, read at the last real token of each row."""
+    last = last_token_index(mask)
+    rows = torch.arange(len(hidden))
+    return hidden[rows, last] @ weight + bias
+
+
+def stacked_loss(scores: Float[Tensor, " 2N"]) -> Float[Tensor, ""]:
+    """−mean log σ(r_w − r_l) from one forward pass over both answers: the N chosen ones first, then the N rejected."""
+    chosen, rejected = scores.chunk(2)
+    return -F.logsigmoid(chosen - rejected).mean()
+
+
+# --- 1 · the last real token ----------------------------------------------------------------------------------------
+
+
+def _masks(_: torch.Generator) -> list[tuple[Tensor]]:
+    right = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0]])
+    both = torch.tensor([[0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    return [(right.bool(),), (right.flip(1).bool(),), (both.bool(),), (both.flip(1).bool(),)]
+
+
+q1 = Question(
+    title="2.1 The last real token",
+    reference=reward_model.last_token_index,
+    cases=_masks,
+    hints=(
+        "Number the columns 0 … L − 1 and multiply by the mask: what is left of the padding?",
+        "The largest column number that survives is where the last real token stands: argmax of mask · columns.",
+    ),
+    misconceptions=(
+        Misconception(
+            "length",
+            lambda mask: mask.sum(-1) - 1,
+            "That is the number of real tokens minus one: the right column only when nothing is padded on the left. "
+            "Our prompts are padded on the left (section 2).",
+        ),
+        Misconception(
+            "last column",
+            lambda mask: torch.full((len(mask),), mask.shape[1] - 1),
+            "You took the last column of every row. With padding on the right it holds padding: the score would be "
+            "read from a token that is not part of the answer (section 2).",
+        ),
+        Misconception(
+            "first real token",
+            lambda mask: mask.long().argmax(-1),
+            "argmax of the mask finds the first 1. That token has seen nothing of the answer: a causal model looks "
+            "only backwards (section 2).",
+        ),
+        Misconception(
+            "one too far",
+            lambda mask: mask.sum(-1),
+            "You returned the number of real tokens. Columns are numbered from 0, and padding on the left moves them.",
+        ),
+        Misconception(
+            "from the right",
+            lambda mask: mask.flip(-1).long().argmax(-1),
+            "You counted from the right end. Turn it into a column: L − 1 minus that number.",
+        ),
+        Misconception(
+            "before the first pad",
+            lambda mask: (mask == 0).long().argmax(-1) - 1,
+            "You looked for the first padding and went one back. A row padded on the left begins with padding, and a "
+            "full row has none (section 2).",
+        ),
+    ),
+)
+
+
+# --- 2 · the head ---------------------------------------------------------------------------------------------------
+
+
+def _hidden(g: torch.Generator) -> list[tuple[Tensor, ...]]:
+    cases: list[tuple[Tensor, ...]] = []
+    for (mask,) in _masks(g):
+        hidden, weight = torch.randn(*mask.shape, 4, generator=g), torch.randn(4, generator=g)
+        cases.append((hidden, mask, weight, torch.randn((), generator=g)))
+    return cases
+
+
+def _pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    m = mask.unsqueeze(-1).float()
+    return (hidden * m).sum(1) / m.sum(1)
+
+
+q2 = Question(
+    title="2.2 The head",
+    reference=head_score,
+    cases=_hidden,
+    grad_args=(0, 2, 3),
+    hints=(
+        "First pick one hidden vector per row: hidden[rows, columns] with rows = 0 … B − 1 and the columns of 2.1.",
+        "Then (B, d) @ (d,) gives (B,); add the bias.",
+    ),
+    misconceptions=(
+        Misconception(
+            "mean of the tokens",
+            lambda h, m, w, b: _pooled(h, m) @ w + b,
+            "You averaged over the tokens. Early tokens have not seen the answer; (1) reads the last real one.",
+        ),
+        Misconception(
+            "last column",
+            lambda h, m, w, b: h[:, -1] @ w + b,
+            "You read the last column. With padding on the right that is padding: (1) says the last real token.",
+        ),
+        Misconception(
+            "no bias",
+            lambda h, m, w, b: h[torch.arange(len(h)), last_token_index(m)] @ w + 0 * b,
+            "The bias is missing. It cancels in every comparison, but (1) has it.",
+        ),
+        Misconception(
+            "sum of the tokens",
+            lambda h, m, w, b: (h * m.unsqueeze(-1)).sum(1) @ w + b,
+            "You summed over all tokens: longer answers would score higher only for being long. (1) reads one token.",
+        ),
+        Misconception(
+            "length as index",
+            lambda h, m, w, b: h[torch.arange(len(h)), m.sum(-1) - 1] @ w + b,
+            "You used the number of real tokens minus one as the column. Wrong where padding stands on the left "
+            "(exercise 2.1).",
+        ),
+        Misconception(
+            "first token",
+            lambda h, m, w, b: h[:, 0] @ w + b,
+            "You read the first column, as for BERT. In a causal model it has seen nothing of what follows: (1).",
+        ),
+    ),
+)
+
+
+# --- 3 · the loss ---------------------------------------------------------------------------------------------------
+
+q3 = Question(
+    title="2.3 The loss of a batch",
+    reference=stacked_loss,
+    cases=lambda g: [
+        (torch.randn(8, generator=g),),
+        (3 * torch.randn(2, generator=g),),
+        (5 * torch.randn(40, generator=g),),
+        (torch.tensor([-300.0, 1.0, 200.0, 0.0]),),
+    ],
+    grad_args=(0,),
+    hints=(
+        "scores.chunk(2) gives the first and the second half.",
+        "−F.logsigmoid(chosen − rejected), then the mean: equation (2).",
+    ),
+    misconceptions=(
+        Misconception(
+            "interleaved",
+            lambda s: -F.logsigmoid(s[::2] - s[1::2]).mean(),
+            "You paired neighbours. The batch holds all chosen answers first, then all rejected ones: pair i is row i "
+            "with row N + i.",
+        ),
+        Misconception(
+            "swapped",
+            lambda s: -F.logsigmoid(s.chunk(2)[1] - s.chunk(2)[0]).mean(),
+            "You reward the rejected answers: (2) has r_w − r_l, chosen minus rejected.",
+        ),
+        Misconception(
+            "sum",
+            lambda s: -F.logsigmoid(s.chunk(2)[0] - s.chunk(2)[1]).sum(),
+            "That is the sum over the pairs: (2) is a mean, or the step size would depend on the batch size.",
+        ),
+        Misconception(
+            "difference only",
+            lambda s: -(s.chunk(2)[0] - s.chunk(2)[1]).mean(),
+            "You maximise the difference itself, which has no end. −log σ in (2) is what makes a pair that is already "
+            "right pull less.",
+        ),
+        Misconception(
+            "mean first",
+            lambda s: -F.logsigmoid((s.chunk(2)[0] - s.chunk(2)[1]).mean()),
+            "You averaged the differences before −log σ. Then one easy pair can hide many wrong ones: (2) is the mean "
+            "of the losses.",
+        ),
+        Misconception(
+            "no logarithm",
+            lambda s: -torch.sigmoid(s.chunk(2)[0] - s.chunk(2)[1]).mean(),
+            "The logarithm is missing: (2) is the negative log-likelihood, −log σ, not −σ.",
+        ),
+        Misconception(
+            "overflow",
+            lambda s: torch.log(1 + torch.exp(s.chunk(2)[1] - s.chunk(2)[0])).mean(),
+            "Right on paper, but exp of a few hundred is inf. F.logsigmoid computes the same and stays finite.",
+        ),
+    ),
+)
+
+
+# --- 4 · the Bayes ceiling ------------------------------------------------------------------------------------------
+
+q4 = Question(
+    title="2.4 The Bayes ceiling",
+    reference=preferences.bayes_accuracy,
+    cases=lambda g: [
+        (torch.rand(6, generator=g),),
+        (torch.rand(50, generator=g),),
+        (torch.tensor([0.9, 0.2, 0.5]),),
+        (torch.tensor([0.0, 1.0]),),
+    ],
+    hints=(
+        "On one pair with p = 0.2 the best judge bets on b, and is right with probability 0.8.",
+        "The larger of p and 1 − p for each pair, then the mean.",
+    ),
+    misconceptions=(
+        Misconception(
+            "always a",
+            lambda p: p.mean(),
+            "That is the accuracy of a judge who always bets on a. The best judge bets on b where p < ½: (3).",
+        ),
+        Misconception(
+            "two annotators",
+            lambda p: (p**2 + (1 - p) ** 2).mean(),
+            "That is how often two annotators agree (notebook 00). The best judge is not noisy: it bets on the "
+            "likelier side every time, (3).",
+        ),
+        Misconception(
+            "worst judge",
+            lambda p: torch.minimum(p, 1 - p).mean(),
+            "That is how often the best judge is wrong. (3) has the maximum.",
+        ),
+        Misconception(
+            "mean first",
+            lambda p: torch.maximum(p.mean(), 1 - p.mean()),
+            "You averaged p over the pairs first. The judge decides for each pair: the maximum stands inside the mean "
+            "in (3).",
+        ),
+        Misconception(
+            "certain labels",
+            lambda p: ((p > 0.5).float() + 0.5 * (p == 0.5).float()).mean(),
+            "You counted the pairs on which a is likelier. The ceiling is the probability of being right, "
+            "max(p, 1 − p).",
+        ),
+        Misconception(
+            "sum",
+            lambda p: torch.maximum(p, 1 - p).sum(),
+            "That is a number of pairs. Take the mean: a share, as an accuracy is.",
+        ),
+    ),
+)
+
+p1 = Prediction(
+    question="What accuracy will a reward model reach whose annotators are noisy?",
+    options=(
+        "Close to 100 %: it learns the rule behind the noise, so it is right.",
+        "Close to the Bayes ceiling, from below.",
+        "Above the Bayes ceiling, if it is large enough.",
+    ),
+    answer=1,
+    because="The labels it is tested on are noisy too. Even the true reward is contradicted by them.",
+)
+p2 = Prediction(
+    question="An answer with six polite phrases and nothing else. Its score, compared with a good answer?",
+    options=(
+        "Far below: the reward model knows that it says nothing.",
+        "It cannot be said: no such answer was in the training pairs.",
+        "Exactly zero.",
+    ),
+    answer=1,
+    because="The loss never saw such an answer, so nothing holds its score down.",
+)
