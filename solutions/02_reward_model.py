@@ -329,7 +329,7 @@ left.legend()
 right.plot(list(held_accuracy), list(held_accuracy.values()), "o-", color=BLUE, label="held-out pairs")
 right.axhline(top, color=BLACK, linestyle="--", label="Bayes ceiling")
 right.axhline(0.5, color=ORANGE, linestyle=":", label="coin flip")
-right.set(title="Accuracy", xlabel="step", ylabel="share of pairs ranked as an annotator does", ylim=(0.45, 1))
+right.set(title="Accuracy", xlabel="step", ylabel="expected accuracy (share of pairs)", ylim=(0.45, 1))
 right.legend(loc="lower right")
 plt.show()
 
@@ -509,7 +509,9 @@ for i, (q, answer) in enumerate(rows):
 image = axes.imshow(table, cmap="PuOr", vmin=-2.5, vmax=2.5, aspect="auto")
 for i, words in enumerate(labels):
     for j, word in enumerate(words):
-        axes.text(j, i, word, ha="center", va="center", fontsize=8)
+        axes.text(
+            j, i, word, ha="center", va="center", fontsize=8, color="white" if table[i, j].abs() > 1.6 else "black"
+        )
 axes.set_yticks(range(len(rows)), [q.split("|>")[1].split("<|")[0].strip() for q, _ in rows])
 axes.set(title="The score of the answer so far", xlabel="token of the answer")
 axes.grid(False)

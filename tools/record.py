@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "recorded"
 WEAKER = 10
 """By how much β is divided for the over-optimisation run."""
-WEAK_STEPS = 300
+WEAK_STEPS = 100
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+"""What stands between these lines of the README is `readme_table()`."""
 
 
 def strong(seed: int) -> dict[str, Any]:
@@ -50,8 +52,43 @@ def weak(seed: int) -> pd.DataFrame:
     return leashless.run.metrics("ppo")
 
 
+def readme_table() -> str:
+    """The recorded figures as Markdown."""
+    summaries = json.loads((RECORDED / "tiny.json").read_text())
+    lines = [
+        "| seed | policy | gold reward | of the way | KL to SFT (nats) | harmless helped | harmful refused |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for seed, summary in summaries.items():
+        for name in ("sft", "ppo", "dpo", "best_of_n"):
+            row = summary["policies"][name]
+            kl = f"≤ {row['kl']:.2f}" if name == "best_of_n" else f"{row['kl']:.2f} ± {row['kl_se']:.2f}"
+            rates = [f"{100 * row[r]:.1f} ± {100 * row[r + '_se']:.1f} %" for r in ("help_rate", "refusal_rate")]
+            way = f"{100 * row['share_of_the_way']:.0f} %"
+            label = plots.POLICIES[name][0].replace("of n", f"of {summary['best_of']}")
+            cells = [seed, label, f"{row['gold']:.2f} ± {row['gold_se']:.2f}", way, kl, *rates]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| seed | reward model | Bayes ceiling | PPO with a tenth of β: proxy | gold |",
+        "|---|---|---|---|---|",
+    ]
+    for seed, summary in summaries.items():
+        judge, weak = summary["reward_model"], pd.read_csv(RECORDED / f"weak-{seed}.csv")
+        peak = weak["gold"].rolling(5).mean()
+        cells = [
+            seed,
+            f"{100 * judge['accuracy']:.1f} ± {100 * judge['accuracy_se']:.1f} %",
+            f"{100 * judge['bayes_accuracy']:.1f} %",
+            f"{weak['score'].iloc[:5].mean():.2f} → {weak['score'].iloc[-5:].mean():.2f}",
+            f"{weak['gold'].iloc[:5].mean():.2f} → {peak.max():.2f} (highest) → {weak['gold'].iloc[-5:].mean():.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main(seeds: list[int]) -> None:
-    """Run, and write tests/recorded/tiny.json, weak-SEED.csv and imgs/tiny-frontier.png."""
+    """Run; write tests/recorded/tiny.json, weak-SEED.csv, imgs/tiny-frontier.png and the README's table."""
     RECORDED.mkdir(parents=True, exist_ok=True)
     summaries = {}
     for seed in seeds:
@@ -62,6 +99,9 @@ def main(seeds: list[int]) -> None:
     (RECORDED / "tiny.json").write_text(json.dumps(summaries, indent=1) + "\n")
     first = summaries[str(seeds[0])]
     save_figure(ROOT / "imgs" / "tiny-frontier.png", plots.frontier(first["policies"], first["best_gold"]))
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{readme_table()}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

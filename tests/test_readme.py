@@ -1,0 +1,15 @@
+"""The README states what was measured: its tables are those of the recorded runs."""
+
+from tools.record import BEGIN, END, ROOT, readme_table
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_tables_are_the_recorded_ones():
+    assert README.partition(BEGIN)[2].partition(END)[0].strip() == readme_table()
+
+
+def test_commands_are_targets_of_make():
+    targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if ":" in line}
+    named = {line.split()[1] for line in README.splitlines() if line.startswith("make ")}
+    assert named and named <= targets
