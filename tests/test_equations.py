@@ -55,10 +55,10 @@ ALTERATIONS: list[Alteration] = [
     Alteration("01_bradley_terry", "probability(three, three.roll(-1))", "probability(three, three[[1, 2, 1]])"),
     Alteration("01_bradley_terry", "(entropy + divergence)", "(entropy - divergence)"),
     Alteration("01_bradley_terry", "10 ** (-(elo[:, None]", "10 ** ((elo[:, None]"),
-    Alteration("00_alignment", "return (first == second)", "return (first != second)"),
+    Alteration("00_alignment", "abs(sum(parts.values()) - total)", "abs(max(parts.values()) - total)"),
     Alteration("00_alignment", "by_chance = p1 * p2 + (1 - p1) * (1 - p2)", "by_chance = p1 * p2"),
     Alteration("00_alignment", "many**2 + (1 - many) ** 2, 1 - 2 * many", "many**2 + (1 - many) ** 2, 1 - many"),
-    Alteration("02_reward_model", "pair_loss(both + 7.0)", "pair_loss(both * 1.7)"),
+    Alteration("02_reward_model", "naive == last_index(mask) - 1", "naive == last_index(mask)"),
     Alteration("02_reward_model", "best_judge - ceiling(p)", "best_judge - (p**2 + (1 - p) ** 2).mean()"),
     Alteration("03_rlhf_objective", "(p * (q / p - 1))", "(p * (q / p + 1))"),
     Alteration(
