@@ -62,7 +62,7 @@ def readme_table() -> str:
     for seed, summary in summaries.items():
         for name in ("sft", "ppo", "dpo", "best_of_n"):
             row = summary["policies"][name]
-            kl = f"≤ {row['kl']:.2f}" if name == "best_of_n" else f"{row['kl']:.2f} ± {row['kl_se']:.2f}"
+            kl = f"≤ {row['kl']:.2f}" if name == "best_of_n" else f"{abs(row['kl']):.2f} ± {row['kl_se']:.2f}"
             rates = [f"{100 * row[r]:.1f} ± {100 * row[r + '_se']:.1f} %" for r in ("help_rate", "refusal_rate")]
             way = f"{100 * row['share_of_the_way']:.0f} %"
             label = plots.POLICIES[name][0].replace("of n", f"of {summary['best_of']}")
