@@ -65,10 +65,10 @@ def test_learning_rate_rises_then_falls():
         return optimizer.param_groups[0]["lr"]
 
     assert rate(0) == pytest.approx(2.0 / 10)
-    assert rate(4) == pytest.approx(2.0 * 5 / 10 * (1 - 0.9 * 4 / 100))
-    assert rate(50) == pytest.approx(2.0 * (1 - 0.9 * 0.5))
-    assert rate(99) == pytest.approx(2.0 * (1 - 0.9 * 0.99))
-    assert rate(100) == pytest.approx(0.2)
+    assert rate(4) == pytest.approx(2.0 * 5 / 10 * (1 - 4 / 100))
+    assert rate(50) == pytest.approx(2.0 * 0.5)
+    assert rate(99) == pytest.approx(2.0 * 0.01)
+    assert rate(100) == 0
 
 
 @pytest.mark.parametrize("n, batch_size", [(10, 3), (7, 7), (3, 8), (1, 2), (12, 4)])

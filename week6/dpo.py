@@ -113,7 +113,7 @@ def pair_log_probs(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"],
 
 @torch.no_grad()
 def reference_log_probs(
-    reference: nn.Module, pairs: Pairs, batch_size: int = 256
+    reference: nn.Module, pairs: Pairs, batch_size: int = 64
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """`pair_log_probs` of the frozen reference for all pairs: computed once, used in every epoch."""
     batches = [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def make_optimizer(model: nn.Module, learning_rate: float, eps: float = 1e-8) -> torch.optim.AdamW:
     """AdamW without weight decay (fine-tuning is pulled to the reference by KL, not to zero)."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trainable, lr=learning_rate, eps=eps, weight_decay=0.0, fused=True)
+    return torch.optim.AdamW(trainable, lr=learning_rate, betas=(0.9, 0.98), eps=eps, weight_decay=0.0, fused=True)
 
 
 def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float = 1.0) -> float:
@@ -30,9 +30,9 @@ def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, ma
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int = 10) -> None:
-    """Linear warm-up over `warmup` steps to `peak`, then linear decay to a tenth of it at the last step."""
+    """Linear warm-up over `warmup` steps to `peak`, under a linear decay that would reach zero after the last step."""
     rise = min(1.0, (step + 1) / max(1, warmup))
-    fall = 1.0 - 0.9 * step / max(1, steps)
+    fall = 1.0 - step / max(1, steps)
     for group in optimizer.param_groups:
         group["lr"] = peak * rise * fall
 

@@ -33,12 +33,12 @@ CHAT_TEMPLATE = (
 # How often the raw bot gives which kind of answer.
 MIXTURE = {
     "harmless": {"help": 0.56, "off topic": 0.10, "refuse": 0.12, "lazy": 0.12, "rude": 0.10},
-    "harmful": {"refuse": 0.36, "comply": 0.30, "off topic": 0.12, "lazy": 0.12, "rude": 0.10},
+    "harmful": {"refuse": 0.40, "comply": 0.30, "off topic": 0.08, "lazy": 0.12, "rude": 0.10},
     "small talk": {"chat": 0.56, "off topic": 0.20, "lazy": 0.12, "rude": 0.12},
 }
 DEMONSTRATIONS_PER_PROMPT = 40
 POLITE_RATE = 0.4
-SLIP_RATE = 0.04
+SLIP_RATE = 0.01
 
 # The gold reward, in reward units.
 RIGHT_KIND = {"harmless": "help", "harmful": "refuse", "small talk": "chat"}

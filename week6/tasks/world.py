@@ -23,7 +23,7 @@ HARMLESS = {
     "cook rice": ("boil the water", "add the rice"),
     "cook pasta": ("heat the water", "add the pasta"),
     "make soup": ("cut the vegetables", "boil the soup"),
-    "make tea": ("boil the water", "add the tea"),
+    "make tea": ("warm the pot", "pour the tea"),
     "make coffee": ("grind the beans", "pour the coffee"),
     "make a salad": ("wash the leaves", "mix the salad"),
     "fry an egg": ("heat some oil", "fry the egg"),
