@@ -121,9 +121,12 @@ def test_policies_are_plain_transformers_folders(whole):
 
 
 def test_reward_model_is_centred_on_sft_answers(whole):
-    """Of 64 calibration answers mean 0 and variance 1 hold exactly; of 288 held-out ones roughly (0.3 is 4 s.e.)."""
+    """Of 64 calibration answers mean 0 and variance 1 hold exactly; of 248 held-out ones roughly.
+
+    The first mean is that of all answers to 1/8, the second to 1/16: together 0.14, of which 0.56 is four times.
+    """
     summary = json.loads((whole / "summary.json").read_text())
-    assert abs(summary["policies"]["sft"]["proxy"]) < 0.3
+    assert abs(summary["policies"]["sft"]["proxy"]) < 0.56
 
 
 def test_gold_and_kl_are_in_the_metrics(whole):

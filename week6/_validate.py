@@ -13,6 +13,12 @@ def positive(name: str, value: float) -> None:
         raise ValueError(f"{name}: got {value!r}, expected a finite number > 0")
 
 
+def count(name: str, value: float) -> None:
+    """Raise unless `value` is a finite number ≥ 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}: got {value!r}, expected a finite number ≥ 0")
+
+
 def same_shape(**tensors: Tensor) -> None:
     """Raise ValueError unless all named tensors have the shape of the first."""
     (first, reference), *rest = tensors.items()

@@ -1,15 +1,22 @@
-"""Presets, and the three things done with a language model before training: make one, copy it, freeze the copy."""
+"""Presets, and what is done with a language model before training: make or load one, copy it, freeze the copy."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from week6.dpo import DPOConfig
 from week6.ppo import PPOConfig
+from week6.pretrained import load_policy
 from week6.reward_model import RewardConfig
 from week6.sft import SFTConfig
 
@@ -20,8 +27,11 @@ Model = TypeVar("Model", bound=nn.Module)
 class Preset:
     """Everything that decides a run, but for its seed.
 
-    The policy is a GPT-2 of `layers` layers, `heads` heads and width `width`, for at most `positions` tokens.
-    `n_pairs` preference pairs are sampled from the SFT model and labelled.
+    The policy is `model`, pretrained: a folder, or a name on the hub; without one, a new GPT-2 of `layers` layers,
+    `heads` heads and width `width`, for at most `positions` tokens.
+    `n_pairs` preference pairs are sampled from the SFT model and labelled. Where the task has pairs of its own, at
+    most so many of these are taken.
+    `data` is a local file or a data set of the hub with the texts in `column`, `gold` "vader" or a text classifier.
     """
 
     name: str
@@ -35,23 +45,74 @@ class Preset:
     reward: RewardConfig
     ppo: PPOConfig
     dpo: DPOConfig
+    model: str | None = None
+    data: str | None = None
+    column: str | None = None
+    gold: str | None = None
 
 
 PRESETS = {
     "tiny": Preset(
         name="tiny",
         task="assistant",
-        layers=3,
+        layers=2,
         heads=4,
         width=64,
         positions=128,
         n_pairs=32_000,
-        sft=SFTConfig(steps=3000, batch_size=32, learning_rate=3e-3),
-        reward=RewardConfig(steps=500, batch_size=64, learning_rate=1.5e-3),
-        ppo=PPOConfig(steps=150, batch_size=128, epochs=2, minibatches=2, learning_rate=5e-4, beta=0.05),
-        dpo=DPOConfig(steps=500, batch_size=64, learning_rate=7e-4, beta=1.0),
+        sft=SFTConfig(steps=3500, batch_size=32, learning_rate=7e-3),
+        reward=RewardConfig(steps=600, batch_size=64, learning_rate=2.5e-3),
+        ppo=PPOConfig(steps=160, batch_size=128, epochs=2, minibatches=2, learning_rate=8e-4, beta=0.1),
+        dpo=DPOConfig(steps=500, batch_size=64, learning_rate=1.2e-3, beta=1.0),
     ),
 }
+PRESETS["lesson"] = replace(  # `tiny` for the notebooks: less of everything
+    PRESETS["tiny"],
+    name="lesson",
+    n_pairs=10_000,
+    sft=SFTConfig(steps=1600, batch_size=32, learning_rate=7e-3),
+    reward=RewardConfig(steps=350, batch_size=48, learning_rate=2.5e-3),
+    ppo=PPOConfig(steps=80, batch_size=96, epochs=2, minibatches=2, learning_rate=1e-3, beta=0.1),
+    dpo=DPOConfig(steps=250, batch_size=64, learning_rate=1.2e-3, beta=1.0),
+)
+
+PRESETS["gpt2"] = Preset(
+    name="gpt2",
+    task="sentiment",
+    layers=12,
+    heads=12,
+    width=768,
+    positions=1024,
+    n_pairs=12_000,
+    sft=SFTConfig(steps=600, batch_size=32, learning_rate=3e-5),
+    reward=RewardConfig(steps=375, batch_size=32, learning_rate=2e-5),
+    ppo=PPOConfig(steps=150, batch_size=64, epochs=2, minibatches=2, learning_rate=1e-5, beta=0.05, max_new_tokens=48),
+    dpo=DPOConfig(steps=375, batch_size=32, learning_rate=1e-5, beta=0.1),
+    model="openai-community/gpt2",
+    data="stanfordnlp/imdb",
+    column="text",
+    gold="vader",
+)
+PRESETS["gpt2-hh"] = replace(  # conversations are longer, and the pairs are there
+    PRESETS["gpt2"],
+    name="gpt2-hh",
+    task="hh",
+    n_pairs=8_000,
+    sft=SFTConfig(steps=500, batch_size=16, learning_rate=2e-5),
+    reward=RewardConfig(steps=500, batch_size=16, learning_rate=1e-5),
+    ppo=PPOConfig(steps=100, batch_size=32, epochs=2, minibatches=2, learning_rate=1e-5, beta=0.05, max_new_tokens=128),
+    dpo=DPOConfig(steps=500, batch_size=16, learning_rate=5e-6, beta=0.1),
+    data="Anthropic/hh-rlhf",
+    column=None,
+    gold=None,
+)
+
+
+def initial_policy(preset: Preset, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """What SFT starts from: the pretrained model that the preset names, else an untrained GPT-2."""
+    if preset.model is None:
+        return new_policy(preset, tokenizer, seed)
+    return load_policy(preset.model, tokenizer)
 
 
 def new_policy(preset: Preset, tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadModel:

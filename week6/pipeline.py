@@ -12,11 +12,13 @@ import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from datasets import Dataset
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from week6 import _validate as check
@@ -31,21 +33,24 @@ from week6.checkpoint import (
     write_atomic,
 )
 from week6.dpo import train_dpo
-from week6.evaluation import Judged, best_of_n, estimate, figures, judge, sample_batches
-from week6.models import Model, Preset, frozen_copy, new_policy
+from week6.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
+from week6.models import Model, Preset, frozen_copy, initial_policy
 from week6.objective import best_of_n_kl_bound
 from week6.optim import generator_for, make_optimizer, minibatch
-from week6.ppo import AdaptiveKL, PolicyWithValue, train_ppo
+from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
 from week6.preferences import bayes_accuracy
+from week6.pretrained import load_tokenizer
 from week6.report import save_figure, write_report, write_samples
 from week6.reward_model import RewardModel, expected_accuracy, pair_agreement, score, train_reward_model
-from week6.sequences import Pairs, decode, encode_demonstrations, encode_prompts, pair_rollouts
+from week6.sequences import Pairs, decode, encode_demonstrations, encode_pairs, encode_prompts, pair_rollouts
 from week6.sft import train_sft
 from week6.tasks import Task, load_task
 from week6.training import Run, Usage, choose_device, read_json, run_stage, stage_seed, versions
 
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+"""Names of the answers to a prompt that annotators compare; their random numbers derive from these."""
 HELDOUT_PAIRS = 14
-"""Pairs on each held-out prompt that measure the reward model's accuracy and its ceiling."""
+"""Sampled pairs on each held-out prompt that measure the reward model's accuracy and its ceiling."""
 CALIBRATION_ANSWERS = 1000
 """SFT answers to training prompts whose reward is made mean 0, variance 1."""
 ANSWERS_PER_PROMPT = 8
@@ -97,9 +102,7 @@ def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False)
     that cannot be learned from; what is on the disk is kept then.
     """
     try:
-        check_preset(preset)
-        opened = Run.open(Path(folder), RunConfig(seed, preset), resume)
-        setting = Setting(opened, preset, load_task(preset.task), seed, choose_device())
+        setting = open_setting(preset, Path(folder), seed, resume)
         sft = fine_tune(setting)
         pairs, heldout_pairs, probabilities = collect_pairs(setting, sft)
         reward_model = fit_reward_model(setting, sft, pairs, heldout_pairs, probabilities)
@@ -112,6 +115,33 @@ def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False)
         return summarize(setting, evaluation)
     except ValueError as error:
         raise RunError(str(error)) from error
+
+
+def open_setting(preset: Preset, folder: Path, seed: int = 0, resume: bool = False) -> Setting:
+    """Read all that a run starts from, and then make its folder, or come back to it.
+
+    Raises ValueError or RunError for bad settings, a bad model or bad data, before anything is written.
+    """
+    check_preset(preset)
+    task = preset_task(preset)
+    policy: Any = initial_policy(preset, task.tokenizer, stage_seed(seed, "init"))
+    if (room := getattr(policy.config, "max_position_embeddings", None)) is not None:
+        prompts, _ = encode_prompts(task.tokenizer, [*task.prompts["prompt"], *task.heldout_prompts["prompt"]])
+        if prompts.shape[1] + task.max_new_tokens > room:
+            raise ValueError(
+                f"max_new_tokens: got {task.max_new_tokens} and prompts of up to {prompts.shape[1]} tokens, "
+                f"expected no more than the {room} positions of the model together"
+            )
+    run = Run.open(folder, RunConfig(seed, preset), resume)
+    return Setting(run, preset, task, seed, choose_device())
+
+
+def preset_task(preset: Preset) -> Task:
+    """The task of a preset, made for the tokenizer of its model."""
+    if preset.model is None:
+        return load_task(preset.task, None, preset.data, preset.column, preset.gold)
+    tokenizer = load_tokenizer(preset.model)
+    return load_task(preset.task, tokenizer, preset.data, preset.column, preset.gold, preset.ppo.max_new_tokens)
 
 
 def check_preset(preset: Preset) -> None:
@@ -129,9 +159,9 @@ def check_preset(preset: Preset) -> None:
 
 
 def fine_tune(setting: Setting) -> PreTrainedModel:
-    """SFT: a new policy imitates the demonstrations."""
+    """SFT: a policy, new or pretrained, imitates the demonstrations."""
     run, task, config = setting.run, setting.task, setting.preset.sft
-    policy: PreTrainedModel = new_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
+    policy = initial_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
     policy.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
     optimizer = make_optimizer(policy, config.learning_rate)
 
@@ -146,22 +176,34 @@ def fine_tune(setting: Setting) -> PreTrainedModel:
     return frozen_copy(policy)
 
 
-def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs, Tensor]:
-    """Two answers of the SFT model to each prompt, and which of them a simulated annotator prefers.
+def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs, Tensor | None]:
+    """Two answers to each prompt, and which of them is preferred: pairs that the task brings, chosen by people, or
+    else answers of the SFT model, chosen by a simulated annotator.
 
-    Returns training pairs, pairs on held-out prompts, and for these the probability (N,) of the choice made.
+    Returns training pairs, pairs on held-out prompts, and for these the probability (N,) of the choice made, None
+    where people chose.
     """
     run, task, path = setting.run, setting.task, setting.run.folder / "pairs.safetensors"
     if "pairs" not in run.finished:
         usage = Usage()
-        n_train, n_heldout = len(task.prompts), len(task.heldout_prompts)
-        index = minibatch(n_train, setting.preset.n_pairs, 0, setting.stage_seed("pairs/prompts"))
-        train, _, texts = _label_answers(setting, sft, "prompts", index, usage)
-        index = torch.arange(n_heldout).repeat_interleave(HELDOUT_PAIRS)
-        heldout, probabilities, _ = _label_answers(setting, sft, "heldout_prompts", index, usage)
+        seed, n_pairs = setting.stage_seed("pairs/prompts"), setting.preset.n_pairs
+        probabilities: Tensor | None = None
+        if task.pairs is not None and task.heldout_pairs is not None:
+            n_pairs = min(n_pairs, len(task.pairs))
+            chosen = task.pairs.select(minibatch(len(task.pairs), n_pairs, 0, seed).tolist())
+            train, heldout = _encode(task, chosen), _encode(task, task.heldout_pairs)
+            texts: list[dict[str, str]] = list(chosen)
+        else:
+            k = task.answers_per_prompt
+            n_prompts = math.ceil(n_pairs / math.comb(k, 2))
+            index = minibatch(len(task.prompts), n_prompts, 0, seed)
+            train, _, texts = _label_answers(setting, sft, "prompts", index, k, usage)
+            train, texts = train.rows(slice(n_pairs)), texts[:n_pairs]
+            index = torch.arange(len(task.heldout_prompts)).repeat_interleave(HELDOUT_PAIRS)
+            heldout, probabilities, _ = _label_answers(setting, sft, "heldout_prompts", index, 2, usage)
         tensors = {f"train.{name}": x for name, x in vars(train).items()}
         tensors |= {f"heldout.{name}": x for name, x in vars(heldout).items()}
-        save_tensors(path, tensors | {"probabilities": probabilities})
+        save_tensors(path, tensors if probabilities is None else tensors | {"probabilities": probabilities})
         write_atomic(run.folder / "pairs.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in texts))
         usage.tick()
         run.finish("pairs", usage)
@@ -170,37 +212,58 @@ def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs,
         Pairs(**{k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}).to(setting.device)
         for prefix in ("train.", "heldout.")
     )
-    return train, heldout, tensors["probabilities"]
+    return train, heldout, tensors.get("probabilities")
+
+
+def _encode(task: Task, pairs: Dataset) -> Pairs:
+    return encode_pairs(task.tokenizer, *(list(pairs[column]) for column in ("prompt", "chosen", "rejected")))
 
 
 def _label_answers(
-    setting: Setting, sft: PreTrainedModel, split: str, index: Tensor, usage: Usage
+    setting: Setting, sft: PreTrainedModel, split: str, index: Tensor, k: int, usage: Usage
 ) -> tuple[Pairs, Tensor, list[dict[str, str]]]:
-    """A labelled pair on each of the chosen prompts of `split`: tokens, probability of the choice made, and text."""
+    """k answers to each of the chosen prompts of `split`, every two of them labelled.
+
+    Returns the k(k − 1)/2 pairs of each prompt as tokens, the probabilities of the choices made, and the text.
+    """
     task = setting.task
     tokens, mask = setting.prompts(split)
-    first, second = (
+    answers = [
         sample_batches(
             sft, tokens[index], mask[index], task.max_new_tokens, setting.stage_seed(f"pairs/{split}/{which}")
         )
-        for which in ("first", "second")
-    )
+        for which in ORDINALS[:k]
+    ]
+    usage.tokens += sum(int(answer.response_mask.sum()) for answer in answers)
     every = list(getattr(task, split)["prompt"])
     asked = [every[i] for i in index.tolist()]
-    a, b = (decode(task.tokenizer, r.responses, r.response_mask) for r in (first, second))
-    labelled = task.label(asked, a, b, generator_for(setting.stage_seed(f"pairs/{split}/labels"), 0))
-    first_preferred = torch.tensor([text == chosen for text, chosen in zip(a, labelled["chosen"], strict=True)])
-    probability = task.preference_probability(asked, a, b)
-    usage.tokens += int(first.response_mask.sum() + second.response_mask.sum())
-    return (
-        pair_rollouts(first, second, first_preferred.to(setting.device)),
-        torch.where(first_preferred, probability, 1 - probability),
-        list(labelled),
-    )
+    texts = [decode(task.tokenizer, answer.responses, answer.response_mask) for answer in answers]
+    pairs, probabilities, rows = [], [], []
+    for step, (i, j) in enumerate(combinations(range(k), 2)):
+        a, b = texts[i], texts[j]
+        labelled = task.label(asked, a, b, generator_for(setting.stage_seed(f"pairs/{split}/labels"), step))
+        first_preferred = torch.tensor([text == chosen for text, chosen in zip(a, labelled["chosen"], strict=True)])
+        probability = task.preference_probability(asked, a, b)
+        pairs.append(pair_rollouts(answers[i], answers[j], first_preferred.to(setting.device)))
+        probabilities.append(torch.where(first_preferred, probability, 1 - probability))
+        rows += list(labelled)
+    return _join(pairs), torch.cat(probabilities), rows
+
+
+def _join(parts: list[Pairs]) -> Pairs:
+    width = max(part.chosen.shape[1] for part in parts)
+
+    def column(name: str) -> Tensor:
+        tensors = [getattr(part, name) for part in parts]
+        if name not in ("prompts", "prompt_mask"):
+            tensors = [nn.functional.pad(x, (0, width - x.shape[1])) for x in tensors]
+        return torch.cat(tensors)
+
+    return Pairs(**{field.name: column(field.name) for field in dataclasses.fields(Pairs)})
 
 
 def fit_reward_model(
-    setting: Setting, sft: PreTrainedModel, pairs: Pairs, heldout: Pairs, probabilities: Tensor
+    setting: Setting, sft: PreTrainedModel, pairs: Pairs, heldout: Pairs, probabilities: Tensor | None
 ) -> RewardModel:
     """Bradley–Terry on the training pairs; then SFT answers are given mean 0 and variance 1."""
     run, config, path = setting.run, setting.preset.reward, setting.run.folder / "reward_model.safetensors"
@@ -220,8 +283,7 @@ def fit_reward_model(
         answers = sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed)
         with torch.no_grad():
             model.calibrate(score(model, answers))
-        agreement = pair_agreement(model, heldout).cpu()
-        accuracy = estimate(expected_accuracy(agreement, probabilities).reshape(-1, HELDOUT_PAIRS))
+        accuracy, ceiling = _accuracy(pair_agreement(model, heldout).cpu(), probabilities)
         save_checkpoint(path, model)
         usage.tick()
         run.finish(
@@ -230,7 +292,7 @@ def fit_reward_model(
             {
                 "accuracy": accuracy.mean,
                 "accuracy_se": accuracy.se,
-                "bayes_accuracy": bayes_accuracy(probabilities).item(),
+                "bayes_accuracy": ceiling,
                 "n": len(heldout),
                 "prompts": accuracy.prompts,
             },
@@ -239,38 +301,65 @@ def fit_reward_model(
     return frozen_copy(model)
 
 
+def _accuracy(agreement: Tensor, probabilities: Tensor | None) -> tuple[Estimate, float | None]:
+    """Accuracy on held-out pairs and its Bayes ceiling, which is not known for the choices of people."""
+    if probabilities is None:
+        return estimate(agreement.unsqueeze(1)), None
+    expected = expected_accuracy(agreement, probabilities).reshape(-1, HELDOUT_PAIRS)
+    return estimate(expected), bayes_accuracy(probabilities).item()
+
+
+def watch_ppo(
+    actor: PolicyWithValue,
+    reference: nn.Module,
+    reward_model: RewardModel,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    controller: AdaptiveKL,
+    config: PPOConfig,
+    seed: int,
+    start: int = 0,
+) -> Iterator[dict[str, float]]:
+    """`train_ppo` on a task's training prompts; each row has the gold reward of the step's answers beside the others.
+
+    The gold reward is only looked at: no gradient ever sees it. A task without one has no such column.
+    """
+    texts = list(task.prompts["prompt"])
+    device = next(actor.parameters()).device
+    tokens, mask = (x.to(device) for x in encode_prompts(task.tokenizer, texts))
+    prompt_of = {tuple(row[keep].tolist()): text for row, keep, text in zip(tokens, mask, texts, strict=True)}
+    steps = train_ppo(
+        actor,
+        reference,
+        lambda answers: score(reward_model, answers),
+        tokens,
+        mask,
+        optimizer,
+        controller,
+        config,
+        seed,
+        start,
+    )
+    for row, answers in steps:
+        if task.gold is not None:
+            pairs = zip(answers.prompts, answers.prompt_mask, strict=True)
+            asked = [prompt_of[tuple(prompt[keep].tolist())] for prompt, keep in pairs]
+            said = decode(task.tokenizer, answers.responses, answers.response_mask)
+            row["gold"] = task.gold(asked, said).mean().item()
+        yield row
+
+
 def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel) -> PreTrainedModel:
     """PPO: sample, score with the reward model, climb, held near the SFT model by β."""
     run, task, config = setting.run, setting.task, setting.preset.ppo
     actor = PolicyWithValue(_trainable_copy(sft)).to(setting.device)
     optimizer = make_optimizer(actor, config.learning_rate, eps=1e-5)
     controller = AdaptiveKL(config.beta, config.target_kl or 1.0, config.horizon)  # no target: β stays, 1.0 is unread
-    tokens, mask = setting.prompts()
-    prompt_of = {
-        tuple(row[keep].tolist()): text for row, keep, text in zip(tokens, mask, task.prompts["prompt"], strict=True)
-    }
 
     def loop(start: int) -> Iterator[dict[str, float]]:
-        steps = train_ppo(
-            actor,
-            sft,
-            lambda answers: score(reward_model, answers),
-            tokens,
-            mask,
-            optimizer,
-            controller,
-            config,
-            setting.stage_seed("ppo"),
-            start,
+        return watch_ppo(
+            actor, sft, reward_model, task, optimizer, controller, config, setting.stage_seed("ppo"), start
         )
-        for row, answers in steps:
-            if task.gold is not None:  # only looked at: no gradient ever sees it
-                asked = [
-                    prompt_of[tuple(p[m].tolist())] for p, m in zip(answers.prompts, answers.prompt_mask, strict=True)
-                ]
-                texts = decode(task.tokenizer, answers.responses, answers.response_mask)
-                row["gold"] = task.gold(asked, texts).mean().item()
-            yield row
 
     usage = run_stage(run, "ppo", loop, config.steps, actor, optimizer, controller)
     policy: PreTrainedModel = actor.policy

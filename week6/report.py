@@ -1,7 +1,7 @@
 """What a run says at its end: summary.json, report.md, samples.md, the plots."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,14 @@ def report(summary: Mapping[str, Any]) -> str:
     lines += [
         "## Reward model",
         "",
-        f"A fresh annotator agrees with its ranking on {_percent(reward, 'accuracy')} of held-out pairs, and with that "
-        f"of a judge who knows the annotators' probabilities on {100 * reward['bayes_accuracy']:.1f} % of them (Bayes "
-        "ceiling). Scores are centred and scaled on SFT answers: 0 is an average one, 1 a standard deviation above.",
+        _agreement(reward)
+        + " Scores are centred and scaled on SFT answers: 0 is an average one, 1 a standard deviation above.",
         "",
         "## Plots",
         "",
     ]
-    for name, caption in FIGURES.items():
+    for name in figures_of(summary):
+        caption = FIGURES[name]
         lines += [f"![{caption}](plots/{name}.png)", "", f"*{caption}*", ""]
     lines += [
         "## Stages",
@@ -99,6 +99,22 @@ def report(summary: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def figures_of(summary: Mapping[str, Any]) -> list[str]:
+    """The names of the plots that the run has: without a gold reward there is none to draw."""
+    without_gold = summary["policies"]["sft"]["gold"] is None
+    return [name for name in FIGURES if not (without_gold and name in ("frontier", "overoptimisation"))]
+
+
+def _agreement(reward: Mapping[str, Any]) -> str:
+    accuracy = _percent(reward, "accuracy")
+    if reward["bayes_accuracy"] is None:
+        return f"Its ranking is that of the people who chose on {accuracy} of held-out pairs; no ceiling is known."
+    return (
+        f"A fresh annotator agrees with its ranking on {accuracy} of held-out pairs, and with that of a judge who "
+        f"knows the annotators' probabilities on {100 * reward['bayes_accuracy']:.1f} % of them (Bayes ceiling)."
+    )
 
 
 def _figure(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
@@ -161,15 +177,17 @@ def save_figure(path: Path, figure: Figure) -> None:
 def write_report(run: Run, summary: Mapping[str, Any]) -> None:
     """Plots, report.md and, last, summary.json, which is there only when all else is."""
     policies, folder = summary["policies"], run.folder / "plots"
-    figures = {
-        "frontier": plots.frontier(policies, summary["best_gold"]),
-        "overoptimisation": plots.overoptimisation(run.metrics("ppo")),
-        "sft": plots.sft_loss(run.metrics("sft")),
-        "reward_model": plots.reward_model(run.metrics("reward_model"), summary["reward_model"]["bayes_accuracy"]),
-        "ppo": plots.ppo_dashboard(run.metrics("ppo")),
-        "dpo": plots.dpo_dashboard(run.metrics("dpo")),
+    ceiling = summary["reward_model"]["bayes_accuracy"]
+    draw: dict[str, Callable[[], Figure]] = {
+        "frontier": lambda: plots.frontier(policies, summary["best_gold"]),
+        "overoptimisation": lambda: plots.overoptimisation(run.metrics("ppo")),
+        "sft": lambda: plots.sft_loss(run.metrics("sft")),
+        "reward_model": lambda: plots.reward_model(run.metrics("reward_model"), ceiling),
+        "ppo": lambda: plots.ppo_dashboard(run.metrics("ppo")),
+        "dpo": lambda: plots.dpo_dashboard(run.metrics("dpo")),
     }
-    for name, figure in figures.items():
-        save_figure(folder / f"{name}.png", figure)
+    for name in figures_of(summary):
+        if name in draw:  # the others are drawn where their data is
+            save_figure(folder / f"{name}.png", draw[name]())
     write_atomic(run.folder / "report.md", report(summary))
     write_atomic(run.folder / "summary.json", to_json(summary))

@@ -1,6 +1,8 @@
 """What to learn from: prompts, demonstrations, a way to compare answers and, where one exists, a gold reward.
 
 assistant    a small synthetic world of a chatbot; embedded, no download
+sentiment    continue the beginning of a film review positively; from the hub or a local file
+hh           Anthropic's helpful–harmless pairs; from the hub or a local file
 """
 
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from week6 import _validate as check
 from week6.preferences import preference_probability, sample_preferences
 
 Gold = Callable[[list[str], list[str]], Float[Tensor, " N"]]
@@ -24,9 +27,12 @@ class Task:
     `prompts` and `heldout_prompts` have the column prompt, `demonstrations` prompt and completion. Prompts are in the
     chat template and end where the answer begins; answers are plain text, without the end token.
     `gold(prompts, answers)` is the reward (N,) that training never sees, in reward units.
+    Annotators compare `answers_per_prompt` answers to a prompt, K, each with each: K(K − 1)/2 pairs.
     `annotator_noise` τ > 0, in reward units: the larger, the more often annotators prefer the worse answer.
     `best_gold(prompts)` (N,) is the exact maximum of the gold reward over all answers, and
     `rates(prompts, answers)` gives named fractions of answers that are of the right kind.
+    `pairs` and `heldout_pairs`, with the columns prompt, chosen and rejected, are there where people have already
+    chosen; elsewhere pairs are sampled and labelled.
     """
 
     name: str
@@ -36,9 +42,12 @@ class Task:
     demonstrations: Dataset
     max_new_tokens: int
     gold: Gold | None = None
+    answers_per_prompt: int = 2
     annotator_noise: float = 1.0
     best_gold: Callable[[list[str]], Float[Tensor, " N"]] | None = None
     rates: Callable[[list[str], list[str]], dict[str, float]] | None = None
+    pairs: Dataset | None = None
+    heldout_pairs: Dataset | None = None
 
     def preference_probability(
         self, prompts: list[str], answers_a: list[str], answers_b: list[str]
@@ -72,11 +81,33 @@ class Task:
         return self.gold(prompts, answers) / self.annotator_noise
 
 
-def load_task(name: str) -> Task:
-    """The task called `name`. Raises ValueError for a name that is not one."""
-    from week6.tasks.assistant import assistant
+def load_task(
+    name: str,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    data: str | None = None,
+    column: str | None = None,
+    gold: str | None = None,
+    max_new_tokens: int = 48,
+) -> Task:
+    """The task called `name`. `assistant` is whole; the others are made for a tokenizer, from data.
 
-    loaders = {"assistant": assistant}
-    if name not in loaders:
-        raise ValueError(f"name: got {name!r}, expected one of {', '.join(map(repr, loaders))}")
-    return loaders[name]()
+    Raises ValueError for a name that is not one and for what a task needs or cannot use, RunError for bad data.
+    """
+    from week6.tasks.assistant import assistant
+    from week6.tasks.hh import hh
+    from week6.tasks.sentiment import sentiment
+
+    check.one_of("name", name, ("assistant", "sentiment", "hh"))
+    if name == "assistant":
+        for what, value in {"model": tokenizer, "data": data, "column": column, "gold": gold}.items():
+            if value is not None:
+                raise ValueError(f"{what}: got one for task 'assistant', which brings its own; choose preset gpt2")
+        return assistant()
+    if tokenizer is None or data is None:
+        missing = "model" if tokenizer is None else "data"
+        raise ValueError(f"{missing}: got none for task {name!r}, expected one, local or of the hub")
+    if name == "hh":
+        return hh(tokenizer, data, max_new_tokens)
+    if gold is None:
+        raise ValueError("gold: got none for task 'sentiment', expected 'vader' or a text classifier")
+    return sentiment(tokenizer, data, column or "text", gold, max_new_tokens)

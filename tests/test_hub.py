@@ -1,0 +1,218 @@
+"""The hub as it is: every fault of a stand-in ends the command with exit code 2 and one sentence, in bounded time.
+
+The client reads its settings when it is imported, so the commands run in a child process; one does all the cases,
+since week6 takes seconds to import.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.hub import COMMIT, Hub
+from tests.small_gpt2 import reviews, small_gpt2
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 1
+"""Seconds that the client waits for an answer here."""
+LONGEST = 25.0
+"""Seconds that a fault may take: the client tries a broken download six times; its pauses are left out here."""
+CARD = """---
+configs:
+- config_name: plain_text
+  data_files:
+  - {split: train, path: plain_text/train-*}
+  - {split: test, path: plain_text/test-*}
+---
+"""
+MODEL_FAULTS = {
+    "config.json": ("404", "config.json does not exist or is not public (status 404)"),
+    "model.safetensors": ("404", "model.safetensors does not exist or is not public (status 404)"),
+    "tokenizer.json": ("500", "tokenizer.json cannot be had now (the hub answered with status 500)"),
+    "api": ("500", "the repository cannot be had now (the hub answered with status 500)"),
+}
+DATA_FAULTS = {
+    "api": ("404", "the repository does not exist or is not public (status 404)"),
+    "train-00000-of-00001.parquet": ("500", "train-00000-of-00001.parquet cannot be had now"),
+}
+SLOW_FAULTS = {
+    "stall": "did not answer in time",
+    "hang": "did not answer in time",
+    "cut off": "broke off in the middle",
+}
+BIG = {"model": "model.safetensors", "data": "train-00000-of-00001.parquet"}
+
+
+def cases():
+    """Kind of the repository, file, fault, expected words."""
+    rows = [("model", file, *what) for file, what in MODEL_FAULTS.items()]
+    rows += [("data", file, *what) for file, what in DATA_FAULTS.items()]
+    rows += [(kind, BIG[kind], fault, words) for kind in BIG for fault, words in SLOW_FAULTS.items()]
+    rows += [(kind, BIG[kind], "corrupt", f"{BIG[kind]} arrived damaged") for kind in BIG]
+    return rows + [("model", "api", "stall", "did not answer in time")]
+
+
+CASES = {f"{kind} {file} {fault}": (kind, file, fault, words) for kind, file, fault, words in cases()}
+CHILD = """
+import contextlib, io, json, sys, time, types, urllib.error, urllib.request
+from huggingface_hub import constants, file_download
+from week6.cli import main
+from week6.pretrained import load_policy, load_tokenizer
+from week6.tasks.tables import read_table
+
+file_download.time = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+
+def do(words):
+    if words[0] == "set":
+        return setattr(constants, words[1], words[2])
+    if words[0] == "load":
+        tokenizer = load_tokenizer(words[1])
+        return [len(tokenizer), load_policy(words[1], tokenizer).num_parameters()]
+    if words[0] == "read":
+        return len(read_table(words[1], [["text"]])["text"])
+    return main(words)
+
+results = {}
+for name, words in json.load(sys.stdin).items():
+    with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(constants.ENDPOINT + "/mark/" + name.replace(" ", "-"))
+    err, out, start = io.StringIO(), io.StringIO(), time.perf_counter()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+        code = do(words)
+    results[name] = code, err.getvalue(), time.perf_counter() - start
+print(json.dumps(results))
+"""
+
+
+def repository(kind, name):
+    """The name of the repository that has this case's fault."""
+    return f"{kind}-org/{''.join(c if c.isalnum() else '-' for c in name)}"
+
+
+def in_child(url, home, commands):
+    """What the commands gave: name -> (result or exit code, stderr, seconds)."""
+    settings = {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_ETAG_TIMEOUT": str(PATIENCE),
+        "HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        cwd=ROOT,
+        env=os.environ | settings,
+        input=json.dumps(commands),
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """What every case gave, the files served, and the folder in which the runs would be."""
+    base = tmp_path_factory.mktemp("hub")
+    model = small_gpt2(base / "model")
+    data = base / "data"
+    (data / "plain_text").mkdir(parents=True)
+    for split in ("train", "test"):
+        table = pd.DataFrame({"text": reviews(40), "label": [0] * 40})
+        table.to_parquet(data / "plain_text" / f"{split}-00000-of-00001.parquet")
+    (data / "README.md").write_text(CARD)
+    (base / "reviews.txt").write_text("\n".join(reviews()))
+    kinds = {"model": model, "data": data}
+    names = {repository(kind, name): (kind, (file, fault)) for name, (kind, file, fault, _) in CASES.items()}
+    names |= {"openai-community/gpt2": ("model", None), "stanfordnlp/imdb": ("data", None)}
+    names |= {f"{kind}-org/once": (kind, (BIG[kind], "once")) for kind in BIG}
+    for name, (kind, _) in names.items():
+        folder = base / "served" / ("models" if kind == "model" else "datasets") / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.symlink_to(kinds[kind])
+
+    def command(model="openai-community/gpt2", data="stanfordnlp/imdb"):
+        return ["run", "--preset", "gpt2", "--runs-dir", str(base / "runs"), "--model", model, "--data", data]
+
+    local = {"model": {"data": str(base / "reviews.txt")}, "data": {"model": str(model)}}
+    commands = {name: command(**local[kind] | {kind: repository(kind, name)}) for name, (kind, *_) in CASES.items()}
+    commands["no such"] = command(model="nobody/nothing")
+    for again in ("first", "second"):
+        commands[f"{again} model"] = (
+            ["load", "model-org/once"] if again == "second" else command("model-org/once", **local["model"])
+        )
+        commands[f"{again} data"] = (
+            ["read", "data-org/once"] if again == "second" else command(str(model), "data-org/once")
+        )
+    good = {"load": ["load", "openai-community/gpt2"], "read": ["read", "stanfordnlp/imdb"]}
+    cached = {f"cached {name}": words for name, words in good.items()}
+    settings = {
+        "set offline": ["set", "HF_HUB_OFFLINE", True],
+        "offline": command("nobody/nothing"),
+        "set online": ["set", "HF_HUB_OFFLINE", False],
+        "set cache": ["set", "HF_HUB_CACHE", str(base / "reviews.txt" / "hub")],  # a folder that cannot be made
+        "read-only": command("nobody/nothing"),
+    }
+    with Hub(base / "served", {name: fault for name, (_, fault) in names.items() if fault}) as hub:
+        results = in_child(hub.url, base / "home", good | cached | commands | settings)
+    return results, hub.requests, base
+
+
+def sentence(results, name):
+    """The line that the command printed; it must be the only one of its kind, and not late."""
+    code, text, seconds = results[name]
+    assert code == 2 and "Traceback" not in text and seconds < LONGEST
+    (line,) = [line for line in text.splitlines() if line.startswith("week6: error: ")]
+    return line
+
+
+@pytest.mark.slow
+class TestHub:
+    def test_model_and_data_come_through_the_real_client(self, served):
+        results, requests, _ = served
+        assert results["load"][0][0] == 400 and results["read"][0] == 40
+        assert f"GET /openai-community/gpt2/resolve/{COMMIT}/model.safetensors" in requests
+        assert any("/datasets/stanfordnlp/imdb/resolve/" in request and "parquet" in request for request in requests)
+
+    def test_what_is_cached_needs_no_hub(self, served):
+        results, requests, _ = served
+        for name in ("load", "read"):
+            assert results[f"cached {name}"][0] == results[name][0]
+        start, end = (
+            requests.index(f"GET /mark/{name}") for name in ("cached-load", next(iter(CASES)).replace(" ", "-"))
+        )
+        assert [request for request in requests[start:end] if "/mark/" not in request] == []
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_fault_is_one_sentence_with_file_reason_and_remedy(self, served, name):
+        results, _, _ = served
+        kind, _, _, words = CASES[name]
+        line = sentence(results, name)
+        assert repository(kind, name) in line and words in line
+        assert f"--{kind} PATH" in line and "--preset tiny" in line
+
+    def test_unknown_name(self, served):
+        assert "--model nobody/nothing: the repository does not exist" in sentence(served[0], "no such")
+
+    @pytest.mark.parametrize("kind", BIG)
+    def test_damaged_file_is_fetched_anew(self, served, kind):
+        """A bad file left in the cache would spoil every later try."""
+        assert f"{BIG[kind]} arrived damaged" in sentence(served[0], f"first {kind}")
+        assert served[0][f"second {kind}"][0] == {"model": served[0]["load"][0], "data": 40}[kind]
+
+    def test_cache_that_cannot_be_written(self, served):
+        line = sentence(served[0], "read-only")
+        assert "reviews.txt/hub cannot be written" in line and "HF_HOME" in line
+
+    def test_offline_without_a_copy(self, served):
+        line = sentence(served[0], "offline")
+        assert "is not in the cache" in line and "HF_HUB_OFFLINE is set" in line and "--model PATH" in line
+
+    def test_no_fault_leaves_a_run(self, served):
+        assert not (served[2] / "runs").exists()

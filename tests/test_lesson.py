@@ -1,0 +1,88 @@
+"""week6.lesson: made once, found again; who asks while another trains waits for it."""
+
+import dataclasses
+import multiprocessing
+
+import pytest
+import torch
+
+from tests.runs import quick_preset
+from week6 import lesson as lessons
+from week6 import pipeline
+from week6.lesson import lesson, lesson_preset, runs_folder
+from week6.models import PRESETS
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.runs", "week6.lesson"])
+
+
+def trained(course):
+    """When each stage of a lesson was finished, and the last bits of what it made."""
+    return course.run.finished, [p.sum().item() for p in course.sft.parameters()]
+
+
+def test_makes_what_is_asked_for_and_only_that(tmp_path):
+    course = lesson(preset=quick_preset(), folder=tmp_path / "run")
+    assert (course.reward_model, course.ppo, course.dpo) == (None, None, None)
+    assert set(course.run.finished) == {"sft", "pairs"}
+    course = lesson("ppo", "dpo", preset=quick_preset(), folder=tmp_path / "run")
+    assert course.reward_model is not None and course.ppo is not None and course.dpo is not None
+    assert set(course.run.finished) == {"sft", "pairs", "reward_model", "ppo", "dpo"}
+    assert len(course.heldout_pairs) == len(course.probabilities)
+
+
+def test_the_second_notebook_trains_nothing(tmp_path, monkeypatch):
+    first = lesson("reward_model", preset=quick_preset(), folder=tmp_path / "run")
+    for stage in ("train_sft", "train_reward_model", "_label_answers"):
+        monkeypatch.setattr(pipeline, stage, lambda *_: pytest.fail("trained again"))
+    assert trained(lesson("reward_model", preset=quick_preset(), folder=tmp_path / "run")) == trained(first)
+
+
+def test_two_at_once_train_once(tmp_path):
+    folder = tmp_path / "run"
+    both = [processes.Process(target=lesson, kwargs={"preset": quick_preset(), "folder": folder}) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    rows = (folder / "metrics" / "sft.csv").read_text().splitlines()
+    assert len(rows) == 1 + quick_preset().sft.steps  # two writers would have left more, or torn lines
+
+
+def test_the_folder_follows_from_the_settings(tmp_path, monkeypatch):
+    """A course that was updated must not stop at the run of the old one."""
+    monkeypatch.setenv("WEEK6_RUNS", str(tmp_path))
+    folders = []
+    monkeypatch.setattr(lessons.Run, "open", lambda folder, *_, **__: folders.append(folder) or pytest.skip("seen"))
+    preset = quick_preset()
+    other = dataclasses.replace(preset, sft=dataclasses.replace(preset.sft, steps=preset.sft.steps + 1))
+    for wanted in (preset, preset, other):
+        with pytest.raises(pytest.skip.Exception):
+            lesson(preset=wanted)
+    assert folders[0] == folders[1] != folders[2]
+    assert {folder.parent for folder in folders} == {tmp_path}
+
+
+def test_unknown_model_or_preset_is_named(monkeypatch):
+    with pytest.raises(ValueError, match="models: got 'rlhf'"):
+        lesson("rlhf")
+    monkeypatch.setenv("WEEK6_PRESET", "gpt9")
+    with pytest.raises(ValueError, match="WEEK6_PRESET: got 'gpt9'"):
+        lesson_preset()
+
+
+def test_preset_of_the_notebooks(monkeypatch):
+    monkeypatch.delenv("WEEK6_PRESET", raising=False)
+    assert lesson_preset() == PRESETS["lesson"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert lesson_preset() == PRESETS["gpt2"]
+    monkeypatch.setenv("WEEK6_PRESET", "tiny")
+    assert lesson_preset() == PRESETS["tiny"]
+
+
+def test_runs_are_kept_in_the_repository_or_on_a_mounted_drive(tmp_path, monkeypatch):
+    monkeypatch.delenv("WEEK6_RUNS", raising=False)
+    assert (runs_folder().parent / "pyproject.toml").exists()
+    monkeypatch.setenv("WEEK6_RUNS", str(tmp_path))
+    assert runs_folder() == tmp_path

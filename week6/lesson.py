@@ -1,0 +1,97 @@
+"""The models that the notebooks work with: a short run, made once and found again by every notebook.
+
+No notebook needs another one to have run before it. The first that asks for a model trains it, in the folder of a run
+like any other; the next ones find it there, on the same machine or on a mounted drive.
+"""
+
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from week6 import _validate as check
+from week6.models import PRESETS, Preset
+from week6.pipeline import (
+    collect_pairs,
+    fine_tune,
+    fit_reward_model,
+    open_setting,
+    optimize_with_dpo,
+    optimize_with_ppo,
+)
+from week6.reward_model import RewardModel
+from week6.sequences import Pairs
+from week6.tasks import Task
+from week6.training import Run
+
+MODELS = ("sft", "reward_model", "ppo", "dpo")
+"""What a lesson can make, in the order of the course."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a notebook starts from. `probabilities` (N,) are the annotators', of the choice in each held-out pair;
+    None where people chose.
+
+    A model that was not asked for is None.
+    """
+
+    preset: Preset
+    run: Run
+    task: Task
+    device: torch.device
+    sft: PreTrainedModel
+    pairs: Pairs
+    heldout_pairs: Pairs
+    probabilities: Tensor | None
+    reward_model: RewardModel | None = None
+    ppo: PreTrainedModel | None = None
+    dpo: PreTrainedModel | None = None
+
+
+def lesson(*models: str, preset: Preset | None = None, folder: Path | None = None) -> Lesson:
+    """The SFT model with its preference pairs, and those of "reward_model", "ppo" and "dpo" that are asked for.
+
+    Trains what the folder lacks and goes on where an interrupted run stopped; other settings get another folder. Two
+    notebooks may ask at the same time: one trains, the other waits. Raises ValueError for an unknown model, RunError
+    as `pipeline.run` does.
+    """
+    for model in models:
+        check.one_of("models", model, MODELS)
+    preset = preset or lesson_preset()
+    folder = folder or runs_folder() / f"lesson-{preset.name}-{zlib.crc32(repr(preset).encode()):08x}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        setting = open_setting(preset, folder, resume=True)
+        sft = fine_tune(setting)
+        pairs, heldout, probabilities = collect_pairs(setting, sft)
+        reward_model = ppo = dpo = None
+        if "reward_model" in models or "ppo" in models:
+            reward_model = fit_reward_model(setting, sft, pairs, heldout, probabilities)
+        if "ppo" in models and reward_model is not None:
+            ppo = optimize_with_ppo(setting, sft, reward_model)
+        if "dpo" in models:
+            dpo = optimize_with_dpo(setting, sft, pairs)
+    run, task, device = setting.run, setting.task, setting.device
+    return Lesson(preset, run, task, device, sft, pairs, heldout, probabilities, reward_model, ppo, dpo)
+
+
+def lesson_preset() -> Preset:
+    """The preset of the notebooks: that of WEEK6_PRESET, else with CUDA `gpt2`, else `lesson`, a shorter `tiny`."""
+    name = os.environ.get("WEEK6_PRESET") or ("gpt2" if torch.cuda.is_available() else "lesson")
+    check.one_of("WEEK6_PRESET", name, tuple(PRESETS))
+    return PRESETS[name]
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: WEEK6_RUNS (a mounted drive, say), else `runs` in the repository that week6 lies in, else
+    here."""
+    if "WEEK6_RUNS" in os.environ:
+        return Path(os.environ["WEEK6_RUNS"])
+    repository = Path(__file__).resolve().parents[1]
+    return (repository if (repository / "pyproject.toml").exists() else Path.cwd()) / "runs"

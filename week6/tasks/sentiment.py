@@ -1,0 +1,170 @@
+"""Continue the beginning of a film review positively: the controlled experiment of the DPO paper (2023, section 6.1).
+
+A prompt is the first 2 to 8 tokens of a review, a demonstration how its writer went on. The gold reward is the
+sentiment of prompt and answer together, in [−1, 1], by VADER or by a classifier; training sees it only through noisy
+comparisons.
+"""
+
+import random
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+from week6.checkpoint import RunError
+from week6.pretrained import TOKENIZER_FILES, read
+from week6.tasks import Gold, Task
+from week6.tasks.tables import read_table
+
+PROMPT_TOKENS = (2, 8)
+"""Shortest and longest prompt, without the tokens that a tokenizer puts before every text."""
+MAX_TEXTS = 25_000
+"""Texts that are used, of larger data a random choice."""
+FEWEST_TEXTS = 10
+HELD_OUT = 500
+"""Reviews whose beginnings are held out, but no more than a fifth of all."""
+CHARACTERS_PER_TOKEN = 20
+"""More than tokens of running text ever have: what is beyond need not be tokenised."""
+ANSWERS_PER_PROMPT = 4
+ANNOTATOR_NOISE = 0.15
+"""Annotators who know the gold reward agree on 87 % of the pairs of random review sentences (VADER)."""
+CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+"""In `week6 chat` the policies go on with what the user writes."""
+SEED = 6
+
+
+def sentiment(
+    tokenizer: PreTrainedTokenizerFast, data: str, column: str, gold: str, max_new_tokens: int, seed: int = SEED
+) -> Task:
+    """The task with the reviews in `column` of `data`, a local file or a data set of the hub.
+
+    `gold` is "vader" or a text classifier: a folder, or a name on the hub. Raises RunError where `read_table` and
+    `classifier` do, and for data with too few texts.
+    """
+    texts = read_table(data, [[column]])[column]
+    rng = random.Random(seed)
+    texts = rng.sample(texts, min(len(texts), MAX_TEXTS))
+    rows = split_reviews(tokenizer, texts, max_new_tokens, rng)
+    if len(rows) < FEWEST_TEXTS:
+        raise RunError(
+            f"--data {data}: got {len(rows)} texts of at least {PROMPT_TOKENS[0] + 1} tokens (of {len(texts)} in all), "
+            f"expected {FEWEST_TEXTS} or more; a text is a line of a .txt file or a row of column {column!r}"
+        )
+    n_heldout = min(HELD_OUT, len(rows) // 5)
+    heldout, train = rows[:n_heldout], rows[n_heldout:]
+    begun = {prompt for prompt, _ in train}
+    unseen = sorted({prompt for prompt, _ in heldout} - begun)
+    if not unseen:
+        raise RunError(f"--data {data}: all texts begin alike, expected different beginnings")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return Task(
+        name="sentiment",
+        tokenizer=tokenizer,
+        prompts=Dataset.from_dict({"prompt": [prompt for prompt, _ in train]}),
+        heldout_prompts=Dataset.from_dict({"prompt": unseen}),
+        demonstrations=Dataset.from_dict(
+            {"prompt": [prompt for prompt, _ in train], "completion": [completion for _, completion in train]}
+        ),
+        max_new_tokens=max_new_tokens,
+        gold=vader if gold == "vader" else classifier(gold),
+        answers_per_prompt=ANSWERS_PER_PROMPT,
+        annotator_noise=ANNOTATOR_NOISE,
+    )
+
+
+def split_reviews(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], max_new_tokens: int, rng: random.Random
+) -> list[tuple[str, str]]:
+    """Prompt and completion of each text that is long enough, at a random boundary between tokens.
+
+    A completion has room for the end token within `max_new_tokens`. It goes to the end of the text; where that is too
+    far, to the last end of a sentence before the limit; where there is none, to the limit: answers should learn to
+    end. The tokens of prompt and completion together are those of the prompt and then those of the completion; a
+    text in which they merge is left out.
+    """
+    shortest, longest = PROMPT_TOKENS
+    room = CHARACTERS_PER_TOKEN * (longest + max_new_tokens)
+    texts = [" ".join(text[: 4 * room].replace("<br />", " ").split())[:room] for text in texts]
+    texts = [text for text in texts if text]
+    if not texts:
+        return []
+    encoding = tokenizer(texts, return_offsets_mapping=True, return_special_tokens_mask=True)
+    rows = []
+    for text, offsets, special in zip(texts, encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True):
+        ends = [end for (_, end), extra in zip(offsets, special, strict=True) if not extra]
+        if len(ends) <= shortest:
+            continue
+        n = rng.randint(shortest, min(longest, len(ends) - 1))
+        start, limit = ends[n - 1], ends[min(len(ends), n + max_new_tokens - 1) - 1]
+        sentences = [start + match.end() for match in re.finditer(r"[.!?]+(?=\s|$)", text[start:limit])]
+        end = sentences[-1] if limit < len(text) and sentences else limit
+        if text[start:end].strip():
+            rows.append((text[:start], text[start:end]))
+    if not rows:
+        return []
+    prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
+    wholes = tokenizer([prompt + completion for prompt, completion in rows])["input_ids"]
+    return [
+        row
+        for row, prompt, whole in zip(rows, prompts, wholes, strict=True)
+        if whole[: len(prompt)] == prompt and 0 < len(whole) - len(prompt) < max_new_tokens
+    ]
+
+
+@lru_cache(maxsize=1)
+def _analyzer() -> Any:
+    return SentimentIntensityAnalyzer()
+
+
+def vader(prompts: list[str], answers: list[str]) -> Float[Tensor, " N"]:
+    """The compound sentiment of each prompt with its answer, in [−1, 1] (Hutto and Gilbert 2014, VADER)."""
+    texts = zip(prompts, answers, strict=True)
+    return torch.tensor([_analyzer().polarity_scores(prompt + answer)["compound"] for prompt, answer in texts])
+
+
+def classifier(name: str) -> Gold:
+    """P(positive) − P(negative) by a text classifier, a folder or a name on the hub, as a gold reward in [−1, 1].
+
+    Raises RunError when it is no classifier, or has no labels that begin with "pos" and "neg".
+    """
+
+    def load(source: str) -> Any:
+        architectures = AutoConfig.from_pretrained(source).architectures or ["unknown"]
+        if not architectures[0].endswith("ForSequenceClassification"):
+            return architectures[0]
+        return AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True)
+
+    model = read(name, "--gold", load, ("config.json",), weights=True)
+    if isinstance(model, str):
+        raise RunError(
+            f"--gold {name}: is a {model}, no text classifier; expected 'vader' or a model for sequence classification"
+        )
+    labels = {str(label).lower()[:3]: index for index, label in model.config.id2label.items()}
+    if not {"pos", "neg"} <= set(labels):
+        raise RunError(
+            f"--gold {name}: its labels are {', '.join(map(str, model.config.id2label.values()))}, expected one that "
+            "begins with 'pos' and one that begins with 'neg'"
+        )
+    tokenizer: Callable[..., Any] = read(name, "--gold", AutoTokenizer.from_pretrained, TOKENIZER_FILES)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    @torch.no_grad()
+    def gold(prompts: list[str], answers: list[str]) -> Float[Tensor, " N"]:
+        texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        parts = []
+        for start in range(0, len(texts), 64):
+            batch = tokenizer(
+                texts[start : start + 64], padding=True, truncation=True, max_length=512, return_tensors="pt"
+            )
+            probabilities = model(**batch.to(model.device)).logits.float().softmax(-1)
+            parts.append(probabilities[:, labels["pos"]] - probabilities[:, labels["neg"]])
+        return torch.cat(parts).cpu()
+
+    return gold
