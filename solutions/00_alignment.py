@@ -62,7 +62,7 @@ plt.show()
 #   \log \pi_\theta(y \mid x) = \sum_{t=1}^{T} \log \pi_\theta(y_t \mid x, y_{<t}). \tag{1}$$
 #
 # $y_{<t}$ are the tokens before $y_t$. Logarithms are natural, their unit is the **nat**. Here is our world: a
-# tokenizer with a few hundred words, and a GPT-2 with two layers.
+# tokenizer with a few hundred words, and a small GPT-2.
 
 # %%
 task = load_task("assistant")
@@ -77,7 +77,8 @@ print("prompt  ", prompt)
 print("answer  ", answer)
 print("prompt tokens   shape (B, P) =", tuple(example.prompts.shape), "  axes: batch, prompt length")
 print("answer tokens   shape (B, T) =", tuple(example.responses.shape), "  axes: batch, answer length")
-print("vocabulary      V =", len(task.tokenizer), "tokens;   weights:", sum(p.numel() for p in policy.parameters()))
+print("vocabulary      V =", len(task.tokenizer), "tokens")
+print("GPT-2          ", PRESETS["tiny"].layers, "layers,", sum(p.numel() for p in policy.parameters()), "weights")
 
 # %% [markdown]
 # The **chat template** puts markers around the message, so that the model knows who speaks. The answer has one token
@@ -132,8 +133,8 @@ print(f"{len(demonstrations):,} demonstrations; eight of them: shape (N, T) = {t
 print(f"Checked (2): the loop over the real tokens gives {float(by_hand):.3f} nats, and so does sft_loss.")
 
 # %% [markdown]
-# **Predict, then look.** The demonstrations come from a raw bot. To a harmful request it often refuses, and about as
-# often it complies. After SFT, what will our chatbot do with a harmful request?
+# **Predict, then look.** The demonstrations come from a raw bot. To a harmful request it refuses in about four of ten
+# answers and complies in three. After SFT, what will our chatbot do with a harmful request?
 #
 # - (a) refuse nearly always: refusing is the more frequent of the two answers,
 # - (b) refuse about as often as the demonstrations do,
@@ -143,8 +144,11 @@ print(f"Checked (2): the loop over the real tokens gives {float(by_hand):.3f} na
 check.p1("b")  # SOLUTION
 
 # %% tags=["nbval-ignore-output"]
-config = SFTConfig(steps=1200, batch_size=32, learning_rate=4e-3)
-losses = [row["loss"] for row in train_sft(policy, make_optimizer(policy, 4e-3), demonstrations, config, seed=0)]
+config = SFTConfig(steps=1200, batch_size=32, learning_rate=7e-3)
+losses = [
+    row["loss"]
+    for row in train_sft(policy, make_optimizer(policy, config.learning_rate), demonstrations, config, seed=0)
+]
 print(f"loss: {losses[0]:.2f} nats a token at the first step, {sum(losses[-50:]) / 50:.2f} at the end")
 
 # %% tags=["nbval-ignore-output"]
@@ -174,7 +178,7 @@ asked, said = heldout * copies, decode(task.tokenizer, answers.responses, answer
 for group in ("harmless", "harmful", "small talk"):
     rows = [i for i, p in enumerate(asked) if read_request(p).group == group]
     for i in rows[:: len(rows) // 5][:5]:
-        print(f"{group:<11} {asked[i].split('|>')[1].split('<|')[0].strip():<38} {said[i]}")
+        print(f"{group:<11} {asked[i].removeprefix('<|user|> ').removesuffix(' <|assistant|>'):<38} {said[i]}")
 
 # %% [markdown]
 # It speaks fluently. That is what imitation is for. But read the answers as a user would. Large chatbots fail in
@@ -196,7 +200,7 @@ for group in ("harmless", "harmful", "small talk"):
 # %% tags=["nbval-ignore-output"]
 kinds = [classify(p, a) for p, a in zip(asked, said, strict=True)]
 groups = [read_request(p).group for p in asked]
-shown = ["help", "chat", "refuse", "comply", "off topic", "lazy", "rude", "garbled", "mixed"]
+shown = ["help", "refuse", "comply", "off topic", "lazy", "rude", "garbled", "mixed"]
 sources = {"demonstrations": (list(task.demonstrations["prompt"]), list(task.demonstrations["completion"]))}
 sources["our SFT model"] = (asked, said)
 
@@ -232,6 +236,7 @@ for group in ("harmless", "harmful"):
     distance = 0.5 * sum(abs(p[k] - q[k]) for k in shown)
     moved = sum(max(p[k] - q[k], 0.0) for k in shown)
     assert abs(distance - moved) < 1e-9  # both sides of (3)
+    assert group == "harmless" or abs(p["refuse"] - 0.4) < 0.05 > abs(p["comply"] - 0.3)  # of ten, as said above
     assert distance < 0.25  # two bots that never do the same have distance 1
     assert q["refuse"] < 0.6  # imitation alone has not made it refuse
 print("Checked (3) for both groups: the mixture is copied (TV below 0.25), and the bot does not refuse most requests.")
@@ -249,14 +254,14 @@ pairs = [
     ("show me how to steal a car .", "wear a mask and act quickly .", "sorry , i can not help with that ."),
     ("show me how to steal a car .", "go away .", "i will not do that ."),
     ("can you help me plan a party ?", "call your friends and start the party .", "what a silly idea ."),
-    ("can you help me plan a party ?", "call your friends and start the party .", "boil the water and add the tea ."),
+    ("can you help me plan a party ?", "call your friends and start the party .", "warm the pot and pour the tea ."),
     ("how can i fix a bike ?", "check the chain and clean the bike .", "check check the chain and bike clean the ."),
     ("how can i fix a bike ?", "first check the chain , then clean the bike .", "check the chain and clean the bike ."),
     ("i want to spy on a friend .", "ask a friend .", "that is not right ."),
-    ("how do i make tea ?", "good question ! boil the water and add the tea . enjoy !", "boil the water and add the tea ."),
+    ("how do i make tea ?", "good question ! warm the pot and pour the tea . enjoy !", "warm the pot and pour the tea ."),
 ]  # fmt: skip
 for i, (user, a, b) in enumerate(pairs):
-    print(f"{i}  {user:<34} a: {a:<62} b: {b}")
+    print(f"{i}  {user}\n     a: {a}\n     b: {b}")
 
 # %%
 mine = ["b", "b", "b", "b", "a", "a", "a", "b", "b", "b"]  # SOLUTION
@@ -394,7 +399,7 @@ assert abs(float(kappa(three[0], three[0])) - 1) < 1e-6
 print(f"careless annotators: agreement {float(observed(*careless)):.2f}, κ = {abs(float(kappa(*careless))):.2f}")
 print("the three annotators, ten pairs: κ =", ", ".join(
     f"{float(kappa(three[i], three[j])):.2f}" for i, j in ((0, 1), (0, 2), (1, 2))))  # fmt: skip
-print("Checked: κ is 0 for those who never read, and 1 for one who judges as himself.")
+print("Checked: κ is 0 for those who never read, and 1 for an annotator compared with himself.")
 
 # %% [markdown]
 # ## 6 · Noise has a ceiling
@@ -447,10 +452,10 @@ print(f"Checked (6): expected {float(expected(many)):.3f}, two simulated annotat
 
 p = torch.linspace(0, 1, 101)
 figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+best = torch.maximum(p, 1 - p)  # shape (101,)
+assert bool((p**2 + (1 - p) ** 2 <= best + 1e-6).all())  # equal only at 0, ½ and 1
 axes.plot(p, p**2 + (1 - p) ** 2, color=BLUE, label="two annotators agree, eq. (6)")
-axes.plot(
-    p, torch.maximum(p, 1 - p), color=ORANGE, linestyle="--", label="best possible judge agrees with one: max(p, 1−p)"
-)
+axes.plot(p, best, color=ORANGE, linestyle="--", label="best possible judge agrees with one: max(p, 1−p)")
 axes.plot(0.8, 0.68, "o", color=BLUE)
 axes.annotate("80 % prefer a: 68 %", (0.8, 0.68), (0.42, 0.88), arrowprops={"arrowstyle": "->"})
 axes.set(title="Noisy people cannot agree more than this", xlabel="p: share of people who prefer a")
@@ -459,8 +464,8 @@ axes.legend(loc="upper center")
 plt.show()
 
 # %% [markdown]
-# *Figure 4. The probability that two annotators agree (solid) is lowest, ½, where people are divided, and always
-# below that of the best judge, who bets on the majority (dashed).*
+# *Figure 4. The probability that two annotators agree (solid) is lowest, ½, where people are divided, and never above
+# that of the best judge, who bets on the majority (dashed).*
 #
 # The answer is (b): $0.8^2 + 0.2^2 = 0.68$. Keep the dashed line in mind. No reward model can agree with noisy people
 # more often than that; notebook 02 calls it the **Bayes ceiling**.
@@ -595,8 +600,10 @@ for user, answer in (pairs[0][::2], pairs[2][:2], pairs[9][:2]):
     parts = vars(gold_parts(text, answer))
     total = float(task.gold([text], [answer])[0])
     assert abs(sum(parts.values()) - total) < 1e-6
-    print(f"{user:<30} {answer:<62} ", "  ".join(f"{name} {value:+.1f}" for name, value in parts.items()))
-print(f"Checked: the gold reward is the sum of its parts. The right kind of answer is {RIGHT_KIND}.")
+    print(f"{user}  {answer}")
+    print("    " + "  ".join(f"{name} {value + 0:+.1f}" for name, value in parts.items()), f"  sum {total:+.1f}")
+print("Checked: the gold reward is the sum of its parts. Fit is highest for the right kind of answer:")
+print(", ".join(f"{kind!r} to {group}" for group, kind in RIGHT_KIND.items()) + ".")
 
 # %% [markdown]
 # ## What we showed

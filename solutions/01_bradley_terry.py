@@ -926,7 +926,7 @@ right_order = [
 ]
 assert right_order[0] == right_order[1] == right_order[2]
 print(
-    "Checked: the fit is calibrated in every bin; both spoilt versions have a higher loss; "
+    "Checked: the fit is calibrated in every bin; both spoilt versions have a higher loss;\n"
     f"all three order {100 * right_order[0]:.0f} % of the pairs as the majority did."
 )
 
@@ -1094,7 +1094,7 @@ torch.testing.assert_close(
 )
 torch.testing.assert_close(top[0] - top[1], penalised[-1].double(), rtol=1e-5, atol=0)
 print(
-    "Checked: (18) and the log of the posterior differ by a constant; "
+    "Checked: (18) and the log of the posterior differ by a constant;\n"
     f"the penalised gradient is 0 at a gap of {top[0] - top[1]:.3f}, where Figure 6 levels off."
 )
 

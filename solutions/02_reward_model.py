@@ -14,7 +14,8 @@
 # - Find answers that it scores high and nobody likes.
 #
 # **You need:** notebook 01. **Time:** 70 minutes of work; the cells run in about a minute on a laptop CPU, most of it
-# in two short trainings. `week6 run` trains longer, with the same functions.
+# in two short trainings, and no faster on a GPU: the models are small. `week6 run` trains longer, with the same
+# functions.
 
 # %%
 import math
@@ -30,9 +31,9 @@ from week6 import (
     decode,
     encode_demonstrations,
     encode_prompts,
+    expected_accuracy,
     generator_for,
     make_optimizer,
-    minibatch,
     pair_agreement,
     pair_rollouts,
     position_ids,
@@ -46,13 +47,21 @@ from week6.figures import roadmap
 from week6.models import PRESETS, frozen_copy, new_policy
 from week6.plots import BLACK, BLUE, ORANGE, STYLE
 from week6.reward_model import RewardConfig
+from week6.sequences import Pairs
 from week6.sft import SFTConfig
 from week6.tasks import load_task
 from week6.tasks.assistant import best_answer, classify, read_request
 
 plt.rcParams.update(STYLE)
 torch.set_num_threads(1)  # the tensors are small: a second thread only waits
+g = torch.Generator().manual_seed(0)
 task = load_task("assistant")
+
+
+def words(prompt: str) -> str:
+    """What the user says, without the chat template around it."""
+    return prompt.removeprefix("<|user|> ").removesuffix(" <|assistant|>")
+
 
 # %%
 _ = roadmap(2)
@@ -63,18 +72,20 @@ plt.show()
 #
 # ## 1 · A model that already reads
 #
-# First the SFT model of notebook 00, trained for a moment on the demonstrations. Its **trunk** (embeddings and
+# First the SFT model of notebook 00, trained for half a minute on the demonstrations. Its **trunk** (embeddings and
 # transformer layers) turns each token into a vector that knows everything up to that token.
+
+# %%
+policy = new_policy(PRESETS["tiny"], task.tokenizer, seed=0)
 
 # %% tags=["nbval-ignore-output"]
 demonstrations = encode_demonstrations(
     task.tokenizer, list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
 )
-policy = new_policy(PRESETS["tiny"], task.tokenizer, seed=0)
-steps = SFTConfig(steps=700, batch_size=32, learning_rate=3e-3)
-losses = [row["loss"] for row in train_sft(policy, make_optimizer(policy, 3e-3), demonstrations, steps, seed=0)]
-sft = frozen_copy(policy)
-print(f"SFT loss: {losses[0]:.2f} → {sum(losses[-50:]) / 50:.2f} nats per token")
+imitate = SFTConfig(steps=1200, batch_size=32, learning_rate=7e-3)
+optimizer = make_optimizer(policy, imitate.learning_rate)
+sft_losses = [row["loss"] for row in train_sft(policy, optimizer, demonstrations, imitate, seed=0)]
+print(f"SFT loss: {sft_losses[0]:.2f} → {sum(sft_losses[-50:]) / 50:.2f} nats per token")
 
 # %% [markdown]
 # ## 2 · One number from many tokens
@@ -92,8 +103,8 @@ asked = list(task.heldout_prompts["prompt"])[:3]
 batch = encode_demonstrations(task.tokenizer, asked, ["go away .", best_answer(asked[1]), "maybe later ."])
 input_ids = torch.cat([batch.prompts, batch.responses], dim=1)  # shape (B, L): batch, prompt and answer
 mask = torch.cat([batch.prompt_mask, batch.response_mask], dim=1)  # shape (B, L), 1 for a real token
-for row, keep in zip(input_ids, mask, strict=True):
-    tokens = task.tokenizer.convert_ids_to_tokens(row.tolist())
+for ids, keep in zip(input_ids, mask, strict=True):
+    tokens = task.tokenizer.convert_ids_to_tokens(ids.tolist())
     print(" ".join(token if real else "·" for token, real in zip(tokens, keep.tolist(), strict=True)))
 print(
     "input_ids and mask: shape (B, L) =", tuple(mask.shape), "  · is padding: left of the prompt, right of the answer"
@@ -156,9 +167,9 @@ check.q2(head_score)
 read_head = check.q2.or_ours(head_score)
 
 # %% [markdown]
-# Is that all that `week6.RewardModel` does? The head starts with small random weights, of standard deviation
-# $1/\sqrt{d+1}$, so that the first scores are of size one. And padding must not matter: the same text, padded more,
-# gets the same score.
+# Is that all that `week6.RewardModel` does? Compare. And padding must not matter: the same text, padded more, gets
+# the same score. (`position_ids` numbers the real tokens 0, 1, 2, … in each row, so that padding on the left does not
+# shift them.)
 
 # %%
 with torch.random.fork_rng():
@@ -173,8 +184,8 @@ with torch.no_grad():
     padded = reward_model(F.pad(input_ids, (3, 2)), F.pad(mask, (3, 2)))
     alone = torch.cat(
         [
-            reward_model(row[keep].unsqueeze(0), keep[keep].unsqueeze(0))
-            for row, keep in zip(input_ids, mask, strict=True)
+            reward_model(ids[keep].unsqueeze(0), keep[keep].unsqueeze(0))
+            for ids, keep in zip(input_ids, mask, strict=True)
         ]
     )
 print("hidden: shape (B, L, d) =", tuple(hidden.shape), "  scores: shape (B,) =", tuple(scores.shape))
@@ -184,36 +195,56 @@ torch.testing.assert_close(alone, scores, rtol=1e-4, atol=1e-5)
 print("Checked (1): by hand, padded by five more columns, and one row at a time, the scores are the same.")
 
 # %% [markdown]
+# **How does the head start?** With $b = 0$ and random weights of standard deviation $1/\sqrt{d+1}$. Then
+# $w^\top h = \sum_k w_k h_k$ is a sum of $d$ independent terms of variance $h_k^2/(d+1)$, so over random heads the
+# first score has standard deviation $\lVert h \rVert / \sqrt{d+1}$. With entries $h_k$ of size about one, that is about
+# one: the first scores are neither all equal nor huge.
+
+# %%
+d = hidden.shape[-1]
+h_last = hidden[torch.arange(len(hidden)), last_index(mask)]  # shape (B, d)
+heads = torch.randn(20_000, d, generator=g) / math.sqrt(d + 1)  # shape (20,000, d): many fresh heads
+spread = (heads @ h_last.T).std(dim=0)  # shape (B,), over the heads
+torch.testing.assert_close(spread, h_last.norm(dim=-1) / math.sqrt(d + 1), rtol=0.03, atol=0)  # 0.03: 6 std. errors
+assert bool(((spread > 0.3) & (spread < 3)).all())
+print(f"Checked: over 20,000 fresh heads the first scores spread by ‖h‖/√(d + 1), here with d = {d}, and that is of")
+print("size one (between 0.3 and 3).")
+
+# %% [markdown]
 # ## 3 · Preferences to learn from
 #
 # Two answers of the SFT model to each prompt, and an annotator says which is better. As in notebook 00, our
 # annotators follow a hidden gold reward, with noise.
 
+# %%
+sft = frozen_copy(policy)
 
-# %% tags=["nbval-ignore-output"]
-def collect(prompts: list[str], n: int, seed: int):
-    """n labelled pairs: the tokens, the prompts, the texts of both answers, and the probability of the label."""
-    index = minibatch(len(prompts), n, 0, seed)
-    tokens, prompt_mask = encode_prompts(task.tokenizer, prompts)
+
+def collect(prompts: list[str], n: int, seed: int) -> tuple[Pairs, list[str], torch.Tensor]:
+    """n labelled pairs: the tokens, the prompts, and the probability of each label, shape (n,)."""
+    index = torch.randint(len(prompts), (n,), generator=generator_for(seed, 0))
+    tokens, prompt_mask = encode_prompts(task.tokenizer, prompts)  # shapes (prompts, P)
     first, second = (
         sample(sft, tokens[index], prompt_mask[index], task.max_new_tokens, generator=generator_for(seed, k))
-        for k in (0, 1)
+        for k in (1, 2)
     )
-    which = [prompts[i] for i in index.tolist()]
-    a, b = (decode(task.tokenizer, r.responses, r.response_mask) for r in (first, second))
-    p = task.preference_probability(which, a, b)  # shape (n,): p(a ≻ b)
-    label = torch.bernoulli(p, generator=generator_for(seed, 2)).bool()
-    return pair_rollouts(first, second, label), which, a, b, torch.where(label, p, 1 - p)
+    asked = [prompts[i] for i in index.tolist()]
+    first_text, second_text = (decode(task.tokenizer, r.responses, r.response_mask) for r in (first, second))
+    p = task.preference_probability(asked, first_text, second_text)  # shape (n,): p(first ≻ second)
+    label = torch.bernoulli(p, generator=generator_for(seed, 3)).bool()  # shape (n,): what the annotator said
+    return pair_rollouts(first, second, label), asked, torch.where(label, p, 1 - p)
 
 
-pairs, *_ = collect(list(task.prompts["prompt"]), 8000, seed=1)
-heldout, which, a, b, p_label = collect(list(task.heldout_prompts["prompt"]), 2000, seed=2)
-chosen_text = decode(task.tokenizer, heldout.chosen, heldout.chosen_mask)
-rejected_text = decode(task.tokenizer, heldout.rejected, heldout.rejected_mask)
-for i in range(4):
-    print(
-        f"{which[i].split('|>')[1].split('<|')[0].strip():<34} chosen: {chosen_text[i]:<56} rejected: {rejected_text[i]}"
-    )
+# %% tags=["nbval-ignore-output"]
+pairs, _, _ = collect(list(task.prompts["prompt"]), 6000, seed=1)
+print(f"{len(pairs):,} training pairs; chosen answers: shape (N, T) = {tuple(pairs.chosen.shape)}")
+
+# %% tags=["nbval-ignore-output"]
+heldout, heldout_prompts, p_label = collect(list(task.heldout_prompts["prompt"]), 1000, seed=2)
+chosen_text = decode(task.tokenizer, heldout.chosen[:5], heldout.chosen_mask[:5])
+rejected_text = decode(task.tokenizer, heldout.rejected[:5], heldout.rejected_mask[:5])
+for prompt, y_w, y_l, p in zip(heldout_prompts, chosen_text, rejected_text, p_label, strict=False):
+    print(f"{words(prompt)}\n    chosen:   {y_w}\n    rejected: {y_l}\n    {p:.0%} of annotators choose so")
 
 # %% [markdown]
 # The loss is that of notebook 01, now with rewards from one function, for prompts $x$ with a preferred answer $y_w$
@@ -225,6 +256,8 @@ for i in range(4):
 #
 # ### Exercise 2.3 · The loss of a batch
 # *difficulty 2/5 · importance 5/5 · 5 minutes*
+#
+# Write (2) for such a batch. A score of ±300 must not overflow.
 
 
 # %% tags=["exercise"]
@@ -247,9 +280,7 @@ check.q3(stacked_loss)
 pair_loss = check.q3.or_ours(stacked_loss)
 
 # %%
-few = heldout.rows(slice(0, 32))
-with torch.no_grad():
-    both = score(reward_model, few.stacked())  # shape (2N,)
+both = torch.randn(64, generator=g)  # shape (2N,): scores of 32 chosen and 32 rejected answers
 torch.testing.assert_close(pair_loss(both), bradley_terry_loss(both[:32], both[32:]))
 torch.testing.assert_close(pair_loss(both + 7.0), pair_loss(both), rtol=1e-4, atol=1e-5)
 indifferent = float(pair_loss(torch.zeros(64)))
@@ -267,6 +298,8 @@ print(f"a model without opinion has loss log 2 = {indifferent:.4f}. (A loss stuc
 #
 # ### Exercise 2.4 · The Bayes ceiling
 # *difficulty 2/5 · importance 5/5 · 5 minutes*
+#
+# Write (3).
 
 
 # %% tags=["exercise"]
@@ -288,7 +321,6 @@ check.q4(bayes_accuracy)
 ceiling = check.q4.or_ours(bayes_accuracy)
 
 # %%
-g = torch.Generator().manual_seed(0)
 p = torch.rand(200_000, generator=g)  # p_i of many pairs, shape (n,)
 labels = torch.rand(p.shape, generator=g) < p  # what one annotator says
 best_judge = ((p > 0.5) == labels).double().mean()
@@ -302,31 +334,31 @@ print(
 # **Predict, then look.** Now we train. What accuracy will the reward model reach on held-out pairs?
 #
 # - (a) close to 100 %: it learns the rule behind the noise
-# - (b) close to the Bayes ceiling, from below
+# - (b) it climbs towards the Bayes ceiling and stays below it
 # - (c) above the Bayes ceiling, if it is large enough
 
 # %%
 check.p1("b")  # SOLUTION
 
 # %% tags=["nbval-ignore-output"]
-config = RewardConfig(steps=250, batch_size=48, learning_rate=1.5e-3)
-optimizer = make_optimizer(reward_model, config.learning_rate)
-rows, held_accuracy = [], {}
-for row in train_reward_model(reward_model, optimizer, pairs, config, seed=0):
-    rows.append(row)
-    if row["step"] % 50 == 0 or row["step"] == config.steps - 1:
+fit = RewardConfig(steps=250, batch_size=48, learning_rate=2.5e-3)
+optimizer = make_optimizer(reward_model, fit.learning_rate)
+pair_losses, accuracy_at = [], {}
+for metrics in train_reward_model(reward_model, optimizer, pairs, fit, seed=0):
+    pair_losses.append(metrics["loss"])
+    if metrics["step"] in (0, 25, 50, 100, 200, fit.steps - 1):
         agree = pair_agreement(reward_model, heldout)  # shape (n,): 1 where it ranks as the label does
-        held_accuracy[row["step"]] = float((agree * p_label + (1 - agree) * (1 - p_label)).mean())
+        accuracy_at[metrics["step"]] = float(expected_accuracy(agree, p_label).mean())  # explained below
 top = float(ceiling(p_label))
-print(f"held-out accuracy {held_accuracy[config.steps - 1]:.3f}, Bayes ceiling {top:.3f}, on {len(heldout)} pairs")
+print(f"held-out accuracy {accuracy_at[fit.steps - 1]:.3f}, Bayes ceiling {top:.3f}, on {len(heldout):,} pairs")
 
 # %% tags=["nbval-ignore-output"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-left.plot([row["loss"] for row in rows], color=BLUE, linewidth=0.8, label="batch of 48 pairs")
+left.plot(pair_losses, color=BLUE, linewidth=0.8, label="batch of 48 pairs")
 left.axhline(math.log(2), color=ORANGE, linestyle="--", label="no opinion: log 2")
 left.set(title="Loss", xlabel="step", ylabel="loss (nats per pair)")
 left.legend()
-right.plot(list(held_accuracy), list(held_accuracy.values()), "o-", color=BLUE, label="held-out pairs")
+right.plot(list(accuracy_at), list(accuracy_at.values()), "o-", color=BLUE, label="held-out pairs")
 right.axhline(top, color=BLACK, linestyle="--", label="Bayes ceiling")
 right.axhline(0.5, color=ORANGE, linestyle=":", label="coin flip")
 right.set(title="Accuracy", xlabel="step", ylabel="expected accuracy (share of pairs)", ylim=(0.45, 1))
@@ -334,21 +366,32 @@ right.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# *Figure 1. Left: the loss falls from log 2. Right: the accuracy on held-out pairs rises towards the Bayes ceiling
-# and stays below it.*
+# *Figure 1. Left: the loss starts near log 2 or above it, since the random head has opinions and many of them are
+# wrong; then it falls. Right: the accuracy on held-out pairs rises towards the Bayes ceiling and stays below it.*
 #
-# The answer is (b). On the page stands the *expected* accuracy: the probability that a fresh annotator ranks the pair
-# as the model does, $a_i p_i + (1 - a_i)(1 - p_i)$ with $a_i = 1$ where the model agrees with the label drawn. It is
-# free of the luck of the labels. By (3) it cannot pass the ceiling:
+# The answer is (b). It cannot be (c): (3) holds for every judge, a network too. It is not (a): the noise is in the
+# test as well. What we plotted is the **expected accuracy**. Let $p_i$ be the probability of the label that was drawn
+# for pair $i$, and $a_i = 1$ where the model agrees with it, else 0 (and ½ for a tie, where both answers are the same).
+# A *fresh* annotator ranks the pair as the model does with probability
+#
+# $$\text{acc}_i = a_i\, p_i + (1 - a_i)(1 - p_i). \tag{4}$$
+#
+# It is free of the luck of one label for each pair. We check it against the luck of a hundred: let 100 annotators
+# judge every held-out pair.
 
 # %%
-agree = pair_agreement(reward_model, heldout)
-expected = agree * p_label + (1 - agree) * (1 - p_label)  # shape (n,)
-assert bool((expected <= torch.maximum(p_label, 1 - p_label) + 1e-6).all())
-assert 0.65 < float(expected.mean()) <= top + 1e-6
-print(
-    "Checked: on no pair is the expected accuracy above max(p, 1 − p), and on average the model is well above a coin."
-)
+agree = pair_agreement(reward_model, heldout)  # shape (n,)
+accuracy = (agree * p_label + (1 - agree) * (1 - p_label)).mean()
+torch.testing.assert_close(accuracy, expected_accuracy(agree, p_label).mean())
+fresh = torch.bernoulli(p_label.expand(100, -1), generator=g)  # shape (100, n): 1 where an annotator says as the label
+simulated = (1 - (fresh - agree).abs()).mean()  # 1 where annotator and model say the same, 0 where not, ½ for a tie
+standard_error = float((p_label * (1 - p_label)).sum().sqrt()) / (len(p_label) * 10)  # 10 = √100 annotators
+assert abs(float(accuracy - simulated)) < 4 * standard_error
+print("Checked (4): a hundred fresh annotators agree with the model as often as it says (within 4 standard errors).")
+
+# %%
+assert 0.7 < float(accuracy) < top - 0.01
+print("Checked: the trained model is far above a coin flip, and more than one point below the Bayes ceiling.")
 
 # %% [markdown]
 # ## 5 · Calibration
@@ -377,46 +420,49 @@ plt.show()
 
 # %% [markdown]
 # *Figure 2. What the model says against what annotators do, in ten bins. On the dotted diagonal it would be perfectly
-# calibrated; below it on the right it is too sure of itself.*
+# calibrated. Points below it on the right, and above it on the left, would say: too sure of itself.*
 #
 # ## 6 · Centre and scale
 #
 # Only differences were trained, so the zero point and, for what PPO does later, the scale are free. We fix both on
 # answers of the SFT model, with mean $\mu$ and standard deviation $s$ of their scores:
 #
-# $$r'_\phi(x,y) = \frac{r_\phi(x,y) - \mu}{s}, \qquad \text{so that SFT answers have mean } 0 \text{ and variance } 1. \tag{4}$$
+# $$r'_\phi(x,y) = \frac{r_\phi(x,y) - \mu}{s}, \qquad \text{so that SFT answers have mean } 0 \text{ and variance } 1. \tag{5}$$
 #
-# Then "0" is an average answer of the SFT model, and β in notebook 03 means the same for every reward model.
+# Then "0" is an average answer of the SFT model, and β in notebook 03 means the same for every reward model. The price:
+# $\sigma$ of a difference is no longer a probability. Multiply the difference by $s$ first, and it is one again.
 
 # %%
-everything = list(task.prompts["prompt"])
-tokens, prompt_mask = encode_prompts(task.tokenizer, everything)
+all_prompts = list(task.prompts["prompt"]) * 2  # two answers to each
+tokens, prompt_mask = encode_prompts(task.tokenizer, all_prompts)
 answers = sample(sft, tokens, prompt_mask, task.max_new_tokens, generator=generator_for(3, 0))
 with torch.no_grad():
     before = score(reward_model, answers)  # shape (N,)
     reward_model.calibrate(before)
-    after = score(reward_model, answers)
-torch.testing.assert_close(after, (before - before.mean()) / before.std(correction=0), rtol=1e-4, atol=1e-4)
+    after = score(reward_model, answers)  # shape (N,)
+mu, s = before.mean(), before.std(correction=0)
+torch.testing.assert_close(after, (before - mu) / s, rtol=1e-4, atol=1e-4)
 assert abs(float(after.mean())) < 1e-3 and abs(float(after.var(correction=0)) - 1) < 1e-3
-assert torch.equal(before.argsort(), after.argsort()) or float((before[after.argsort()].diff() < -1e-4).sum()) == 0
-print("Checked (4): mean 0, variance 1, and the order of the answers is as before.")
+torch.testing.assert_close(s * (after[1:] - after[:-1]), before[1:] - before[:-1], rtol=1e-3, atol=1e-3)
+print("Checked (5): mean 0, variance 1, and s times a new difference is the old difference.")
 
 # %% [markdown]
 # ## 7 · What it has learned, and what not
 
 # %% tags=["nbval-ignore-output"]
 texts = decode(task.tokenizer, answers.responses, answers.response_mask)
-kinds = [classify(q, t) for q, t in zip(everything, texts, strict=True)]
-groups = [read_request(q).group for q in everything]
+kinds = [classify(prompt, text) for prompt, text in zip(all_prompts, texts, strict=True)]
+groups = [read_request(prompt).group for prompt in all_prompts]
+scores_of: dict[tuple[str, str], list[float]] = {}  # by group of the request and kind of the answer
+for group, kind, value in zip(groups, kinds, after.tolist(), strict=True):
+    scores_of.setdefault((group, kind), []).append(value)
+
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
 for axes, group in zip(panels, ("harmless", "harmful"), strict=True):
-    shown = [
-        k
-        for k in ("help", "refuse", "comply", "off topic", "lazy", "rude")
-        if any(k == kind and group == g_ for kind, g_ in zip(kinds, groups, strict=True))
-    ]
-    values = [[float(after[i]) for i in range(len(kinds)) if kinds[i] == k and groups[i] == group] for k in shown]
-    axes.boxplot(values, tick_labels=shown, widths=0.6, medianprops={"color": ORANGE, "linewidth": 2})
+    wanted = ("help", "refuse", "comply", "off topic", "lazy", "rude")
+    shown = [kind for kind in wanted if len(scores_of.get((group, kind), [])) >= 5]
+    boxes = [scores_of[group, kind] for kind in shown]
+    axes.boxplot(boxes, tick_labels=shown, widths=0.6, medianprops={"color": ORANGE, "linewidth": 2})
     axes.axhline(0, color=BLACK, linestyle=":")
     axes.set(title=f"{group} requests", xlabel="kind of answer")
 panels[0].set_ylabel("score (SFT standard deviations)")
@@ -424,59 +470,126 @@ plt.show()
 
 # %% [markdown]
 # *Figure 3. Scores of SFT answers by kind, for harmless requests (left) and harmful ones (right). Boxes hold the middle
-# half, orange lines are medians. What is good depends on the request: a refusal is scored low on the left and high on
-# the right.*
+# half, orange lines are medians, the dotted line is the average SFT answer.*
 #
-# **Predict, then look.** We write an answer of six polite phrases and nothing else. The training pairs hold no such
-# answer. Compared with a good answer, its score is
+# What is good depends on the request. A refusal of a harmful request scores well above the average. The same words to
+# a harmless request score below it, and below help. And giving a method for something harmful scores lowest of all.
+
+# %%
+median = {key: float(torch.tensor(values).median()) for key, values in scores_of.items()}
+assert median["harmful", "refuse"] > 0.3 > -0.1 > median["harmless", "refuse"]
+assert median["harmless", "help"] > median["harmless", "refuse"] + 0.3
+others = [m for (group, kind), m in median.items() if kind != "comply" and len(scores_of[group, kind]) >= 5]
+assert median["harmful", "comply"] < min(others) - 0.1
+print("Checked: these three sentences, on the medians.")
+
+# %% [markdown]
+# **Predict, then look.** Most annotators like one polite phrase: it raises the gold reward by 1. More is flattery: each
+# phrase too many costs. In the training pairs, hardly any answer has more than one. We take a good answer and add the
+# phrases "have fun !", "enjoy !", "good luck !" at its end, up to six. The score of the reward model
 #
-# - (a) far below: the reward model knows that it says nothing,
-# - (b) not to be foretold: no such answer was in the training pairs,
-# - (c) exactly zero.
+# - (a) falls with each phrase too many, as the gold reward does,
+# - (b) stays high: nothing in the training pairs pulls it down,
+# - (c) rises by the same amount with each phrase.
 
 # %%
 check.p2("b")  # SOLUTION
 
 # %% tags=["nbval-ignore-output"]
-question = next(q for q in task.heldout_prompts["prompt"] if read_request(q).group == "harmless")
-tried = {
-    "good answer": best_answer(question),
-    "good, and three thanks more": best_answer(question) + " enjoy ! good luck ! have fun !",
-    "six polite phrases": "happy to help ! of course ! good question ! enjoy ! have fun ! good luck !",
-    "twice the good answer": f"{best_answer(question)} {best_answer(question)}",
-    "lazy": "look it up .",
-}
-exam = encode_demonstrations(task.tokenizer, [question] * len(tried), list(tried.values()))
-with torch.no_grad():
-    proxy = score(reward_model, exam)
-gold = task.gold([question] * len(tried), list(tried.values()))
-print(question)
-for name, r, true in zip(tried, proxy.tolist(), gold.tolist(), strict=True):
-    print(f"{name:<30} score {r:+.2f}   gold {true:+.2f}")
+asking = [prompt for prompt in task.heldout_prompts["prompt"] if read_request(prompt).group == "harmless"]
+
+
+def judged(answers: list[str]) -> tuple[float, float]:
+    """Mean score and mean gold reward of one answer to each of the prompts in `asking`, both in SFT standard deviations."""
+    with torch.no_grad():
+        proxy = score(reward_model, encode_demonstrations(task.tokenizer, asking, answers))  # shape (prompts,)
+    gold = task.gold(asking, answers)  # shape (prompts,)
+    return float(proxy.mean()), float((gold - sft_gold.mean()).mean() / sft_gold.std(correction=0))
+
+
+sft_gold = task.gold(all_prompts, texts)  # shape (N,), of the answers on which the score was centred and scaled
+plain = [best_answer(prompt).removeprefix("happy to help ! ") for prompt in asking]
+polite = ["have fun !", "enjoy !", "good luck !", "happy to help !", "good question !", "of course !"]
+added = polite[:3] * 2
+piled = [judged([" ".join([answer, *added[:n]]) for answer in plain]) for n in range(7)]
+proxy, gold = (torch.tensor(column) for column in zip(*piled, strict=True))  # shape (7,) each
+
+figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+axes.plot(range(7), gold, "s--", color=BLACK, label="gold reward")
+axes.plot(range(7), proxy, "o-", color=BLUE, label="score of the reward model")
+axes.set(title="Politeness piled up", xlabel="polite phrases at the end of a good answer (count)")
+axes.set(ylabel="mean (SFT standard deviations)")
+axes.legend(loc="lower left")
+plt.show()
 
 # %% [markdown]
-# The answer is (b). The loss never asked about such answers, so nothing holds their score in place. It follows from
-# whatever the model latched on to: "polite words were usually in the better answer", "longer answers were usually
-# better". These are **shortcuts**: true of the training pairs, not the reason. How strong is the length shortcut in
-# our data? The **correlation** of two lists of numbers, each brought to mean 0 and variance 1, is the mean of their
-# products:
+# *Figure 4. The same good answers with 0 to 6 polite phrases at their end, mean over the held-out harmless prompts.
+# With the first phrase both lines rise. Then the gold reward falls and falls, and the score stays up.*
 #
-# $$\rho(u, v) = \frac1n \sum_i \frac{u_i - \bar u}{s_u} \cdot \frac{v_i - \bar v}{s_v}. \tag{5}$$
+# The answer is (b). In the training pairs "it has a polite phrase" meant "it is better". The loss never asked about a
+# second or a sixth one, so nothing pulls those down. Such a rule is a **shortcut**: true of the training pairs, and not
+# the reason. Further from the training pairs, the scores get stranger still:
+
+# %% tags=["nbval-ignore-output"]
+odd = {
+    "good answer": [best_answer(prompt) for prompt in asking],
+    "twice the good answer": [f"{best_answer(prompt)} {best_answer(prompt)}" for prompt in asking],
+    "six polite phrases, nothing else": [" ".join(polite)] * len(asking),
+    "lazy": ["look it up ."] * len(asking),
+}
+verdicts = {name: judged(answers) for name, answers in odd.items()}
+for name, (r, true) in verdicts.items():
+    print(f"{name:<33} score {r:+.2f}   gold {true:+.2f}")
+
+# %%
+assert sum(sum(text.count(phrase) for phrase in polite) > 1 for text in texts) < 0.02 * len(texts)  # hardly any
+assert proxy[1] > proxy[0] + 0.2 and gold[1] > gold[0] + 0.2  # the first phrase
+assert gold[1] - gold[6] > 3 and proxy[1] - proxy[6] < 0.25 * (gold[1] - gold[6])  # the five after it
+assert verdicts["six polite phrases, nothing else"][0] > verdicts["lazy"][0]
+assert verdicts["six polite phrases, nothing else"][1] < verdicts["lazy"][1] - 1
+print("Checked: five more polite phrases cost over 3 standard deviations of gold, and the score less than a quarter of")
+print("that. Six phrases that say nothing score above a lazy answer; their gold reward is far below.")
+
+# %% [markdown]
+# **And length?** Reward models are known to like long answers. Does ours? The **correlation** of two lists of numbers,
+# each brought to mean 0 and variance 1, is the mean of their products:
+#
+# $$\rho(u, v) = \frac1n \sum_i \frac{u_i - \bar u}{s_u} \cdot \frac{v_i - \bar v}{s_v}. \tag{6}$$
 
 
 # %%
 def correlation(u: torch.Tensor, v: torch.Tensor) -> float:
-    """Equation (5)."""
+    """Equation (6)."""
     return float((((u - u.mean()) / u.std(correction=0)) * ((v - v.mean()) / v.std(correction=0))).mean())
 
 
-length = answers.response_mask.sum(-1).float()  # shape (N,)
+length = answers.response_mask.sum(-1).float()  # shape (N,), in tokens
 assert abs(correlation(length, after) - float(torch.corrcoef(torch.stack([length, after]))[0, 1])) < 1e-4
-assert correlation(length, after) > 0.05
-print("Checked (5) against torch.corrcoef. Longer answers have higher scores here, although nobody asked for length.")
+print("Checked (6) against torch.corrcoef, on length and score of the SFT answers.")
+
+# %% tags=["nbval-ignore-output"]
+print(f"length and score {correlation(length, after):+.2f};   length and gold {correlation(length, sft_gold):+.2f}")
+endings = [answer.split(" and ", 1) for answer in plain]  # "mix the flour and bake the bread ."
+forms = ["{} and {}", "{} , then {}", "first {} , then {}"]  # 0, 1 and 2 words longer, the same gold reward
+in_form = {form: judged([form.format(*parts) for parts in endings]) for form in forms}
+for form, (r, true) in in_form.items():
+    print(f"{form:<22} score {r:+.2f}   gold {true:+.2f}")
 
 # %% [markdown]
-# Keep this in mind: in notebook 05 PPO will search for answers with a high score, and find exactly these.
+# Longer answers do have higher scores. But they also have more gold: help is longer than a rude word. A correlation
+# cannot tell the reason from its companion. So change *only* the length. The same two steps can be said in three
+# forms, up to two words longer, with the same gold reward. The score hardly moves. Length is no shortcut of *this*
+# model; politeness is one.
+
+# %%
+assert correlation(length, after) > 0.05 and correlation(length, sft_gold) > 0.1
+assert max(true for _, true in in_form.values()) - min(true for _, true in in_form.values()) < 1e-4
+longer = abs(in_form[forms[2]][0] - in_form[forms[0]][0])
+assert longer < 0.3 and longer < 0.5 * float(proxy[1] - proxy[0])
+print("Checked: two words more, at the same gold reward, move the score less than half as far as one polite phrase.")
+
+# %% [markdown]
+# Keep Figure 4 in mind: PPO (notebooks 04 and 05) searches for answers with a high score, and it finds exactly these.
 #
 # ## 8 · Where does the score come from?
 #
@@ -484,8 +597,9 @@ print("Checked (5) against torch.corrcoef. Longer answers have higher scores her
 # model reacts to.
 
 # %% tags=["nbval-ignore-output"]
+question = asking[0]
 harm = next(q for q in task.heldout_prompts["prompt"] if read_request(q).group == "harmful")
-rows = [
+exchanges = [
     (question, best_answer(question)),
     (question, "look it up ."),
     (harm, best_answer(harm)),
@@ -493,33 +607,32 @@ rows = [
 ]
 figure, axes = plt.subplots(figsize=(9.5, 3.2), layout="constrained")
 width = 14
-table, labels = torch.full((len(rows), width), float("nan")), []
-for i, (q, answer) in enumerate(rows):
-    one = encode_demonstrations(task.tokenizer, [q], [answer])
+table, row_tokens = torch.full((len(exchanges), width), float("nan")), []
+for i, (prompt, answer) in enumerate(exchanges):
+    one = encode_demonstrations(task.tokenizer, [prompt], [answer])
     ids, keep = torch.cat([one.prompts, one.responses], 1), torch.cat([one.prompt_mask, one.response_mask], 1)
     with torch.no_grad():
         states = reward_model.trunk(
             input_ids=ids, attention_mask=keep.long(), position_ids=position_ids(keep)
         ).last_hidden_state
         running = (reward_model.head(states).squeeze(-1) - reward_model.offset) / reward_model.scale  # shape (1, L)
+        assert abs(float(running[0, -1] - score(reward_model, one)[0])) < 1e-3  # at the last token it is the score
     n = min(width, one.responses.shape[1])
     table[i, :n] = running[0, one.prompts.shape[1] :][:n]
-    labels.append(task.tokenizer.convert_ids_to_tokens(one.responses[0].tolist())[:n])
-    assert abs(float(running[0, -1] - score(reward_model, one)[0])) < 1e-3  # at the last token it is the score itself
+    row_tokens.append(task.tokenizer.convert_ids_to_tokens(one.responses[0].tolist())[:n])
 image = axes.imshow(table, cmap="PuOr", vmin=-2.5, vmax=2.5, aspect="auto")
-for i, words in enumerate(labels):
-    for j, word in enumerate(words):
-        axes.text(
-            j, i, word, ha="center", va="center", fontsize=8, color="white" if table[i, j].abs() > 1.6 else "black"
-        )
-axes.set_yticks(range(len(rows)), [q.split("|>")[1].split("<|")[0].strip() for q, _ in rows])
+for i, answer_tokens in enumerate(row_tokens):
+    for j, token in enumerate(answer_tokens):
+        dark = table[i, j].abs() > 1.6
+        axes.text(j, i, token, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+axes.set_yticks(range(len(exchanges)), [words(prompt) for prompt, _ in exchanges])
 axes.set(title="The score of the answer so far", xlabel="token of the answer")
 axes.grid(False)
 figure.colorbar(image, label="score (SFT standard deviations)")
 plt.show()
 
 # %% [markdown]
-# *Figure 4. The head read at each token of four answers (rows; the request stands on the left). Only the value at the
+# *Figure 5. The head read at each token of four answers (rows; the request stands on the left). Only the value at the
 # end token was trained; the ones before it show what the model expects.*
 #
 # ## Asked every year
@@ -540,7 +653,7 @@ print("Checked: from the ids, all", len(mask), "rows are read one token too earl
 # the same beginning have exactly the same vectors there, so those tokens cannot tell them apart.
 
 # %%
-two = encode_demonstrations(task.tokenizer, [question] * 2, ["happy to help !", "happy to help you not ."])
+two = encode_demonstrations(task.tokenizer, asked[:1] * 2, ["happy to help !", "happy to help you not ."])
 ids, keep = torch.cat([two.prompts, two.responses], 1), torch.cat([two.prompt_mask, two.response_mask], 1)
 with torch.no_grad():
     states = reward_model.trunk(
@@ -575,7 +688,7 @@ print("Checked: a shift per prompt leaves the loss unchanged; a shift of the cho
 #
 # 1. Your reward model has 78 % accuracy. Is it bad? What do you need to know first?
 # 2. You train for ten epochs. The training accuracy passes the Bayes ceiling. What happened?
-# 3. How would you collect pairs so that six polite phrases no longer score well?
+# 3. How would you collect pairs so that six polite phrases in a row no longer score well?
 
 # %% [markdown] tags=["solution-only"]
 # **Answers.**

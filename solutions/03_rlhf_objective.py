@@ -220,7 +220,7 @@ print("the favourite sentence at the end is the maximum of r_φ, and its gold re
 # under $q$? The order matters: the *first* argument is the one the answers come from.
 #
 # ### Exercise 3.1 · KL divergence
-# *Difficulty 1 · Importance 5 · 6 minutes*
+# *difficulty 1/5 · importance 5/5 · 6 minutes*
 #
 # Write equation (1). The inputs are log-probabilities, because that is what a language model gives. An answer with
 # $p(y) = 0$ has $\log p(y) = -\infty$ and counts as **zero** (since $p \log p \to 0$ for $p \to 0$). There can be
@@ -366,7 +366,7 @@ assert seeking[between] < two_humps[between] and covering[between].exp() > 5 * t
 # rows.
 #
 # ### Exercise 3.2 · The objective
-# *Difficulty 2 · Importance 5 · 6 minutes*
+# *difficulty 2/5 · importance 5/5 · 6 minutes*
 #
 # Write equation (4), one number a row. Your `kl_divergence` from above is there to be used. All three tensors have
 # shape `(..., N)`.
@@ -482,7 +482,7 @@ print("Checked (10) and (11); none of 1000 random policies and 1000 close neighb
 
 # %% [markdown]
 # ### Exercise 3.3 · The optimal policy
-# *Difficulty 3 · Importance 5 · 10 minutes*
+# *difficulty 3/5 · importance 5/5 · 10 minutes*
 #
 # Write (7), in logarithms, one problem a row. Return the pair $(\log \pi^*, \log Z)$ with shapes `(..., N)` and
 # `(...)`. Rewards of 1000 with $\beta = 0.1$ must not overflow: $e^{10000}$ is `inf`. An answer with
@@ -889,7 +889,7 @@ print(
 # know that there is a KL.
 #
 # ### Exercise 3.4 · Rewards for tokens
-# *Difficulty 3 · Importance 5 · 12 minutes*
+# *difficulty 3/5 · importance 5/5 · 12 minutes*
 #
 # Write (21) for a batch. `scores` has shape `(B,)`, all others `(B, T)`. Answers have different lengths and are
 # padded **on the right**; `mask` is `True` on real tokens. The score goes to the last *real* token of each row.
@@ -1000,7 +1000,7 @@ print(f"the trained GPT-2 misses that by {expected(log_pi, spread):.2f} reward u
 # The trap: if you take $u$ upside down, policy over reference, (25) fails. Implementations, and books, have done so.
 #
 # ### Exercise 3.5 · Three estimators
-# *Difficulty 2 · Importance 4 · 6 minutes*
+# *difficulty 2/5 · importance 4/5 · 6 minutes*
 
 
 # %% tags=["exercise"]
@@ -1137,7 +1137,7 @@ print("Checked (26), (27), (28) with autograd: both sides agree, and the two KLs
 
 # %% [markdown]
 # ### Exercise 3.6 · Which gradient?
-# *Difficulty 4 · Importance 5 · 12 minutes, on paper*
+# *difficulty 4/5 · importance 5/5 · 12 minutes, on paper*
 #
 # Differentiate $k_1 = d$, $k_2 = \frac12 d^2$ and $k_3 = e^{-d} - 1 + d$ by $\theta$. Note
 # $\nabla d = \nabla \log \pi$, since $\pi_\mathrm{ref}$ is frozen. Then take the average over $\pi$ and recognise

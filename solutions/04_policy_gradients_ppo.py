@@ -400,7 +400,7 @@ print("Checked: (12), and (13) for every s < t (the upper right of the table). F
 #
 # ### Exercise 4.1 · Reward-to-go
 #
-# *Difficulty 2 of 5 · importance 4 of 5 · 8 minutes*
+# *difficulty 2/5 · importance 4/5 · 8 minutes*
 #
 # Answers have different lengths. So a batch comes with a mask: 1 on real tokens, 0 on padding, and padding is on the
 # right. What stands at padding means nothing. Your result is 0 there.
@@ -451,8 +451,8 @@ print(f"with γ = 0.5 the mean of the estimate is off by {error:.1%}: it is the 
 # after *please no*, nothing can be earned any more. The proof of (13) allows a baseline that depends on the prefix:
 # given the prefix, it is a fixed number.
 #
-# **Step 1: subtract any function of the prefix.** The natural choice is what can be expected there, the **value
-# function** $V(y_{<t}) = \mathbb{E}[G_t \mid y_{<t}]$, in short $V_t$:
+# **Step 1: subtract any function of the prefix.** The natural choice is what can be expected there. This
+# is the **value function**, in short $V_t$: $V(y_{<t}) = \mathbb{E}[G_t \mid y_{<t}]$.
 #
 # $$\nabla J = \mathbb{E}\Big[\sum_t (G_t - V_t)\, \nabla\log\pi_\theta(y_t\mid y_{<t})\Big]. \tag{16}$$
 #
@@ -634,7 +634,7 @@ print("Checked: (19) for every t and k, and that the mixture (20) is the sum (21
 #
 # ### Exercise 4.2 · Generalized advantage estimation
 #
-# *Difficulty 3 of 5 · importance 5 of 5 · 15 minutes*
+# *difficulty 3/5 · importance 5/5 · 15 minutes*
 #
 # Rewards and values come as $(B, T)$, with a mask as before. What stands at padding means nothing, and the value
 # after the last real token is 0. Both results are 0 at padding.
@@ -893,7 +893,7 @@ print(
 #
 # ### Exercise 4.3 · The clipped loss
 #
-# *Difficulty 3 of 5 · importance 5 of 5 · 12 minutes*
+# *difficulty 3/5 · importance 5/5 · 12 minutes*
 #
 # Log-probabilities come in, not probabilities. The advantages are plain numbers. Gradient flows through `log_probs`.
 
@@ -950,7 +950,7 @@ print("Checked: (28) to (30), minus the minimum of gains is the maximum of losse
 #
 # ### Exercise 4.4 · Where is the gradient zero?
 #
-# *Difficulty 3 of 5 · importance 5 of 5 · 6 minutes*
+# *difficulty 3/5 · importance 5/5 · 6 minutes*
 #
 # In which regions is the gradient of (29) by $\theta$ zero? Think with (29) and a pencil. Give a set of numbers,
 # like `{1, 2}`.
@@ -1119,7 +1119,7 @@ print("Checked: at ρ = 1 the gradient of PPO's loss is that of −Â log π, th
 #
 # ### Exercise 4.5 · Masked whitening
 #
-# *Difficulty 2 of 5 · importance 4 of 5 · 10 minutes*
+# *difficulty 2/5 · importance 4/5 · 10 minutes*
 #
 # You may use `masked_mean(x, mask)` from `week6`. The result is 0 at padding.
 

@@ -21,7 +21,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "nb01.q5",
         "step_size = 2 / (wins + wins.T).sum(dim=0).max()",
     ): "the number of comparisons is the same in both directions",
-    ("nb01.q5", "def fit_strengths(wins, steps=2001):"): "one more step, long after it has arrived",
+    ("nb01.q5", "def fit_strengths(wins, steps=501):"): "one more step, long after it has arrived",
     (
         "nb02.q1",
         "columns = torch.arange((attention_mask == 0).to(attention_mask.dtype).shape[1], device=attention_mask.device)",
@@ -56,4 +56,13 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("nb04.q5", "white = (x - mean) * torch.rsqrt(variance + 2e-08)"): (
         "the small number only keeps the root from 0; its exact size and place are left free"
     ),
+    ("nb05.q4", "error = min(max(-0.2, kl / target - 1), 0.2)"): "the larger of two numbers has no order",
+    ("nb06.q1", "return torch.where(response_mask[:, 1:], of_tokens, 0.0).sum(1)"): "the last of two axes is axis 1",
+    ("nb08.q2", "begun = (tokens == assistant_id).long().cumsum(1)"): "tokens have two axes: the last is 1",
+    ("nb08.q2", "ended = (tokens == end_id).long().cumsum(1)"): "tokens have two axes: the last is 1",
+    ("nb08.q2", "return torch.cat([before, inside[:, :-1]], dim=1)"): "tokens have two axes: the last is 1",
+    (
+        "nb07.q3",
+        "return float(betas[torch.where(allowed, reward.sum(0), -torch.inf).argmax()])",
+    ): "the highest sum over the seeds is the highest mean",
 }

@@ -85,6 +85,7 @@ def test_differently_written_right_answers(name, question):
         assert verdict, f"{answer}: {verdict}"
 
 
+@pytest.mark.filterwarnings("ignore:The use of `x.T`")  # a mutant that swaps a table and a vector
 @each(FUNCTIONS)
 def test_mutants_are_rejected(name, question):
     """One wrong sign, constant, axis or mask is never accepted, unless it changes nothing (equivalent_mutants.py)."""

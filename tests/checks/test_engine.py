@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.checks.messages import Message
+from week6.checks.sandbox import TimeLimitReached, call
 
 
 def pair_loss(chosen, rejected, margin=0.0):
@@ -198,6 +199,27 @@ def test_verdicts(answer, kind, words):
     verdict = LOSS.grade(answer)
     assert (verdict.kind, words in verdict.text) == (kind, True), verdict
     assert time.perf_counter() - start < 5 and len(repr(verdict)) < 1500
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms here")
+@pytest.mark.parametrize("answer", [loops, lambda *_: 1])
+def test_an_alarm_that_comes_when_the_code_has_ended_stops_nothing(monkeypatch, answer):
+    """On a busy machine the alarms of every 50 ms may come while the timer is being switched off."""
+    before = signal.getsignal(signal.SIGALRM), sys.gettrace()
+    set_timer, ends = signal.setitimer, []
+
+    def slowly(which, seconds, interval=0.0):
+        if seconds == 0 and not ends:
+            ends.append(time.perf_counter() + 0.25)
+            while time.perf_counter() < ends[0]:
+                pass
+        return set_timer(which, seconds, interval)
+
+    monkeypatch.setattr(signal, "setitimer", slowly)
+    outcome = call(answer, (1, 2), 0.1)
+    assert isinstance(outcome.error, TimeLimitReached) if answer is loops else outcome.value == 1
+    assert (signal.getsignal(signal.SIGALRM), sys.gettrace()) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0) and ends
 
 
 def test_every_failure_has_one_line_without_the_answers_own_repr():

@@ -108,6 +108,136 @@ def strengths_not_in_logs(wins: Tensor) -> Tensor:
     return weights - weights.mean()
 
 
+# --- notebook 02 ---------------------------------------------------------------------------------------------------
+
+
+def length_minus_one(attention_mask: Tensor) -> Tensor:
+    """Counts the real tokens: the right column only where the padding stands on the right."""
+    return attention_mask.sum(1) - 1
+
+
+def column_after_the_last(attention_mask: Tensor) -> Tensor:
+    """Looks from the right, and forgets that columns start at 0."""
+    return attention_mask.shape[1] - attention_mask.flip(1).long().argmax(1)
+
+
+def steps_from_the_right(attention_mask: Tensor) -> Tensor:
+    """Looks from the right and returns the number of steps, not the column."""
+    return attention_mask.flip(1).long().argmax(1)
+
+
+def before_the_first_padding(attention_mask: Tensor) -> Tensor:
+    """The column before the first padding: −1 where there is none, or where it stands on the left."""
+    return (~attention_mask.bool()).long().argmax(1) - 1
+
+
+def first_real_token(attention_mask: Tensor) -> Tensor:
+    """argmax gives the first of equal values: this is where the text starts."""
+    return attention_mask.long().argmax(1)
+
+
+def every_last_column(attention_mask: Tensor) -> Tensor:
+    """Trusts that the padding stands on the left."""
+    return torch.full((len(attention_mask),), attention_mask.shape[1] - 1)
+
+
+def head_on_the_last_column(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Reads column −1, which is padding in short rows."""
+    return hidden[:, -1] @ weight + bias
+
+
+def head_without_bias(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """w · h alone."""
+    last = (mask.long() * torch.arange(mask.shape[1])).argmax(1)
+    return hidden[torch.arange(len(hidden)), last] @ weight
+
+
+def head_on_the_mean(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The mean of all real tokens, as for a sentence embedding."""
+    m = mask.unsqueeze(-1)
+    return (hidden * m).sum(1) / m.sum(1) @ weight + bias
+
+
+def head_for_every_pair_of_rows(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """hidden[:, last] takes all those columns of every row."""
+    last = (mask.long() * torch.arange(mask.shape[1])).argmax(1)
+    return hidden[:, last] @ weight + bias
+
+
+def head_squeezed_into_a_probability(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A sigmoid on the score: the reward is no probability, that comes from a difference of two."""
+    last = (mask.long() * torch.arange(mask.shape[1])).argmax(1)
+    return torch.sigmoid(hidden[torch.arange(len(hidden)), last] @ weight + bias)
+
+
+def head_one_token_early(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Takes the end token for padding, and reads the token before it."""
+    last = (mask.long() * torch.arange(mask.shape[1])).argmax(1)
+    return hidden[torch.arange(len(hidden)), last - 1] @ weight + bias
+
+
+def loss_of_neighbours(scores: Tensor) -> Tensor:
+    """Takes rows 0 and 1 for a pair, and 2 and 3."""
+    chosen, rejected = scores.reshape(-1, 2).unbind(1)
+    return -F.logsigmoid(chosen - rejected).mean()
+
+
+def loss_over_all_scores(scores: Tensor) -> Tensor:
+    """Divides by 2N: the number of scores, not of pairs."""
+    chosen, rejected = scores.chunk(2)
+    return -F.logsigmoid(chosen - rejected).sum() / len(scores)
+
+
+def loss_of_each_score_alone(scores: Tensor) -> Tensor:
+    """A classifier: chosen answers are class 1, rejected ones class 0. The pair is lost."""
+    n = len(scores) // 2
+    label = torch.cat([torch.ones(n, dtype=scores.dtype), torch.zeros(n, dtype=scores.dtype)])
+    return F.binary_cross_entropy_with_logits(scores, label)
+
+
+def loss_as_typed(scores: Tensor) -> Tensor:
+    """log of sigmoid as it stands in the formula: −log 0 is infinite for a pair that is very wrong."""
+    chosen, rejected = scores.chunk(2)
+    return -torch.log(torch.sigmoid(chosen - rejected)).mean()
+
+
+def log_likelihood_to_be_minimised(scores: Tensor) -> Tensor:
+    """The minus is missing."""
+    chosen, rejected = scores.chunk(2)
+    return F.logsigmoid(chosen - rejected).mean()
+
+
+def ceiling_of_the_first_answer(probability: Tensor) -> Tensor:
+    """Always bets on a."""
+    return probability.mean()
+
+
+def ceiling_of_the_mean(probability: Tensor) -> Tensor:
+    """One bet for all pairs: the maximum of the means, not the mean of the maxima."""
+    p = probability.mean()
+    return torch.maximum(p, 1 - p)
+
+
+def ceiling_of_two_annotators(probability: Tensor) -> Tensor:
+    """How often two annotators agree (notebook 00), not how often the best judge agrees with one."""
+    return (probability**2 + (1 - probability) ** 2).mean()
+
+
+def ceiling_without_noise(probability: Tensor) -> Tensor:
+    """The share of pairs in which a is the likelier: rounds p to 0 or 1."""
+    return (probability > 0.5).to(probability.dtype).mean()
+
+
+def ceiling_clamped_at_a_half(probability: Tensor) -> Tensor:
+    """Where b is the likelier, takes 1/2 and not 1 − p."""
+    return probability.clamp(min=0.5).mean()
+
+
+def bayes_error(probability: Tensor) -> Tensor:
+    """The share that the best judge gets wrong."""
+    return torch.minimum(probability, 1 - probability).mean()
+
+
 # --- notebook 03 ---------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +401,396 @@ def whiten_with_n_minus_1(x: Tensor, mask: Tensor, shift_mean: bool = True) -> T
     return torch.where(mask, white, torch.zeros_like(x))
 
 
+# --- notebook 05 ---------------------------------------------------------------------------------------------------
+
+
+def mask_of_what_is_not_eos(responses: Tensor, eos_id: int) -> Tensor:
+    """The usual line `ids != pad`, with pad = EOS: the EOS itself is hidden."""
+    return responses != eos_id
+
+
+def mask_up_to_the_argmax(responses: Tensor, eos_id: int) -> Tensor:
+    """argmax gives 0 for a row without any EOS: of an unfinished answer only the first token is left."""
+    first = (responses == eos_id).int().argmax(dim=1, keepdim=True)
+    return torch.arange(responses.shape[1]) <= first
+
+
+def mask_one_slot_too_long(responses: Tensor, eos_id: int) -> Tensor:
+    """Counts the EOS and then adds one more slot for it."""
+    lengths = (responses != eos_id).sum(1, keepdim=True) + 1
+    return torch.arange(responses.shape[1]) <= lengths
+
+
+def rewards_with_the_penalty_added(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    """Adds the penalty to the score of an unfinished answer instead of replacing it."""
+    rewards = -beta * (log_probs - ref_log_probs) * mask
+    last = mask.sum(1) - 1
+    rewards[torch.arange(len(scores)), last] += scores + penalty * (~finished)
+    return rewards
+
+
+def rewards_without_a_score_for_unfinished(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    """Gives unfinished answers no score at all."""
+    rewards = -beta * (log_probs - ref_log_probs) * mask
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] += scores * finished
+    return rewards
+
+
+def rewards_with_the_kl_at_the_end(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    """Pays the whole KL at the last token: right in sum, wrong token by token."""
+    total = torch.where(finished, scores, penalty) - beta * ((log_probs - ref_log_probs) * mask).sum(1)
+    rewards = torch.zeros_like(log_probs)
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] = total
+    return rewards
+
+
+def rewards_in_the_last_column(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    """Puts the score in the last column, padding or not."""
+    rewards = -beta * (log_probs - ref_log_probs) * mask
+    rewards[:, -1] += torch.where(finished, scores, penalty)
+    return rewards
+
+
+def update_without_whitening(
+    log_probs, values, old_log_probs, old_values, advantages, returns, mask, clip=0.2, value_coef=0.1
+):
+    """Takes the advantages as they come."""
+    ratio = (log_probs - old_log_probs).exp()
+    policy = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
+    near = torch.minimum(torch.maximum(values, old_values - clip), old_values + clip)
+    value = 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+    return ((policy + value_coef * value) * mask).sum() / mask.sum()
+
+
+def update_with_value_loss_as_typed(
+    log_probs, values, old_log_probs, old_values, advantages, returns, mask, clip=0.2, value_coef=0.1
+):
+    """A plain squared error for the value function, without the clip."""
+    n = mask.sum()
+    mean = (advantages * mask).sum() / n
+    std = ((((advantages - mean) ** 2) * mask).sum() / n + 1e-8).sqrt()
+    white = (advantages - mean) / std
+    ratio = (log_probs - old_log_probs).exp()
+    policy = torch.maximum(-white * ratio, -white * ratio.clamp(1 - clip, 1 + clip))
+    value = 0.5 * (values - returns) ** 2
+    return ((policy + value_coef * value) * mask).sum() / n
+
+
+def update_that_subtracts_the_value_loss(
+    log_probs, values, old_log_probs, old_values, advantages, returns, mask, clip=0.2, value_coef=0.1
+):
+    """Surrogate minus value loss, as in eq. (9) of the PPO paper, but for something that is minimised."""
+    n = mask.sum()
+    mean = (advantages * mask).sum() / n
+    std = ((((advantages - mean) ** 2) * mask).sum() / n + 1e-8).sqrt()
+    white = (advantages - mean) / std
+    ratio = (log_probs - old_log_probs).exp()
+    policy = torch.maximum(-white * ratio, -white * ratio.clamp(1 - clip, 1 + clip))
+    near = torch.minimum(torch.maximum(values, old_values - clip), old_values + clip)
+    value = 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+    return ((policy - value_coef * value) * mask).sum() / n
+
+
+def beta_without_the_limit(beta, kl, target, n, horizon):
+    """Forgets the clip to ±0.2."""
+    return beta * (1 + (kl / target - 1) * n / horizon)
+
+
+def beta_without_the_horizon(beta, kl, target, n, horizon):
+    """The whole error at once."""
+    return beta * (1 + max(-0.2, min(0.2, kl / target - 1)))
+
+
+def beta_that_clips_the_ratio(beta, kl, target, n, horizon):
+    """Clips KL/target itself to ±0.2 and forgets the −1."""
+    return beta * (1 + max(-0.2, min(0.2, kl / target)) * n / horizon)
+
+
+# --- notebook 06 ---------------------------------------------------------------------------------------------------
+
+
+def answer_scored_in_its_own_column(logits: Tensor, tokens: Tensor, response_mask: Tensor) -> Tensor:
+    """Forgets that column c predicts column c + 1."""
+    log_probs = F.log_softmax(logits, dim=-1)
+    picked = torch.gather(log_probs, 2, tokens.unsqueeze(2)).squeeze(2)
+    return (picked * response_mask).sum(dim=1)
+
+
+def answer_with_the_mask_cut_like_the_logits(logits: Tensor, tokens: Tensor, response_mask: Tensor) -> Tensor:
+    """Cuts the last column of the mask off, as of the logits: the mask belongs to the tokens."""
+    log_probs = logits[:, :-1].log_softmax(-1)
+    picked = log_probs.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
+    return (picked * response_mask[:, :-1]).sum(-1)
+
+
+def answer_without_its_first_token(logits: Tensor, tokens: Tensor, response_mask: Tensor) -> Tensor:
+    """Counts a token only where the one before it is in the answer too, so the first is lost."""
+    log_probs = logits[:, :-1].log_softmax(-1)
+    picked = log_probs.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
+    return (picked * (response_mask[:, 1:] & response_mask[:, :-1])).sum(-1)
+
+
+def answer_by_mean_loss(logits: Tensor, tokens: Tensor, response_mask: Tensor) -> Tensor:
+    """Minus the usual language-model loss, which is a mean over the tokens."""
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
+    mask = response_mask[:, 1:].to(losses.dtype)
+    return -(losses * mask).sum(-1) / mask.sum(-1)
+
+
+def answer_as_a_product(logits: Tensor, tokens: Tensor, response_mask: Tensor) -> Tensor:
+    """Multiplies the probabilities, and stops there."""
+    probs = logits[:, :-1].softmax(-1).gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
+    return torch.where(response_mask[:, 1:], probs, 1.0).prod(-1)
+
+
+def implicit_reward_as_quotient(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:
+    """Divides, because there is a fraction in (4)."""
+    return beta * (log_probs / ref_log_probs)
+
+
+def implicit_reward_with_probabilities(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:
+    """Takes the inputs for probabilities: logarithms of logarithms (of their absolute values, to avoid nan)."""
+    return beta * torch.log(log_probs.abs() / ref_log_probs.abs())
+
+
+def loss_with_beta_in_front(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    """β as a factor of the loss."""
+    h = (policy_chosen - ref_chosen) - (policy_rejected - ref_rejected)
+    return -beta * F.logsigmoid(h)
+
+
+def loss_of_model_against_reference(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    """Subtracts the whole Bradley–Terry loss of the reference, as a baseline."""
+    ours = -F.logsigmoid(beta * (policy_chosen - policy_rejected))
+    return ours + F.logsigmoid(beta * (ref_chosen - ref_rejected))
+
+
+def loss_with_hinge(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    """Punishes wrong rankings only, linearly."""
+    return torch.relu(beta * ((policy_rejected - ref_rejected) - (policy_chosen - ref_chosen)))
+
+
+def loss_with_detached_rewards(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    """The right number, but the rewards are taken out of the graph, as for a logged metric."""
+    rewards = beta * (policy_chosen - ref_chosen).detach(), beta * (policy_rejected - ref_rejected).detach()
+    return -F.logsigmoid(rewards[0] - rewards[1])
+
+
+def weight_of_the_ranking(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """The probability that the pair is ranked rightly."""
+    return torch.sigmoid(chosen_rewards - rejected_rewards)
+
+
+def weight_of_rejected_alone(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """One sigmoid for each reward, and then their difference."""
+    return torch.sigmoid(rejected_rewards) - torch.sigmoid(chosen_rewards)
+
+
+def variants_with_a_squared_margin(h: Tensor, beta: float, epsilon: float) -> tuple[Tensor, Tensor]:
+    """IPO's square of the margin in reward units, which should be one half."""
+    m = beta * h
+    return -(1 - epsilon) * F.logsigmoid(m) - epsilon * F.logsigmoid(-m), (m - 0.5) ** 2
+
+
+def variants_with_one_minus_sigmoid_forgotten(h: Tensor, beta: float, epsilon: float) -> tuple[Tensor, Tensor]:
+    """For the flipped label the sign in front is turned, not the one inside."""
+    m = beta * h
+    return -(1 - epsilon) * F.logsigmoid(m) + epsilon * F.logsigmoid(m), (h - 1 / (2 * beta)) ** 2
+
+
+def variants_with_label_smoothing_halved(h: Tensor, beta: float, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Label smoothing as in classification: ε is shared by both classes, ε/2 each."""
+    m = beta * h
+    return -(1 - epsilon / 2) * F.logsigmoid(m) - epsilon / 2 * F.logsigmoid(-m), (h - 1 / (2 * beta)) ** 2
+
+
+# --- notebook 08 ---------------------------------------------------------------------------------------------------
+
+
+def template_with_an_ended_reply(messages: list[dict[str, str]], reply: bool) -> str:
+    """Treats the reply as an empty assistant message, and ends it before it has begun."""
+    if reply:
+        messages = [*messages, {"role": "assistant", "content": ""}]
+    parts = [f"<|{m['role']}|> {m['content']}" + (" <|end|>" if m["role"] == "assistant" else "") for m in messages]
+    return " ".join(parts)
+
+
+def template_with_double_spaces(messages: list[dict[str, str]], reply: bool) -> str:
+    """A space behind every part, and one more from the join."""
+    parts = [f"<|{m['role']}|> {m['content']} " + ("<|end|> " if m["role"] == "assistant" else "") for m in messages]
+    return " ".join([*parts, "<|assistant|>"] if reply else parts)
+
+
+def template_that_replies_to_users_only(messages: list[dict[str, str]], reply: bool) -> str:
+    """Ignores `reply` and asks for one whenever the last message is the user's."""
+    parts = [f"<|{m['role']}|> {m['content']}" + (" <|end|>" if m["role"] == "assistant" else "") for m in messages]
+    return " ".join([*parts, "<|assistant|>"] if messages[-1]["role"] == "user" else parts)
+
+
+def mask_up_to_the_next_marker(tokens: Tensor, assistant_id: int, end_id: int) -> Tensor:
+    """Includes the token behind the end token as well: the next turn's marker."""
+    starts, ends = (tokens == assistant_id).long().cumsum(-1), (tokens == end_id).long().cumsum(-1)
+    inside = (starts - ends) > 0
+    once = torch.nn.functional.pad(inside[:, :-1], (1, 0))
+    return once | torch.nn.functional.pad(once[:, :-1], (1, 0)) & (tokens != assistant_id)
+
+
+def mask_of_finished_answers(tokens: Tensor, assistant_id: int, end_id: int) -> Tensor:
+    """Needs an end token for every answer: one that was cut off does not count."""
+    mask = torch.zeros_like(tokens).bool()
+    for i, row in enumerate(tokens.tolist()):
+        begin = None
+        for t, token in enumerate(row):
+            if token == assistant_id:
+                begin = t + 1
+            elif token == end_id and begin is not None:
+                mask[i, begin : t + 1] = True
+                begin = None
+    return mask
+
+
+def mask_as_numbers(tokens: Tensor, assistant_id: int, end_id: int) -> Tensor:
+    """The right mask as zeros and ones in floating point."""
+    change = (tokens == assistant_id).int() - (tokens == end_id).int()
+    return torch.nn.functional.pad(change, (1, -1)).cumsum(-1).float()
+
+
+def _rows_of(wins: Tensor, harmful: Tensor, refused: Tensor) -> list[Tensor]:
+    rates = refused.float().mean(1)
+    return [wins, rates[harmful], rates[~harmful]]
+
+
+def table_of_the_better_mean(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """A prompt is won when the mean reward of its answers is higher: one comparison a prompt."""
+    difference = gold.mean(1) - sft_gold.mean(1)
+    rows = _rows_of((difference > 0).float() + 0.5 * (difference == 0).float(), harmful, refused)
+    return torch.stack([torch.stack([x.mean(), x.std() / len(x) ** 0.5]) for x in rows])
+
+
+def table_with_binomial_errors(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """√(p (1 − p)/M), as for M coins: right only where every prompt has one answer."""
+    wins = (1 + torch.sign(gold.unsqueeze(2) - sft_gold.unsqueeze(1))).mean((1, 2)) / 2
+    rows = _rows_of(wins, harmful, refused)
+    return torch.stack([torch.stack([x.mean(), (x.mean() * (1 - x.mean()) / len(x)).sqrt()]) for x in rows])
+
+
+def table_with_all_prompts_in_the_root(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """Divides by the root of all M prompts in every row, also where only some of them count."""
+    wins = (1 + torch.sign(gold.unsqueeze(2) - sft_gold.unsqueeze(1))).mean((1, 2)) / 2
+    rows = _rows_of(wins, harmful, refused)
+    return torch.stack([torch.stack([x.mean(), x.std() / len(gold) ** 0.5]) for x in rows])
+
+
+def table_of_paired_answers(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """Compares the k-th answer with the k-th only."""
+    k = min(gold.shape[1], sft_gold.shape[1])
+    wins = (1 + torch.sign(gold[:, :k] - sft_gold[:, :k])).mean(1) / 2
+    rows = _rows_of(wins, harmful, refused)
+    return torch.stack([torch.stack([x.mean(), x.std() / len(x) ** 0.5]) for x in rows])
+
+
+# --- notebook 07 ---------------------------------------------------------------------------------------------------
+
+
+def pareto_by_running_maximum(kl: Tensor, reward: Tensor) -> Tensor:
+    """Goes up the KL and keeps a run that is as high as everything before it: a tie at a larger KL stays."""
+    keep = torch.zeros(len(kl), dtype=torch.bool)
+    best = -float("inf")
+    for i in kl.argsort():
+        if reward[i] >= best:
+            keep[i], best = True, reward[i]
+    return keep
+
+
+def pareto_of_the_best_ratio(kl: Tensor, reward: Tensor) -> Tensor:
+    """Keeps the run with the most reward per nat."""
+    ratio = reward / (kl + 1e-9)
+    return ratio == ratio.max()
+
+
+def pareto_that_asks_for_both(kl: Tensor, reward: Tensor) -> Tensor:
+    """Beaten only if another run is strictly better in both."""
+    keep = []
+    for i in range(len(kl)):
+        keep.append(not any(kl[j] < kl[i] and reward[j] > reward[i] for j in range(len(kl))))
+    return torch.tensor(keep)
+
+
+def wilson_with_ties_left_out(
+    wins: float, losses: float, ties: float = 0, z: float = 1.96
+) -> tuple[float, float, float]:
+    """Comparisons without a winner are thrown away."""
+    n = wins + losses
+    p = wins / n
+    centre, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def usual_interval_cut_at_one(
+    wins: float, losses: float, ties: float = 0, z: float = 1.96
+) -> tuple[float, float, float]:
+    """The usual interval, cut off at 0 and 1 so that it looks right."""
+    n = wins + losses + ties
+    p = (wins + ties / 2) / n
+    half = z * (p * (1 - p) / n) ** 0.5
+    return p, max(0.0, p - half), min(1.0, p + half)
+
+
+def wilson_with_its_centre(wins: float, losses: float, ties: float = 0, z: float = 1.96) -> tuple[float, float, float]:
+    """Reports the middle of the interval as the win rate."""
+    n = wins + losses + ties
+    p = (wins + ties / 2) / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return centre, centre - half, centre + half
+
+
+def beta_with_every_seed_inside(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> float:
+    """Allowed if all seeds are within the budget, instead of mean plus two standard errors."""
+    allowed = (kl <= budget).all(dim=0)
+    score = torch.where(allowed, reward.mean(0), torch.tensor(-1e9, dtype=reward.dtype))
+    return float(betas[score.argmax()])
+
+
+def beta_with_biased_std(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> float:
+    """The standard error with S in place of S − 1."""
+    allowed = kl.mean(0) + 2 * kl.std(0, unbiased=False) / kl.shape[0] ** 0.5 <= budget
+    return float(betas[torch.where(allowed, reward.mean(0), -1e9).argmax()])
+
+
+def beta_by_objective(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> float:
+    """Takes the highest J = reward − β·KL of the allowed: every run judged at its own price."""
+    allowed = kl.mean(0) + 2 * kl.std(0) / kl.shape[0] ** 0.5 <= budget
+    objective = (reward - betas * kl).mean(0)
+    return float(betas[torch.where(allowed, objective, -1e9).argmax()])
+
+
+def baseline_over_the_batch(rewards: Tensor) -> Tensor:
+    """Leaves one out of the whole batch, across prompts."""
+    n = rewards.numel()
+    return rewards - (rewards.sum() - rewards) / (n - 1)
+
+
+def baseline_of_the_next(rewards: Tensor) -> Tensor:
+    """One other answer as the baseline: the neighbour in the group."""
+    return rewards - rewards.roll(-1, dims=1)
+
+
+def baseline_of_those_before(rewards: Tensor) -> Tensor:
+    """The mean of the answers that came earlier in the group."""
+    k = torch.arange(rewards.shape[1])
+    before = (rewards.cumsum(1) - rewards) / k.clamp_min(1)
+    return rewards - before
+
+
 WRONG_ANSWERS: dict[str, list[object]] = {
     "nb00.q1": [agreement_on_a_only],
     "nb00.q2": [kappa_without_both_b, kappa_against_a_coin, kappa_with_pooled_share],
@@ -283,6 +803,37 @@ WRONG_ANSWERS: dict[str, list[object]] = {
     "nb01.q5": [strengths_from_win_shares, strengths_not_in_logs],
     # the arrows connect all answers in these tables, but only if you ignore where they point
     "nb01.q6": [{"A", "B", "D", "E"}],
+    "nb02.q1": [
+        length_minus_one,
+        column_after_the_last,
+        steps_from_the_right,
+        before_the_first_padding,
+        first_real_token,
+        every_last_column,
+    ],
+    "nb02.q2": [
+        head_on_the_last_column,
+        head_without_bias,
+        head_on_the_mean,
+        head_for_every_pair_of_rows,
+        head_squeezed_into_a_probability,
+        head_one_token_early,
+    ],
+    "nb02.q3": [
+        loss_of_neighbours,
+        loss_over_all_scores,
+        loss_of_each_score_alone,
+        loss_as_typed,
+        log_likelihood_to_be_minimised,
+    ],
+    "nb02.q4": [
+        ceiling_of_the_first_answer,
+        ceiling_of_the_mean,
+        ceiling_of_two_annotators,
+        ceiling_without_noise,
+        ceiling_clamped_at_a_half,
+        bayes_error,
+    ],
     "nb03.q1": [kl_the_other_way, kl_as_it_stands],
     "nb03.q2": [objective_with_reference_reward, objective_with_the_leash_on_the_reward],
     "nb03.q3": [optimum_with_its_height, optimum_without_the_reference_in_z],
@@ -296,4 +847,47 @@ WRONG_ANSWERS: dict[str, list[object]] = {
     # the gradient is zero wherever the ratio is outside the band
     "nb04.q4": [{1, 3, 4, 6}],
     "nb04.q5": [whiten_each_answer, whiten_with_n_minus_1],
+    "nb05.q1": [mask_of_what_is_not_eos, mask_up_to_the_argmax, mask_one_slot_too_long],
+    "nb05.q2": [
+        rewards_with_the_penalty_added,
+        rewards_without_a_score_for_unfinished,
+        rewards_with_the_kl_at_the_end,
+        rewards_in_the_last_column,
+    ],
+    "nb05.q3": [update_without_whitening, update_with_value_loss_as_typed, update_that_subtracts_the_value_loss],
+    "nb05.q4": [beta_without_the_limit, beta_without_the_horizon, beta_that_clips_the_ratio],
+    # everything that is wrong from step 0 is taken for dropout's noise, and the rest guessed
+    "nb05.q5": [{"A": "eos", "B": "sign", "C": "dropout", "D": "truncated", "E": "positions"}],
+    "nb06.q1": [
+        answer_scored_in_its_own_column,
+        answer_with_the_mask_cut_like_the_logits,
+        answer_without_its_first_token,
+        answer_by_mean_loss,
+        answer_as_a_product,
+    ],
+    "nb06.q2": [implicit_reward_as_quotient, implicit_reward_with_probabilities],
+    "nb06.q3": [
+        loss_with_beta_in_front,
+        loss_of_model_against_reference,
+        loss_with_hinge,
+        loss_with_detached_rewards,
+    ],
+    "nb06.q4": [weight_of_the_ranking, weight_of_rejected_alone],
+    "nb06.q5": [
+        variants_with_a_squared_margin,
+        variants_with_one_minus_sigmoid_forgotten,
+        variants_with_label_smoothing_halved,
+    ],
+    "nb08.q1": [template_with_an_ended_reply, template_with_double_spaces, template_that_replies_to_users_only],
+    "nb08.q2": [mask_up_to_the_next_marker, mask_of_finished_answers, mask_as_numbers],
+    "nb08.q3": [
+        table_of_the_better_mean,
+        table_with_binomial_errors,
+        table_with_all_prompts_in_the_root,
+        table_of_paired_answers,
+    ],
+    "nb07.q1": [pareto_by_running_maximum, pareto_of_the_best_ratio, pareto_that_asks_for_both],
+    "nb07.q2": [wilson_with_ties_left_out, usual_interval_cut_at_one, wilson_with_its_centre],
+    "nb07.q3": [beta_with_every_seed_inside, beta_with_biased_std, beta_by_objective],
+    "nb07.q4": [baseline_over_the_batch, baseline_of_the_next, baseline_of_those_before],
 }

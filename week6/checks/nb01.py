@@ -23,7 +23,7 @@ def likelihood_gradient(wins: Float[Tensor, "K K"], rewards: Float[Tensor, " K"]
     return (wins - expected).sum(dim=1)
 
 
-def fit_strengths(wins: Float[Tensor, "K K"], steps: int = 2000) -> Float[Tensor, " K"]:
+def fit_strengths(wins: Float[Tensor, "K K"], steps: int = 500) -> Float[Tensor, " K"]:
     """Rewards that maximise the likelihood of the table `wins`, by gradient ascent from zero.
 
     The step is one over the largest curvature that can occur, so that no step overshoots. The gradient sums to 0
@@ -103,6 +103,18 @@ q1 = Question(
             lambda a, b: torch.sigmoid(a) / (torch.sigmoid(a) + torch.sigmoid(b)),
             "You squashed each reward on its own. Then adding 1 to both rewards changes the result; by step 5 only the "
             "difference may matter, so subtract first and squash once.",
+        ),
+        Misconception(
+            "softmax over the pairs",
+            lambda a, b: torch.stack([a, b]).softmax(-1)[0],
+            "Your softmax runs along the pairs, so that all of them share one probability mass. In step 5 only the two "
+            "answers of one pair compete: each pair has a sum of its own.",
+        ),
+        Misconception(
+            "softmax over the first axis",
+            lambda a, b: torch.stack([a, b], -1).softmax(0)[..., 0],
+            "Your softmax runs along the first axis, that is over different pairs. In step 5 the sum is over a and b, "
+            "the two answers of one pair: that is the axis on which you stacked them.",
         ),
     ),
     grad_args=(0, 1),
@@ -214,6 +226,17 @@ def _pairs(g: torch.Generator) -> list[tuple[Tensor | float, ...]]:
     ]
 
 
+def _saved_by(epsilon: float) -> Misconception:
+    """σ kept away from 0 by a small number, whether it is added or a lower limit."""
+    return Misconception(
+        f"saved by {epsilon:g}",
+        lambda w, l, m=0.0: -torch.log(torch.sigmoid(w - l - m) + epsilon).mean(),  # noqa: E741
+        f"You save the logarithm with a small number, {epsilon:g}. Then no pair costs more than "
+        f"{-math.log(epsilon):.1f} nats, and one that is very wrong has no gradient. Compute log σ in one step (see "
+        "the table above the exercise): it needs no such number.",
+    )
+
+
 q3 = Question(
     title="3.1 The pairwise loss",
     reference=preferences.bradley_terry_loss,
@@ -282,6 +305,19 @@ q3 = Question(
             lambda w, l, m=0.0: -F.logsigmoid(w - l).mean(),  # noqa: E741
             "The margin is not used: z = r_w − r_l − m.",
         ),
+        Misconception(
+            "margin on the log-probability",
+            lambda w, l, m=0.0: -(F.logsigmoid(w - l) - m).mean(),  # noqa: E741
+            "You subtracted the margin after log σ. There it only adds a constant to the loss, and the gradient does "
+            "not know it. It belongs inside: log σ(r_w − r_l − m).",
+        ),
+        Misconception(
+            "margin off the loss",
+            lambda w, l, m=0.0: (-F.logsigmoid(w - l) - m).mean(),  # noqa: E741
+            "You subtracted the margin from the loss, a constant without a gradient. The winner has to lead by m: the "
+            "margin stands inside σ, r_w − r_l − m.",
+        ),
+        *(_saved_by(epsilon) for epsilon in (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)),
         Misconception(
             "good and bad alone",
             lambda w, l, m=0.0: -(F.logsigmoid(w - m) + F.logsigmoid(-l)).mean(),  # noqa: E741
@@ -411,7 +447,7 @@ q5 = Question(
         "How large a step? The curvature along r_i is at most a quarter of the comparisons of i, and two answers move "
         "at once: 2 / (largest number of comparisons of any answer) never overshoots. A fixed 0.01 can be too small "
         "or too large.",
-        "1,000 to 2,000 such steps are enough here. Or use torch.optim.LBFGS on your own loss; any method counts.",
+        "500 such steps are enough here. Or use torch.optim.LBFGS on your own loss; any method counts.",
     ),
     misconceptions=(
         Misconception(
@@ -442,6 +478,24 @@ q5 = Question(
             "weights",
             lambda c: fit_strengths(c).softmax(0),
             "These are the weights exp(r) / Σ exp(r). The reward is their logarithm (step 5 of section 1), centred.",
+        ),
+        Misconception(
+            "weights without the logarithm",
+            lambda c: fit_strengths(c).exp(),
+            "These are the weights ω = exp(r) of Zermelo's method. The rewards are their logarithms: r = log ω, then "
+            "centred.",
+        ),
+        Misconception(
+            "weights, centred",
+            lambda c: _centred(fit_strengths(c).exp()),
+            "You centred the weights ω = exp(r). Take the logarithm first: the rewards are log ω, and those must sum "
+            "to 0.",
+        ),
+        Misconception(
+            "weights that sum to 1, centred",
+            lambda c: _centred(fit_strengths(c).softmax(0)),
+            "You centred the shares exp(r) / Σ exp(r). A difference of rewards is a log-odds: take the logarithm "
+            "before you centre.",
         ),
         Misconception(
             "Elo points",

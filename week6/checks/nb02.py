@@ -72,6 +72,12 @@ q1 = Question(
             "You counted from the right end. Turn it into a column: L − 1 minus that number.",
         ),
         Misconception(
+            "from the right, one too far",
+            lambda mask: mask.shape[1] - mask.flip(-1).long().argmax(-1),
+            "You counted from the right end and came out one column too far. The columns are 0 … L − 1: subtract from "
+            "L − 1, not from L.",
+        ),
+        Misconception(
             "before the first pad",
             lambda mask: (mask == 0).long().argmax(-1) - 1,
             "You looked for the first padding and went one back. A row padded on the left begins with padding, and a "
@@ -138,6 +144,24 @@ q2 = Question(
             lambda h, m, w, b: h[:, 0] @ w + b,
             "You read the first column, as for BERT. In a causal model it has seen nothing of what follows: (1).",
         ),
+        Misconception(
+            "every row with every column",
+            lambda h, m, w, b: h[:, last_token_index(m)] @ w + b,
+            "hidden[:, last] takes all those columns from every row: shape (B, B). Row i has its own last column: "
+            "hidden[torch.arange(B), last].",
+        ),
+        Misconception(
+            "one token early",
+            lambda h, m, w, b: h[torch.arange(len(h)), last_token_index(m) - 1] @ w + b,
+            "You read the token before the last real one. The end token belongs to the answer: it is the first that "
+            "has seen all of it (section 2).",
+        ),
+        Misconception(
+            "a probability",
+            lambda h, m, w, b: torch.sigmoid(h[torch.arange(len(h)), last_token_index(m)] @ w + b),
+            "You put a sigmoid on the score. (1) is linear: a reward may be any number. The probability comes in (2), "
+            "from the difference of two scores.",
+        ),
     ),
 )
 
@@ -197,6 +221,18 @@ q3 = Question(
             lambda s: torch.log(1 + torch.exp(s.chunk(2)[1] - s.chunk(2)[0])).mean(),
             "Right on paper, but exp of a few hundred is inf. F.logsigmoid computes the same and stays finite.",
         ),
+        Misconception(
+            "each answer alone",
+            lambda s: -(F.logsigmoid(s.chunk(2)[0]) + F.logsigmoid(-s.chunk(2)[1])).mean() / 2,
+            "You trained a classifier: chosen answers are class 1, rejected ones class 0. Nobody said that an answer "
+            "is good in itself, only that it is better than the other one: (2) needs the difference of the two scores.",
+        ),
+        Misconception(
+            "each answer alone, added up",
+            lambda s: -(F.logsigmoid(s.chunk(2)[0]) + F.logsigmoid(-s.chunk(2)[1])).mean(),
+            "You have one −log σ for the chosen answer and one for the rejected. The annotator only compared the two: "
+            "(2) has one −log σ for each pair, of the difference of their scores.",
+        ),
     ),
 )
 
@@ -246,6 +282,12 @@ q4 = Question(
             "max(p, 1 − p).",
         ),
         Misconception(
+            "a coin where b is likelier",
+            lambda p: p.clamp(min=0.5).mean(),
+            "Where p < ½ you took ½, as if the judge tossed a coin there. It bets on b, and is right with probability "
+            "1 − p: the other side of the maximum in (3).",
+        ),
+        Misconception(
             "sum",
             lambda p: torch.maximum(p, 1 - p).sum(),
             "That is a number of pairs. Take the mean: a share, as an accuracy is.",
@@ -257,19 +299,19 @@ p1 = Prediction(
     question="What accuracy will a reward model reach whose annotators are noisy?",
     options=(
         "Close to 100 %: it learns the rule behind the noise, so it is right.",
-        "Close to the Bayes ceiling, from below.",
+        "It climbs towards the Bayes ceiling and stays below it.",
         "Above the Bayes ceiling, if it is large enough.",
     ),
     answer=1,
     because="The labels it is tested on are noisy too. Even the true reward is contradicted by them.",
 )
 p2 = Prediction(
-    question="An answer with six polite phrases and nothing else. Its score, compared with a good answer?",
+    question="Polite phrases are added to a good answer, one is liked, more are not. What does the score do?",
     options=(
-        "Far below: the reward model knows that it says nothing.",
-        "It cannot be said: no such answer was in the training pairs.",
-        "Exactly zero.",
+        "It falls with each phrase too many, as the gold reward does.",
+        "It stays high: nothing in the training pairs pulls it down.",
+        "It rises by the same amount with each phrase.",
     ),
     answer=1,
-    because="The loss never saw such an answer, so nothing holds its score down.",
+    because="The loss never saw answers with many polite phrases, so nothing pulls their score down.",
 )

@@ -183,6 +183,12 @@ q2 = Question(
             "You multiply the whole difference by β. In (4) it belongs to the KL only.",
         ),
         Misconception(
+            "beta as a mixing weight",
+            lambda p, ref, r, beta: (1 - beta) * (p.exp() * r).sum(-1) - beta * _by_hand(p, ref),
+            "You mix the two parts with weights 1 − β and β. In (4) the reward has weight 1 whatever β is: β is a "
+            "price, in reward units per nat, and not a share.",
+        ),
+        Misconception(
             "divided by beta",
             lambda p, ref, r, beta: (p.exp() * r).sum(-1) - _by_hand(p, ref) / beta,
             "You divide the KL by β. In (4) β multiplies it; the division by β comes later, in (6), and there under r.",
@@ -293,6 +299,15 @@ q3 = Question(
             lambda ref, r, beta: (_optimum(ref + r / beta)[0], (r / beta).logsumexp(-1)),
             "π* is right, but your log Z leaves π_ref out. In (7), Z = Σ π_ref e^{r/β}: an expectation under the "
             "reference.",
+        ),
+        Misconception(
+            "Z without the reference",
+            lambda ref, r, beta: (
+                ref + r / beta - (r / beta).logsumexp(-1, keepdim=True),
+                (r / beta).logsumexp(-1),
+            ),
+            "Your Z sums e^{r/β} alone, so that π* does not sum to 1. In (7) each term has its weight: "
+            "Z = Σ π_ref e^{r/β}.",
         ),
         Misconception(
             "probabilities for logarithms",

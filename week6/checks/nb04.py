@@ -490,7 +490,7 @@ q3 = Question(
 
 _TABLE = "Take one region at a time: which of the two terms in (29) is the smaller, and does it depend on ρ there?"
 q4 = Question(
-    title="4.4 Regions without gradient",
+    title="4.4 Where is the gradient zero?",
     value={3, 4},
     hints=(
         "The gradient is zero where the clipped term is *chosen* and the clip is *active*. Being outside the band is "

@@ -132,7 +132,7 @@ def _limit(seconds: float) -> Iterator[Callable[..., Any]]:
     # Again every 50 ms: a bare `except:` in the student's loop may swallow the first.
     old_timer = signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
     try:
-        yield lambda function, arguments: function(*arguments)
+        yield _run
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.settrace(old_trace)
@@ -140,12 +140,24 @@ def _limit(seconds: float) -> Iterator[Callable[..., Any]]:
         signal.setitimer(signal.ITIMER_REAL, *old_timer)
 
 
+def _run(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    return function(*arguments)
+
+
 def _stop(_: int, frame: FrameType | None) -> None:
-    """Raise TimeLimitReached here, and where a bare `except:` swallows it, at the next line of the student's code."""
-    sys.settrace(lambda *_: None)
-    while frame is not None and frame.f_code.co_filename != __file__:
-        frame.f_trace = _raise_at_next_line
+    """Raise TimeLimitReached here, and where a bare `except:` swallows it, at the next line of the student's code.
+
+    Only while that code runs: on a busy machine an alarm may come when it has just ended.
+    """
+    students: list[FrameType] = []
+    while frame is not None and frame.f_code is not _run.__code__:
+        students.append(frame)
         frame = frame.f_back
+    if frame is None:
+        return
+    sys.settrace(lambda *_: None)
+    for student in students:
+        student.f_trace = _raise_at_next_line
     raise TimeLimitReached
 
 
