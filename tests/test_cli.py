@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.runs import finished_run, forget, numbers, quick_flags, quick_preset, quick_settings
 from week6 import cli, pipeline
@@ -87,6 +88,21 @@ def test_environment_chooses_the_preset(monkeypatch):
     monkeypatch.setenv("WEEK6_PRESET", "none such")
     with pytest.raises(RunError, match="WEEK6_PRESET: got 'none such'"):
         choose_preset(["run"])
+
+
+def test_a_gpu_chooses_gpt2_for_a_run(monkeypatch):
+    monkeypatch.delenv("WEEK6_PRESET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_preset(["run"]) is PRESETS["gpt2"]
+    assert choose_preset(["frontier"]) is PRESETS["tiny"]
+    assert choose_preset(["run", "--preset", "tiny"]) is PRESETS["tiny"]
+    monkeypatch.setenv("WEEK6_PRESET", "lesson")
+    assert choose_preset(["run"]) is PRESETS["lesson"]
+
+
+def test_model_data_and_gold_are_flags():
+    command = parse(["run", "--preset", "gpt2", "--model", "m", "--data", "d.csv", "--column", "c"], PRESETS["gpt2"])
+    assert (command.model, command.data, command.column, command.gold) == ("m", "d.csv", "c", "vader")
 
 
 def test_flags_start_from_the_preset_and_change_only_what_they_name():
@@ -169,4 +185,4 @@ def test_module_and_entry_point_are_the_command():
         timeout=120,
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "week6: error: --preset: got 'huge', expected one of 'tiny'\n"
+    assert done.stderr == f"week6: error: --preset: got 'huge', expected one of {', '.join(map(repr, PRESETS))}\n"

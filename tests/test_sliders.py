@@ -18,6 +18,7 @@ def plot(value):
 def test_moving_it_redraws_the_picture():
     box = slider(plot, "β", [0.5, 1.0, 2.0])
     control, picture, error = box.children
+    assert picture.layout.align_self == "flex-start"  # not stretched to the width of the page
     assert control.value == 1.0 and control.description == "β" and not control.continuous_update
     first = bytes(picture.value)
     assert first.startswith(b"\x89PNG") and error.value == ""

@@ -1,4 +1,4 @@
-"""The command line: `week6 run` does the whole course, `week6 report` shows what a run found.
+"""The command line: `week6 run` does the whole course, `week6 report` shows what a run found, `week6 chat` talks to it.
 
 Every setting of a preset is a flag: `week6 run --ppo.beta 0.02 --name weak-leash`. Bad input ends with one line on
 stderr and exit code 2, never with a traceback.
@@ -14,12 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import transformers
 import tyro
 
 from week6 import pipeline
+from week6.chat import load_session
 from week6.checkpoint import RunError
 from week6.models import PRESETS, Preset
+from week6.sweep import WORLDS, SweepConfig, World, record, sweep
+from week6.terminal import converse, stdin_reader
 
 DEFAULT_PRESET = "tiny"
 
@@ -32,6 +36,32 @@ class Report:
     """Folder of the run."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """Talk with the policies of a run: base, SFT, PPO and DPO side by side."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """PPO and DPO at several β and best-of-n, for several seeds: gold reward against KL. Called again, it goes on."""
+
+    preset: str = DEFAULT_PRESET
+    """Settings of the chatbot."""
+    name: str | None = None
+    """The folder is frontier-NAME; the preset's name if not given."""
+    runs_dir: Path = Path("runs")
+    """Folder that holds the runs."""
+    worlds: tuple[World, ...] = WORLDS
+    """The enumerable language, the chatbot, or both."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One whole set of models each."""
+    record: bool = False
+    """Also write the tables to week6/recorded, from where notebook 07 reads them."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -42,6 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(words, preset)
         if isinstance(command, Report):
             show(command.run)
+        elif isinstance(command, Frontier):
+            folder = run_folder(command.runs_dir, f"frontier-{command.name or preset.name}")
+            tables = sweep(SweepConfig(preset), folder, command.worlds, command.seeds)
+            if command.record:
+                record(tables)
+        elif isinstance(command, Chat):
+            converse(load_session(command.run), stdin_reader(), print)
         else:
             settings = {f.name: getattr(command, f.name) for f in _settings(preset)}
             folder = run_folder(command.runs_dir, command.name or preset.name)
@@ -57,11 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def choose_preset(words: Sequence[str]) -> Preset:
-    """The preset of --preset, else of the environment variable WEEK6_PRESET, else the default."""
+    """The preset of --preset, else of the environment variable WEEK6_PRESET, else `gpt2` for a run on CUDA, `tiny`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", nargs="?")
     given = parser.parse_known_args(words)[0].preset
-    name = given or os.environ.get("WEEK6_PRESET") or DEFAULT_PRESET
+    default = "gpt2" if words[:1] == ["run"] and torch.cuda.is_available() else DEFAULT_PRESET
+    name = given or os.environ.get("WEEK6_PRESET") or default
     if name not in PRESETS:
         source = "--preset" if given else "WEEK6_PRESET"
         raise RunError(f"{source}: got {name!r}, expected one of {', '.join(map(repr, PRESETS))}")
@@ -83,6 +121,8 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
     commands = (
         Annotated[run, tyro.conf.subcommand("run", description=run.__doc__)]
         | Annotated[Report, tyro.conf.subcommand("report", description=Report.__doc__)]
+        | Annotated[Frontier, tyro.conf.subcommand("frontier", description=Frontier.__doc__)]
+        | Annotated[Chat, tyro.conf.subcommand("chat", description=Chat.__doc__)]
     )
     complaints = io.StringIO()
     try:

@@ -4,6 +4,8 @@ A few words, sentences of fixed length, all of them listed; the policy is a real
 For any policy the expected reward, the KL, the objective and the distance to the optimum are sums, not estimates.
 """
 
+import copy
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,8 +16,10 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from week6 import _validate as check
-from week6.dpo import dpo_loss
+from week6.dpo import DPOConfig, dpo_loss, train_dpo
 from week6.objective import kl_divergence, optimal_policy, rlhf_objective
+from week6.optim import generator_for, make_optimizer
+from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
 from week6.preferences import preference_probability, sample_preferences
 from week6.sequences import Pairs, Rollout, response_forward
 
@@ -163,6 +167,39 @@ def expected_dpo_loss(
     a, b = (i.flatten() for i in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"))
     loss = dpo_loss(log_probs[a], log_probs[b], ref_log_probs[a], ref_log_probs[b], beta).loss
     return 2 * (preference_probability(rewards[a], rewards[b]) * loss).mean()
+
+
+def train_exact_ppo(world: ExactWorld, reference: GPT2LMHeadModel, config: PPOConfig, seed: int) -> GPT2LMHeadModel:
+    """A copy of `reference` after PPO on the true reward, β fixed."""
+    actor = PolicyWithValue(copy.deepcopy(reference))
+    optimizer = make_optimizer(actor, config.learning_rate, eps=1e-5)
+    controller = AdaptiveKL(config.beta, 1.0, config.horizon)  # without config.target_kl the target is unread
+    prompts = world.prompts(config.batch_size)
+    for _ in train_ppo(actor, reference, world.score, *prompts, optimizer, controller, config, seed):
+        pass
+    policy: GPT2LMHeadModel = actor.policy
+    return policy
+
+
+def train_exact_dpo(
+    world: ExactWorld, reference: GPT2LMHeadModel, config: DPOConfig, n_pairs: int, seed: int, rounds: int = 1
+) -> GPT2LMHeadModel:
+    """A copy of `reference` after DPO on labelled pairs of sampled sentences.
+
+    The pairs of the first round come from π_ref. A further round adds as many from the policy so far, which gives
+    sentences that π_ref rarely says but π* often, and goes on training on all of them.
+    """
+    policy = copy.deepcopy(reference)
+    pairs = world.sample_pairs(reference, n_pairs, generator_for(seed, 0))
+    for i in range(rounds):
+        if i > 0:
+            new = world.sample_pairs(policy, n_pairs, generator_for(seed, i))
+            pairs = Pairs(
+                **{f.name: torch.cat([getattr(x, f.name) for x in (pairs, new)]) for f in dataclasses.fields(Pairs)}
+            )
+        for _ in train_dpo(policy, reference, make_optimizer(policy, config.learning_rate), pairs, config, seed):
+            pass
+    return policy
 
 
 def small_world() -> ExactWorld:
