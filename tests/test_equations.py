@@ -60,6 +60,12 @@ ALTERATIONS: list[Alteration] = [
     Alteration("00_alignment", "many**2 + (1 - many) ** 2, 1 - 2 * many", "many**2 + (1 - many) ** 2, 1 - many"),
     Alteration("02_reward_model", "naive == last_index(mask) - 1", "naive == last_index(mask)"),
     Alteration("02_reward_model", "best_judge - ceiling(p)", "best_judge - (p**2 + (1 - p) ** 2).mean()"),
+    Alteration("02_reward_model", "(3, 2)), F.pad(mask, (3, 2)))", "(3, 2)), F.pad(mask, (2, 3)))"),
+    Alteration("02_reward_model", "generator=g) / math.sqrt(d + 1)", "generator=g) / (d + 1)"),
+    Alteration("02_reward_model", "loss(both[:32], both[32:])", "loss(both[32:], both[:32])"),
+    Alteration("02_reward_model", "agree * p_label + (1 - agree) * (1 - p_label)", "agree * p_label"),
+    Alteration("02_reward_model", "assert_close(after, (before - mu) / s", "assert_close(after, (before + mu) / s"),
+    Alteration("02_reward_model", "(u - u.mean()) / u.std(correction=0)", "u - u.mean()"),
     Alteration("03_rlhf_objective", "(p * (q / p - 1))", "(p * (q / p + 1))"),
     Alteration(
         "03_rlhf_objective",
@@ -132,6 +138,60 @@ ALTERATIONS: list[Alteration] = [
         "shape_rewards(reward, log_probs.detach(), reference,",
         "shape_rewards(reward, reference, log_probs.detach(),",
     ),
+    Alteration("06_dpo", "log_ref + reward / beta - Z.log()", "log_ref + reward / beta + Z.log()"),
+    Alteration("06_dpo", "beta * (log_star - log_ref) + beta * Z.log()", "beta * (log_star - log_ref)"),
+    Alteration("06_dpo", "its_reward = beta * (any_policy - log_ref)", "its_reward = beta * (log_ref - any_policy)"),
+    Alteration(
+        "06_dpo", "torch.tensor([False, False, True, True, True])", "torch.tensor([False, True, True, True, True])"
+    ),
+    Alteration(
+        "06_dpo", "reward.gather(1, w) - reward.gather(1, lose)", "reward.gather(1, lose) - reward.gather(1, w)"
+    ),
+    Alteration("06_dpo", "pw + f / beta, pl + f / beta, rw", "pw + f / beta, pl - f / beta, rw"),
+    Alteration("06_dpo", "flat + lengths / beta * (quality + c)  # (11)", "flat + (quality + c) / beta  # (11)"),
+    Alteration("06_dpo", "by_autograd[0], -beta * weights", "by_autograd[0], beta * weights"),
+    Alteration("06_dpo", "-beta * torch.sigmoid(-beta * h.detach())", "-beta * torch.sigmoid(beta * h.detach())"),
+    Alteration("06_dpo", "full_loss(any_policy), noise + excess", "full_loss(any_policy), noise - excess"),
+    Alteration("06_dpo", "(chosen + rejected) / 2, -beta *", "(chosen + rejected) / 2, -"),
+    Alteration("06_dpo", "(chosen - rejected) / 2 - beta *", "(chosen - rejected) / 2 + beta *"),
+    Alteration(
+        "06_dpo",
+        "kl_from_reference = kl_divergence(log_ref, log_pi)",
+        "kl_from_reference = kl_divergence(log_pi, log_ref)",
+    ),
+    Alteration("06_dpo", "math.log((1 - e) / e) / b", "math.log((1 - e) / e) * b"),
+    Alteration("06_dpo", "torch.tensor([1 / (2 * b)]", "torch.tensor([1 / b]"),
+    Alteration(
+        "06_dpo",
+        "kl_divergence(q_experts, log_ref) - kl_divergence",
+        "kl_divergence(q_experts, log_ref) + kl_divergence",
+    ),
+    Alteration("05_ppo", "scored = token_log_probs(z / temperature", "scored = token_log_probs(z * temperature"),
+    Alteration("05_ppo", "[sum(row[:t]) for t in range(len(row))]", "[sum(row[: t + 1]) for t in range(len(row))]"),
+    Alteration("05_ppo", "k1 = short.log_probs.sum(1) - ref_log_probs", "k1 = short.log_probs.sum(1) + ref_log_probs"),
+    Alteration(
+        "05_ppo", "[s if done else torch.full_like(s, penalty)", "[s if done else s + torch.full_like(s, penalty)"
+    ),
+    Alteration("05_ppo", "assert_close(by_log_prob, -white / n,", "assert_close(by_log_prob, -advantages / n,"),
+    Alteration("05_ppo", "by_value, 0.1 * (values - returns) / n", "by_value, 0.1 * (returns - values) / n"),
+    Alteration("05_ppo", "math.log(2) / math.log(1 + 0.2 * 256 / 10_000)", "math.log(2) / math.log(1 + 256 / 10_000)"),
+    Alteration("08_chatbot", "by_hand = (counted / total)", "by_hand = (1 / total).expand(counted.shape)"),
+    Alteration("08_chatbot", "(z.softmax(-1) - nn.functional.one_hot(targets, z", "(nn.functional.one_hot(targets, z"),
+    Alteration("08_chatbot", "** 2).sum(1).div(M_ * (M_ - 1)).sqrt()", "** 2).sum(1).div(M_ - 1).sqrt()"),
+    Alteration("08_chatbot", "TRAINED = 2 + 2 + 4 + 4 + 4", "TRAINED = 2 + 2 + 4 + 4"),
+    Alteration("08_chatbot", "x @ W.T + scale * (x @ A.T) @ B.T", "x @ W.T + (x @ A.T) @ B.T"),
+    Alteration("08_chatbot", "RANK * (m.in_features + m.out_features)", "RANK * m.in_features"),
+    Alteration("08_chatbot", "held == 2 * config.n_layer *", "held == config.n_layer *"),
+    Alteration("08_chatbot", "pi ** (1 / T) / (pi ** (1 / T)).sum()", "pi**T / (pi**T).sum()"),
+    Alteration("07_frontier", "(ref + rewards / prices[:, None])", "(ref + rewards * prices[:, None])"),
+    Alteration("07_frontier", "+ beta * k - reward, beta * distance", "+ beta * k - reward, distance"),
+    Alteration("07_frontier", "n / (log_star.exp() * w).sum()", "n / (log_ref.exp() * w).sum()"),
+    Alteration("07_frontier", "(2 * p + 1.96**2 / n) * end", "(2 * p - 1.96**2 / n) * end"),
+    Alteration("07_frontier", "1.96**2 * end * (1 - end) / n", "1.96**2 * p * (1 - p) / n"),
+    Alteration("07_frontier", "alpha_g / (2 * beta_g))", "alpha_g / beta_g)"),
+    Alteration("07_frontier", "(alpha_g / beta_g - 1).exp()", "(alpha_g / beta_g).exp()"),
+    Alteration("07_frontier", "(K - 1) / K * true_gradient", "true_gradient"),
+    Alteration("07_frontier", "(advantages * log_pi).mean(1)", "(advantages * log_pi).sum(1)"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The picture of the course: drawn the same each time, legible, and the stored files are the present drawing."""
+"""The pictures of the course: drawn the same each time, legible, and the stored files are the present drawings."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -8,9 +8,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
-from week6 import figures
-from week6.figures import BOXES, STOPS, main, rlhf_pipeline, roadmap
+from week6 import dpo_gradient_weight, figures
+from week6.figures import BOXES, PICTURES, STOPS, dpo_gradient, dpo_shortcut, main, rlhf_pipeline, roadmap
 
 IMAGES = Path(__file__).resolve().parent.parent / "imgs"
 
@@ -43,27 +44,32 @@ def texts(path):
     return re.findall(r"<!-- (.*?) -->", path.read_text())
 
 
-def test_stored_picture_is_the_present_drawing(drawn):
-    stored, now = IMAGES / "RLHF-in-LLMs.svg", drawn / "RLHF-in-LLMs.svg"
+@pytest.mark.parametrize("name", PICTURES)
+def test_stored_picture_is_the_present_drawing(drawn, name):
+    stored, now = IMAGES / f"{name}.svg", drawn / f"{name}.svg"
     assert texts(stored) == texts(now), "run: make figures"
     for old, new in zip(shapes(stored), shapes(now), strict=True):
         assert np.allclose(old, new, atol=0.5), "run: make figures"
-    old, new = (plt.imread(folder / "RLHF-in-LLMs.png") for folder in (IMAGES, drawn))
+    old, new = (plt.imread(folder / f"{name}.png") for folder in (IMAGES, drawn))
     assert old.shape == new.shape and np.abs(old - new).mean() < 0.005, "run: make figures"
 
 
 def test_drawn_twice_the_bytes_are_the_same(drawn, tmp_path):
     main(tmp_path)
-    for name in ("RLHF-in-LLMs.svg", "RLHF-in-LLMs.png"):
-        assert (tmp_path / name).read_bytes() == (drawn / name).read_bytes()
-    assert "Matplotlib v" not in (drawn / "RLHF-in-LLMs.svg").read_text()
+    for file in tmp_path.iterdir():
+        assert file.read_bytes() == (drawn / file.name).read_bytes()
+        assert file.suffix == ".png" or "Matplotlib v" not in file.read_text()
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")
+    }
 
 
 def overlaps(figure):
     """Pairs of texts that lie on each other, and texts that leave the figure."""
     figure.canvas.draw()
     inside = figure.bbox
-    boxes = [(text.get_text(), text.get_window_extent()) for text in figure.axes[0].texts]
+    texts = [text for axes in figure.axes for text in axes.texts]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
     for (a, one), (b, other) in combinations(boxes, 2):
         if one.overlaps(other):
             yield a, b
@@ -81,10 +87,30 @@ def names_leave_their_box(figure):
     return [t.get_text() for t in axes.texts if t.get_text() in names and t.get_window_extent().width > width]
 
 
-@pytest.mark.parametrize("draw", [rlhf_pipeline, *(lambda n=n: roadmap(n) for n in STOPS)])
+@pytest.mark.parametrize("draw", [*PICTURES.values(), *(lambda n=n: roadmap(n) for n in STOPS)])
 def test_texts_do_not_overlap_and_stay_inside(draw):
     figure = draw()
     assert list(overlaps(figure)) == [] and names_leave_their_box(figure) == []
+
+
+def test_weights_in_the_picture_of_the_gradient_are_those_of_the_loss():
+    """Each pair's two bars are σ(−margin) up and down, and its point lies on the curve."""
+    curve, pull = dpo_gradient().axes[1:]
+    line, *points = curve.lines
+    margins = np.array([float(point.get_xdata()[0]) for point in points])
+    weights = dpo_gradient_weight(torch.tensor(margins), torch.zeros(3, dtype=torch.float64)).numpy()
+    assert np.allclose([float(point.get_ydata()[0]) for point in points], weights)
+    assert np.allclose(np.interp(margins, line.get_xdata(), line.get_ydata()), weights, atol=1e-3)
+    heights = np.array([bar.get_height() for bar in pull.patches]).reshape(3, 2)
+    assert np.allclose(heights, np.stack([weights, -weights], 1))
+    labels = [text.get_text() for text in pull.get_xticklabels()]
+    assert labels == [f"pair {name}\nmargin {m:.0f}".replace("-", "−") for name, m in zip("ABC", margins, strict=True)]
+
+
+def test_short_cut_has_both_ways_and_the_same_policy():
+    shown = [text.get_text() for text in dpo_shortcut().axes[0].texts]
+    assert shown.count("Policy") == 2 and {"PPO", "DPO"} < set(shown)
+    assert r"$-\log\,\sigma(\hat r_w-\hat r_l)$" in shown
 
 
 def test_test_of_overlap_sees_one():

@@ -1,0 +1,1083 @@
+# %% [markdown]
+# # 05 · PPO on a language model
+#
+# Notebook 04 built PPO on a toy with 64 answers. Now it trains our chatbot. The algorithm fits into eight lines, and
+# every one of them can be got wrong in a way that raises no error: the curves look fine, and the chatbot does not
+# learn. This notebook goes through the eight lines, breaks each of them on purpose, and shows you what to watch.
+
+# %% [markdown]
+# ## What you will be able to do
+#
+# - Name the four models of PPO for language models, and say what each one gives.
+# - Write the training loop, and check each of its details with a test that fails when the detail is wrong.
+# - Read the dashboard: is it learning, is it drifting, is the code right?
+# - Provoke reward hacking, see it in the curves, and find the answers that do it.
+# - Look at five broken runs and name the bug in each.
+#
+# **You need:** notebooks 03 (the objective, KL per token) and 04 (GAE, the clip). **Time:** 90 minutes of work; the
+# cells run in about a minute on a laptop CPU. With `WEEK6_PRESET=gpt2` and a GPU, the same cells train GPT-2-small.
+
+# %%
+import math
+import re
+from copy import deepcopy
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from week6 import (
+    AdaptiveKL,
+    PolicyWithValue,
+    clipped_policy_loss,
+    clipped_value_loss,
+    decode,
+    descend,
+    encode_prompts,
+    gae,
+    generator_for,
+    kl_estimators,
+    make_optimizer,
+    masked_whiten,
+    minibatch,
+    museum,
+    plots,
+    position_ids,
+    response_log_probs,
+    sample,
+    score,
+    token_log_probs,
+    train_ppo,
+)
+from week6.checks import nb05 as check
+from week6.evaluation import judge
+from week6.figures import roadmap
+from week6.lesson import lesson
+from week6.optim import set_learning_rate
+from week6.pipeline import watch_ppo
+from week6.plots import BLACK, BLUE, GREEN, ORANGE, STYLE
+from week6.recorded import recorded
+from week6.widgets import live
+
+plt.rcParams.update(STYLE)
+torch.set_num_threads(1)  # the model is small: a second thread would only wait
+
+# %%
+_ = roadmap(5)
+plt.show()
+
+# %% [markdown]
+# *Roadmap: the nine stops of the course. You are at stop 05, where the reward model teaches the chatbot.*
+#
+# ## 1 · Four models
+#
+# | model | what it gives | trained? |
+# |---|---|---|
+# | **policy** $\pi_\theta$ | answers, and the log-probability of each token | yes |
+# | **value** $V_t$ | the reward still to be expected when token $t$ is about to be chosen | yes |
+# | **reference** $\pi_\mathrm{ref}$ | log-probabilities of the SFT model: the far end of the leash | no |
+# | **reward model** $r_\phi$ | one score for a whole answer (notebook 02) | no |
+#
+# All four start from the same SFT model. The next cell trains it, collects preferences and fits the reward model, or
+# finds them in the shared run folder.
+
+# %% tags=["nbval-ignore-output"]
+course = lesson("reward_model")
+task, device, reference, reward_model = course.task, course.device, course.sft, course.reward_model
+assert reward_model is not None
+print(f"preset {course.preset.name}, task {task.name}, on {device}; {len(task.prompts)} training prompts")
+
+# %% [markdown]
+# Policy and value share one network, the **trunk**. The value is a second head on it: one number a token, where the
+# language model has one number a word. It starts at zero: an honest "don't know". So we hold three networks, not four.
+
+# %%
+actor = PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device)
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """Number of parameters of a model."""
+    return sum(p.numel() for p in model.parameters())
+
+
+width = reference.config.hidden_size
+assert parameters(actor) == parameters(reference) + width + 1
+assert all(bool((p == 0).all()) for p in actor.value_head.parameters())
+print(f"policy and value: those of the policy, and {width} + 1 more for the value head, which starts at zero")
+print(f"trained: {sum(p.requires_grad for p in actor.parameters())} tensors of the actor, ", end="")
+print(f"{sum(p.requires_grad for m in (reference, reward_model) for p in m.parameters())} of the other models")
+
+# %% [markdown]
+# ## 2 · The loop, line by line
+#
+# One step of PPO, in the order of the code:
+#
+# > **1** sample an answer to each prompt from $\pi_\theta$; note the log-probabilities: these are $\pi_\text{old}$
+# > <br>**2** score each whole answer with $r_\phi$; an unfinished one earns a penalty
+# > <br>**3** ask $\pi_\mathrm{ref}$ for its log-probabilities of the same tokens
+# > <br>**4** shape the rewards: the leash at every token, the score at the last one
+# > <br>**5** ask $V$; make advantages and returns with GAE
+# > <br>**6** whiten the advantages
+# > <br>**7** take a few gradient steps on the clipped losses
+# > <br>**8** move $\beta$, if a target for the KL is set
+#
+# We take 64 prompts and go through it.
+
+# %% tags=["nbval-ignore-output"]
+asked = list(task.prompts["prompt"])[:: max(1, len(task.prompts) // 64)][:64]
+prompts, prompt_mask = (x.to(device) for x in encode_prompts(task.tokenizer, asked))  # both (B, P): batch, token
+
+
+def words(prompt: str) -> str:
+    """A prompt without the marks of the chat template."""
+    return re.sub(r"<\|.*?\|>", "", prompt).strip()
+
+
+rollout = sample(actor.policy, prompts, prompt_mask, task.max_new_tokens, generator=generator_for(0, 0, device))
+texts = decode(task.tokenizer, rollout.responses, rollout.response_mask)
+print("prompts   (B, P) =", tuple(rollout.prompts.shape), "  padded on the left")
+print("responses (B, T) =", tuple(rollout.responses.shape), "  padded on the right; mask and log_probs too")
+for prompt, text in list(zip(asked, texts, strict=True))[::16]:
+    print(f"   {words(prompt)[:40]:40s} → {text[:60]}")
+
+# %% [markdown]
+# ### Line 1, detail one: the temperature
+#
+# One may sample at a **temperature** $\mathcal{T}$ (a script T; the plain $T$ is the number of tokens). With $z_t$ the
+# logits that predict token $t$, one number for each word of the vocabulary, the token is drawn from
+#
+# $$\pi_\theta(\cdot \mid x, y_{<t}) = \mathrm{softmax}(z_t / \mathcal{T}). \tag{1}$$
+#
+# A lower temperature sharpens it. The rule is: **the distribution that you score is the one that you sampled from.**
+# The same $\mathcal{T}$ must stand in sampling, in the policy's log-probabilities, and in the reference's.
+#
+# The logits that predict answer token $t$ stand one place before it: with $P$ prompt columns, at column $P - 1 + t$.
+
+# %%
+temperature = 0.7
+cool = sample(actor.policy, prompts, prompt_mask, task.max_new_tokens, temperature, generator_for(0, 1, device))
+ids = torch.cat([cool.prompts, cool.responses], dim=1)  # (B, P + T)
+real = torch.cat([cool.prompt_mask, cool.response_mask], dim=1)  # (B, P + T)
+P = cool.prompts.shape[1]
+with torch.no_grad():
+    output = actor.policy(input_ids=ids, attention_mask=real.long(), position_ids=position_ids(real))
+z = output.logits[:, P - 1 : -1]  # (B, T, V): the logits that predict the answer's tokens
+
+
+def apart(log_probs: Tensor, others: Tensor, mask: Tensor) -> float:
+    """Largest difference of two tensors of log-probabilities (B, T), on real tokens, in nats."""
+    return float((log_probs - others)[mask].abs().max())
+
+
+scored = token_log_probs(z / temperature, cool.responses)  # (1), then log and pick the sampled token: (B, T)
+at_one = token_log_probs(z, cool.responses)
+assert apart(scored, cool.log_probs, cool.response_mask) < 1e-3
+assert apart(at_one, cool.log_probs, cool.response_mask) > 0.3
+print("Checked (1): log-probabilities by hand, at the temperature of sampling, are those noted while sampling.")
+print("Scored at temperature 1 instead, some token is off by more than 0.3 nats.")
+
+# %% [markdown]
+# ### Line 1, detail two: positions under left padding
+#
+# GPT-2 adds an embedding to each token that says *where* it stands. Prompts of different lengths are padded on the
+# left. The padding must not count, so the position of token $t$ is the number of *real* tokens before it. With
+# $m_s = 1$ for a real token and $0$ for padding,
+#
+# $$\mathrm{position}_t = \sum_{s < t} m_s. \tag{2}$$
+#
+# Generation code usually does this for you. The scoring pass does not, unless you hand over `position_ids`. We pad
+# one batch six columns more, with and without. (`museum.positions()` swaps in the wrong version for a moment.)
+
+# %%
+counted = torch.tensor([[sum(row[:t]) for t in range(len(row))] for row in real.long().tolist()], device=device)
+assert torch.equal(position_ids(real)[real], counted[real])  # (2)
+
+arguments = rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.response_mask
+wider = F.pad(rollout.prompts, (6, 0)), F.pad(rollout.prompt_mask, (6, 0)), *arguments[2:]
+with torch.no_grad():
+    right, right_wider = (response_log_probs(reference, *batch) for batch in (arguments, wider))
+    with museum.positions():
+        wrong_wider = response_log_probs(reference, *wider)
+assert apart(right_wider, right, rollout.response_mask) < 1e-3
+assert apart(wrong_wider, right, rollout.response_mask) > 0.3
+print("Checked (2), and that six columns of padding change no log-probability.")
+print("Without position_ids some token is off by more than 0.3 nats: another model has scored it.")
+
+# %% [markdown]
+# ### Line 1, detail three: where an answer ends
+#
+# An answer ends with the EOS token. The EOS is a token like the others: the policy *chose* it, so it must be trained
+# and rewarded. Many models have no pad token of their own, and use the EOS to pad. Then the favourite line of code
+#
+# ```python
+# mask = responses != tokenizer.pad_token_id      # wrong where pad = EOS
+# ```
+#
+# hides the EOS together with the padding.
+#
+# ### Exercise 5.1 · The mask of an answer
+# *Difficulty 2 · Importance 5 · 8 minutes*
+#
+# The rows of `responses`, shape (B, T), end with an EOS and are padded with more of the same. A row that ran into the
+# length limit has no EOS at all. Return the mask: True on the answer, up to and including its first EOS.
+
+
+# %% tags=["exercise"]
+def answer_mask(responses: Int[Tensor, "B T"], eos_id: int) -> Bool[Tensor, "B T"]:
+    """True on the tokens of each answer, its first EOS included; False on what stands after it."""
+    # BEGIN SOLUTION
+    is_eos = (responses == eos_id).long()
+    eos_before = is_eos.cumsum(1) - is_eos
+    return eos_before == 0
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q1(answer_mask)
+
+# %% tags=["student-only"]
+# check.q1.hint()
+# check.q1.solution()
+
+# %% tags=["nbval-check-output"]
+mask_of_answer = check.q1.or_ours(answer_mask)
+
+# %%
+eos = reference.config.eos_token_id
+padded_with_eos = torch.where(rollout.response_mask, rollout.responses, eos)  # as if pad = EOS, (B, T)
+assert torch.equal(mask_of_answer(padded_with_eos, eos), rollout.response_mask)
+hidden = rollout.response_mask & (padded_with_eos == eos)  # what `ids != pad` would lose, (B, T)
+assert torch.equal(hidden.sum(1) > 0, rollout.finished) and int(hidden.sum(1).max()) == 1
+print("Checked: your mask is the sampler's. The wrong line loses one token of every finished answer: its EOS.")
+
+# %% [markdown]
+# ### Line 1, detail four: dropout off
+#
+# PPO compares the policy with itself. The ratio of notebook 04,
+#
+# $$\rho_t = \frac{\pi_\theta(y_t \mid x, y_{<t})}{\pi_\text{old}(y_t \mid x, y_{<t})} = 1
+# \quad \text{on the first pass, before any weight has moved.} \tag{3}$$
+#
+# Dropout draws a new random mask at each forward pass, so the model would disagree with itself. Hence dropout is off
+# everywhere. The largest $|\rho_t - 1|$ on the first pass is **the best instrument you have**: temperature, positions,
+# dropout, a bfloat16 softmax, whatever makes scorer and sampler differ moves it away from 0.
+
+# %%
+with torch.no_grad():
+    log_probs, values = actor(rollout)  # both (B, T)
+    noisy = deepcopy(actor)
+    with museum.dropout(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        noisy.eval()  # in the museum this leaves dropout on
+        noisy_log_probs, _ = noisy(rollout)
+mask = rollout.response_mask
+assert float((log_probs - rollout.log_probs).exp().sub(1)[mask].abs().max()) < 1e-3  # (3)
+assert float((noisy_log_probs - rollout.log_probs).exp().sub(1)[mask].abs().max()) > 0.3
+assert bool((values[mask] == 0).all())
+print("Checked (3): without dropout the ratio is 1 up to rounding; with dropout of 0.1 it is off by more than 0.3.")
+print("And the value head says 0 everywhere: it has not learned yet.")
+
+# %% [markdown]
+# ### Lines 2 to 4: from a score to rewards
+#
+# **Line 2.** The reward model reads the whole answer and gives one score. But what if the answer never ended, because
+# it ran into the length limit? The reward model has never judged half an answer. So such an answer **earns** a fixed
+# penalty instead:
+#
+# $$R(y) = \begin{cases} r_\phi(x, y) & \text{if } y \text{ ends with an EOS} \\ \text{penalty} & \text{else.}
+# \end{cases} \tag{4}$$
+#
+# **Line 3.** The reference scores the same tokens. **Line 4** puts both together (notebook 03, section 7):
+#
+# $$r_t = -\beta \big(\log \pi_\theta(y_t \mid x, y_{<t}) - \log \pi_\mathrm{ref}(y_t \mid x, y_{<t})\big)
+# + \begin{cases} R(y) & t \text{ is the last real token} \\ 0 & \text{else.}\end{cases} \tag{5}$$
+#
+# ### Exercise 5.2 · Reward shaping
+# *Difficulty 3 · Importance 5 · 12 minutes*
+#
+# Write (4) and (5) for a batch. `finished` has shape (B,) and is True where the answer ended. At padding the reward is
+# zero. (In notebook 03 all answers had the same length. Here "last" is another column in every row.)
+
+
+# %% tags=["exercise"]
+def token_rewards(
+    scores: Float[Tensor, " B"],
+    finished: Bool[Tensor, " B"],
+    log_probs: Float[Tensor, "B T"],
+    ref_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    beta: float,
+    penalty: float,
+) -> Float[Tensor, "B T"]:
+    """Reward of each token, equation (5), with what each answer earned, equation (4), at its last real token."""
+    # BEGIN SOLUTION
+    earned = torch.where(finished, scores, penalty)
+    rewards = torch.where(mask, -beta * (log_probs - ref_log_probs), 0)
+    rows, last = torch.arange(len(scores), device=scores.device), mask.sum(1) - 1
+    rewards[rows, last] = rewards[rows, last] + earned
+    return rewards
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q2(token_rewards)
+
+# %% tags=["student-only"]
+# check.q2.hint()
+# check.q2.solution()
+
+# %% tags=["nbval-check-output"]
+shape = check.q2.or_ours(token_rewards)
+
+# %% [markdown]
+# Was that the right way to cut up the objective? Add the rewards of an answer. With $k_1 = \log \pi_\theta(y \mid x) -
+# \log \pi_\mathrm{ref}(y \mid x)$, the one-sample KL of notebook 03,
+#
+# $$\sum_t r_t = R(y) - \beta\, k_1, \tag{6}$$
+#
+# whose mean over answers is the objective $J$. At the start policy and reference are equal and $k_1 = 0$, so we check
+# it with a policy that has moved: our actor, with a little noise on its weights.
+
+# %%
+beta, penalty = 0.05, course.preset.ppo.unfinished_penalty
+moved = deepcopy(reference)
+noise = torch.Generator().manual_seed(0)
+with torch.no_grad():
+    for weight in moved.parameters():
+        weight += 0.1 * weight.std(correction=0) * torch.randn(weight.shape, generator=noise).to(device)
+    short = sample(moved, prompts, prompt_mask, 10, generator=generator_for(0, 2, device))  # some do not finish
+    scores = score(reward_model, short)  # line 2, shape (B,)
+    ref_log_probs = response_log_probs(  # line 3, shape (B, T)
+        reference, short.prompts, short.prompt_mask, short.responses, short.response_mask
+    )
+rewards = shape(scores, short.finished, short.log_probs, ref_log_probs, short.response_mask, beta, penalty)
+assert 0 < int(short.finished.sum()) < len(short)
+
+k1 = short.log_probs.sum(1) - ref_log_probs.sum(1)  # shape (B,); both are 0 at padding
+earned = torch.stack(
+    [s if done else torch.full_like(s, penalty) for s, done in zip(scores, short.finished, strict=True)]
+)  # (4)
+torch.testing.assert_close(rewards.sum(1), earned - beta * k1, rtol=1e-4, atol=1e-4)  # (6)
+
+late = torch.cat([torch.zeros_like(rewards[:, :1]), rewards[:, :-1]], dim=1)  # every reward one slot too late
+lost = rewards.sum(1) - (late * short.response_mask).sum(1)
+last = rewards.gather(1, short.response_mask.sum(1, keepdim=True) - 1).squeeze(1)
+torch.testing.assert_close(lost, last, rtol=1e-4, atol=1e-4)
+print("Checked (4) and (6) on 64 answers, finished and unfinished.")
+print("Checked: one slot late, exactly the reward of the last token, with the whole score in it, falls on padding.")
+
+# %% [markdown]
+# Score one slot late: published programs have done it. We shall see in section 5 what that looks like.
+#
+# ### Lines 5 and 6: advantages
+#
+# GAE is notebook 04's. At the start $V = 0$ everywhere. Whitening brings the advantages to mean 0 and variance 1, over
+# the **real** tokens. Padding must not count: otherwise the result depends on the longest answer in the batch.
+
+# %%
+values = torch.zeros_like(rewards)  # line 5: the value head before training
+advantages, returns = gae(rewards, values, short.response_mask, gamma=1.0, lam=0.95)  # both (B, T)
+white = masked_whiten(advantages, short.response_mask)  # line 6
+
+
+def wider_by_ten(x: Tensor) -> Tensor:
+    """The same with ten more columns of padding."""
+    return F.pad(x, (0, 10))
+
+
+assert abs(float(white[short.response_mask].mean())) < 1e-4
+assert abs(float(white[short.response_mask].var(correction=0)) - 1) < 1e-3
+again = masked_whiten(wider_by_ten(advantages), wider_by_ten(short.response_mask))
+torch.testing.assert_close(again, wider_by_ten(white))
+everywhere = torch.ones_like(short.response_mask)
+careless = masked_whiten(advantages, everywhere)
+assert not torch.allclose(masked_whiten(wider_by_ten(advantages), F.pad(everywhere, (0, 10), value=True))[:, :10],
+                          careless, rtol=0.05)  # fmt: skip
+print("Checked: mean 0 and variance 1 over real tokens, and ten more columns of padding change nothing.")
+print("Whitened over padding as well, the same advantages change by more than 5 %.")
+
+# %% [markdown]
+# ### Line 7: the update
+#
+# Each gradient step goes down one loss, that of the policy plus that of the value function. With $n$ real tokens, the
+# whitened advantages $\hat A_t$, the returns $R_t$ of GAE and $c_V$ = `value_coef`,
+#
+# $$L(\theta) = \frac1n \sum_t \max\big(-\hat A_t \rho_t,\; -\hat A_t\, \mathrm{clip}(\rho_t, 1 - \varepsilon,
+# 1 + \varepsilon)\big) + c_V \cdot \frac1{2n} \sum_t \max\big((V_t - R_t)^2,\; (V^\text{clip}_t - R_t)^2\big), \tag{7}$$
+#
+# where $V^\text{clip}_t$ is $V_t$, held within $\pm\varepsilon$ of its old value. ($R_t$ with an index is the return at
+# token $t$; $R(y)$ is what the answer earned.)
+#
+# ### Exercise 5.3 · One PPO update
+# *Difficulty 2 · Importance 5 · 10 minutes*
+#
+# Write (7), with the whitening of line 6. The pieces from notebook 04 are there to be used: `masked_whiten(x, mask)`,
+# `clipped_policy_loss(log_probs, old_log_probs, advantages, mask, clip)` and `clipped_value_loss(values, old_values,
+# returns, mask, clip)`. The last two return a pair: the loss, and a dictionary of instruments.
+
+
+# %% tags=["exercise"]
+def update_loss(
+    log_probs: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    old_values: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    clip: float = 0.2,
+    value_coef: float = 0.1,
+) -> Float[Tensor, ""]:
+    """The loss of one gradient step, equation (7). The advantages come as GAE made them: whiten them here."""
+    # BEGIN SOLUTION
+    policy_loss, _ = clipped_policy_loss(log_probs, old_log_probs, masked_whiten(advantages, mask), mask, clip)
+    value_loss, _ = clipped_value_loss(values, old_values, returns, mask, clip)
+    return policy_loss + value_coef * value_loss
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q3(update_loss)
+
+# %% tags=["student-only"]
+# check.q3.hint()
+# check.q3.solution()
+
+# %% tags=["nbval-check-output"]
+loss_of_update = check.q3.or_ours(update_loss)
+
+# %% [markdown]
+# The grader has compared your gradients, too, since the gradient is all that training sees. On the first pass it is a
+# simple one. At $\rho = 1$ nothing is clipped, and $\partial \rho_t / \partial \log \pi_\theta(y_t) = \rho_t = 1$. So
+#
+# $$\frac{\partial L}{\partial \log \pi_\theta(y_t)} = -\frac{\hat A_t}{n},
+# \qquad \frac{\partial L}{\partial V_t} = c_V\, \frac{V_t - R_t}{n}. \tag{8}$$
+#
+# The first is REINFORCE with advantages. The second is linear regression.
+
+# %%
+new = short.log_probs.clone().requires_grad_()
+new_values = values.clone().requires_grad_()
+loss = loss_of_update(new, new_values, short.log_probs, values, advantages, returns, short.response_mask, 0.2, 0.1)
+by_log_prob, by_value = torch.autograd.grad(loss, (new, new_values))
+n = int(short.response_mask.sum())
+torch.testing.assert_close(by_log_prob, -white / n, rtol=1e-3, atol=1e-6)  # (8), left
+torch.testing.assert_close(by_value, 0.1 * (values - returns) / n, rtol=1e-3, atol=1e-6)  # (8), right
+print("Checked (8): on the first pass your loss has the gradient of REINFORCE, and that of a regression.")
+
+# %% [markdown]
+# ### All lines together
+#
+# Here is the whole step, with your functions in it. Is it the step of the tested loop, `week6.train_ppo`? We take one
+# step of each from the same start, with the same random numbers, and compare **every weight**.
+
+# %% tags=["nbval-ignore-output"]
+all_prompts, all_masks = (x.to(device) for x in encode_prompts(task.tokenizer, list(task.prompts["prompt"])))
+config = replace(course.preset.ppo, steps=1, batch_size=32, epochs=2, minibatches=1, target_kl=None)
+
+
+def ppo_step(actor: PolicyWithValue, optimizer: torch.optim.Optimizer, step: int, seed: int) -> None:
+    """One step of PPO: lines 1 to 7, with a fixed β."""
+    generator = generator_for(seed, step, device)
+    index = minibatch(len(all_prompts), config.batch_size, step, seed)
+    actor.eval()  # no dropout
+    batch = sample(  # 1
+        actor.policy, all_prompts[index], all_masks[index], config.max_new_tokens, config.temperature, generator
+    )
+    mask = batch.response_mask
+    with torch.no_grad():
+        scores = score(reward_model, batch)  # 2
+        ref_log_probs = response_log_probs(  # 3
+            reference, batch.prompts, batch.prompt_mask, batch.responses, mask, config.temperature
+        )
+        _, values = actor(batch, config.temperature)
+    rewards = shape(  # 4
+        scores, batch.finished, batch.log_probs, ref_log_probs, mask, config.beta, config.unfinished_penalty
+    )
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)  # 5
+    set_learning_rate(optimizer, config.learning_rate, step, config.steps)
+    for _ in range(config.epochs):
+        for rows in torch.randperm(len(batch), generator=generator, device=device).chunk(config.minibatches):
+            part = batch.rows(rows)
+            log_probs, new_values = actor(part, config.temperature)
+            loss = loss_of_update(  # 6 and 7
+                log_probs, new_values, part.log_probs, values[rows], advantages[rows], returns[rows], mask[rows],
+                config.clip, config.value_coef,
+            )  # fmt: skip
+            descend(loss, actor, optimizer)
+
+
+mine, tested = (PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device) for _ in range(2))
+ppo_step(mine, make_optimizer(mine, config.learning_rate, eps=1e-5), step=0, seed=0)
+stats, _ = next(
+    train_ppo(
+        tested, reference, lambda answers: score(reward_model, answers), all_prompts, all_masks,
+        make_optimizer(tested, config.learning_rate, eps=1e-5), AdaptiveKL(config.beta, 1.0, config.horizon), config, 0,
+    )
+)  # fmt: skip
+step_length = max(
+    float((a - b).detach().abs().max()) for a, b in zip(mine.parameters(), actor.parameters(), strict=True)
+)
+difference = max(
+    float((a - b).detach().abs().max()) for a, b in zip(mine.parameters(), tested.parameters(), strict=True)
+)
+assert difference < 0.01 * step_length
+print("Checked: after one step, no weight of yours is more than 1 % of the step away from the tested loop's.")
+
+# %% [markdown]
+# (With one minibatch, whitening the batch and whitening the minibatch are the same. The tested loop whitens once,
+# before it cuts the batch up.)
+#
+# ### Line 8: who sets β?
+#
+# $\beta$ is a price. Often one would rather set the *distance*: "stay within 6 nats". The **adaptive controller** of
+# Ziegler et al. (2019) raises the price while the policy is too far away, and lowers it while it is too near. After a
+# batch of $n$ answers with a mean KL of $\mathrm{KL}$ nats,
+#
+# $$\beta \leftarrow \beta \left(1 + \mathrm{clip}\Big(\frac{\mathrm{KL}}{\text{target}} - 1,\; -0.2,\; 0.2\Big) \cdot
+# \frac{n}{\text{horizon}}\right). \tag{9}$$
+#
+# The error is relative and held within 20 %, so that one odd batch cannot do much. The horizon is the number of
+# answers over which a whole correction is made.
+#
+# ### Exercise 5.4 · The adaptive controller
+# *Difficulty 1 · Importance 3 · 6 minutes*
+#
+# Write (9).
+
+
+# %% tags=["exercise"]
+def next_beta(beta: float, kl: float, target: float, n: int, horizon: float) -> float:
+    """The new β after n answers with mean KL `kl`, in nats; equation (9)."""
+    # BEGIN SOLUTION
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return beta * (1 + error * n / horizon)
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q4(next_beta)
+
+# %% tags=["student-only"]
+# check.q4.hint()
+# check.q4.solution()
+
+# %% tags=["nbval-check-output"]
+new_beta = check.q4.or_ours(next_beta)
+
+# %% [markdown]
+# By hand: $\beta = 0.2$, KL 12, target 6, $n = 256$, horizon 10,000. The error is $12/6 - 1 = 1$, clipped to 0.2. So
+# $\beta$ becomes $0.2 \cdot (1 + 0.2 \cdot 0.0256) = 0.201024$. A small step! If the KL stays far too high, $\beta$ has
+# doubled after $m$ batches, where $(1 + 0.2\, n/\text{horizon})^m = 2$, that is
+#
+# $$m = \frac{\log 2}{\log(1 + 0.2\, n / \text{horizon})}. \tag{10}$$
+
+# %%
+example = new_beta(0.2, 12.0, 6.0, 256, 10_000)
+assert abs(example - 0.201024) < 1e-9  # (9), by hand
+controller = AdaptiveKL(beta=0.2, target=6.0, horizon=10_000)
+assert abs(controller.update(12.0, 256) - example) < 1e-12  # and the course's own controller
+m = math.log(2) / math.log(1 + 0.2 * 256 / 10_000)  # (10)
+price, batches = 0.2, 0
+while price < 0.4:
+    price, batches = new_beta(price, 12.0, 6.0, 256, 10_000), batches + 1
+assert batches == math.ceil(m)
+print(f"Checked (9): {example:.6f}. Checked (10): β has doubled after {batches} batches of 256 answers.")
+
+# %% [markdown]
+# How does it behave? Take a toy policy whose KL is inverse to the price, $\mathrm{KL} = 0.6/\beta$ (twice as dear, half
+# as far). The target is 6 nats, so the right price is 0.1. We start at a price five times too high, and at one five
+# times too low.
+
+# %%
+figure, (left, right_) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+for start, color, style in ((0.5, BLUE, "-"), (0.02, ORANGE, "--")):
+    path = [start]
+    for _ in range(1500):
+        path.append(new_beta(path[-1], 0.6 / path[-1], 6.0, 64, 10_000))
+    left.plot(path, color=color, linestyle=style, label=f"start at β = {start}")
+    right_.plot([0.6 / b for b in path], color=color, linestyle=style, label=f"start at β = {start}")
+    assert abs(path[-1] - 0.1) < 0.005
+left.axhline(0.1, color=BLACK, linestyle=":", label="the right price")
+right_.axhline(6.0, color=BLACK, linestyle=":", label="target")
+left.set(title="The price", xlabel="batches of 64 answers", ylabel="β (reward units per nat)", yscale="log")
+right_.set(title="The distance", xlabel="batches of 64 answers", ylabel="KL (nats per answer)", yscale="log")
+for axes, ticks in ((left, (0.02, 0.05, 0.1, 0.2, 0.5)), (right_, (1, 3, 6, 10, 30))):
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Figure: left, both prices approach the dotted 0.1 on straight lines (the axis is logarithmic), and stay there; right,
+# the distances approach the target of 6 nats, one from below and one from above.*
+#
+# It finds the price, but slowly: about 1,300 batches from a factor of five. Our runs below have 40 batches. A
+# controller with this horizon would sleep through them, so we keep $\beta$ fixed.
+#
+# ## 3 · Training the chatbot
+#
+# Forty steps of 64 answers, $\beta = 0.05$, at twice the learning rate of a long run. The gold reward is only *looked at*: no gradient ever sees it. (In real
+# life you do not have it at all. That is the point of section 4.)
+#
+# **Predict.** What will the gold reward and the KL do?
+#
+# - a) gold rises, and the KL rises without end
+# - b) gold rises, and the KL rises at first and then settles
+# - c) gold stays, since PPO never sees it
+
+# %% tags=["nbval-check-output"]
+check.p1("b")  # SOLUTION
+
+# %% tags=["nbval-ignore-output"]
+preset = course.preset.ppo
+config = replace(preset, steps=40, batch_size=min(64, preset.batch_size), learning_rate=2 * preset.learning_rate)
+
+
+def training(beta: float):
+    """A new actor, and its training: an iterator that takes a step of PPO and gives its row of metrics."""
+    actor = PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device)
+    optimizer = make_optimizer(actor, config.learning_rate, eps=1e-5)
+    controller = AdaptiveKL(beta, target=1.0, horizon=config.horizon)  # moves β only if config.target_kl is set
+    settings = replace(config, beta=beta, target_kl=None)
+    return actor, watch_ppo(actor, reference, reward_model, task, optimizer, controller, settings, seed=0)
+
+
+actor, rows = training(beta=0.05)
+metrics = live(rows, plots.ppo_dashboard)
+
+# %% tags=["nbval-ignore-output"]
+plots.ppo_dashboard(metrics)
+
+
+# %%
+def start_and_end(column: str, n: int = 10) -> tuple[float, float]:
+    """Mean of the first three steps, and of the last n."""
+    return float(metrics[column].head(3).mean()), float(metrics[column].tail(n).mean())
+
+
+assert metrics["first_ratio_deviation"].max() < 1e-3, "sampler and scorer disagree"
+assert abs(metrics["kl"][0]) < 1e-3, "at step 0 the policy is the reference"
+score_start, score_end = start_and_end("score")
+assert abs(score_start) < 0.5 < score_end - score_start
+assert 0.3 < start_and_end("kl")[1] < 1.6 * metrics["kl"][20:30].mean()  # it has moved, and it has settled
+if task.gold is not None:
+    gold_start, gold_end = start_and_end("gold")
+    assert gold_end > gold_start + 0.5
+print("Checked: ratio 1 at every first pass; KL 0 at step 0; the score starts near 0 and rises by more than 0.5;")
+print("the gold reward rises by more than 0.5; the KL of the last ten steps is no longer growing fast.")
+
+# %% [markdown]
+# *Figure: the dashboard of 40 steps. Proxy and gold reward rise steeply for 15 steps and then slowly. The KL climbs to
+# a few nats and stays there. The entropy falls. The ratio at the first pass stays far below the dotted line.*
+#
+# **What happened?** (b). Let us read it panel by panel, as you should with every run:
+#
+# | panel | question | here |
+# |---|---|---|
+# | ratio at the first pass | *is the code right?* | millionths: sampler and scorer agree |
+# | reward | *does it learn?* | yes. The proxy starts near 0: the reward model was centred on SFT answers |
+# | distance from SFT | *does it drift?* | it settles where one more nat costs as much reward as it brings |
+# | entropy | *does it still explore?* | it falls, since the policy gets surer; it must not reach 0 |
+# | clip fraction | *are the steps too big?* | up to three per cent of the tokens; 20 % would be too much |
+# | explained variance | *does the critic learn?* | it starts at 0, a useless baseline, and rises. Far below 0 it would do harm |
+# | length | *is length the trick?* | the answers got longer, by the polite phrases. Look at the answers! |
+#
+# So: what does it say now? Here are SFT answers and PPO answers, to held-out prompts.
+
+# %% tags=["nbval-ignore-output"]
+heldout = list(task.heldout_prompts["prompt"])
+
+
+def judged(policy: torch.nn.Module, k: int = 2):
+    """k answers to each held-out prompt, judged by both rewards."""
+    return judge(policy, reference, lambda answers: score(reward_model, answers), task, heldout, k, seed=0)
+
+
+after_sft, after_ppo = judged(reference), judged(actor.policy)
+for i in range(0, len(heldout), max(1, len(heldout) // 8)):
+    print(words(heldout[i])[:60])
+    for name, answers in (("SFT", after_sft), ("PPO", after_ppo)):
+        print(f"   {name} {float(answers.proxy[i, 0]):+.2f}   {answers.texts[i][0][:90]}")
+
+
+# %%
+def report(name: str, answers) -> None:
+    """One line of means over the held-out prompts."""
+    line = (
+        f"{name:20s} proxy {float(answers.proxy.mean()):+.2f}   KL {round(float(answers.kl.mean()), 2) + 0.0:5.2f} nats"
+    )
+    if answers.gold is not None:
+        line += f"   gold {float(answers.gold.mean()):+.2f}"
+    if task.rates is not None:
+        k = answers.proxy.shape[1]
+        rates = task.rates([p for p in heldout for _ in range(k)], [t for row in answers.texts for t in row])
+        line += "".join(f"   {rate.replace('_', ' ')} {value:.0%}" for rate, value in rates.items())
+    print(line)
+
+
+# %% tags=["nbval-ignore-output"]
+report("SFT", after_sft)
+report("PPO", after_ppo)
+assert after_ppo.proxy.mean() > after_sft.proxy.mean() + 0.4
+if task.gold is not None:
+    assert after_ppo.gold.mean() > after_sft.gold.mean() + 0.5
+print("Checked: on prompts it was not trained on, proxy and gold are higher by more than 0.4 and 0.5.")
+
+# %% [markdown]
+# Where did the policy spend its nats? Equation (5) says it token by token. This is one answer with the log-ratio and
+# the reward of each token. (An orange bar is a token that the policy says *more* readily than the SFT model did.)
+
+# %% tags=["nbval-ignore-output"]
+with torch.no_grad():
+    spoken = sample(actor.policy, prompts, prompt_mask, task.max_new_tokens, generator=generator_for(0, 3, device))
+    spoken_ref = response_log_probs(
+        reference, spoken.prompts, spoken.prompt_mask, spoken.responses, spoken.response_mask
+    )
+    spoken_scores = score(reward_model, spoken)
+log_ratio = spoken.log_probs - spoken_ref  # (B, T), nats
+spoken_rewards = shape(
+    spoken_scores, spoken.finished, spoken.log_probs, spoken_ref, spoken.response_mask, 0.05, penalty
+)
+pick = int((log_ratio.sum(1) * spoken.finished).argsort()[len(spoken) * 3 // 4])  # dearer than three in four
+count = int(spoken.response_mask[pick].sum())
+said = [task.tokenizer.decode([token]).strip() for token in spoken.responses[pick, :count].tolist()]
+figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 4), sharex=True, layout="constrained")
+top.bar(
+    range(count), log_ratio[pick, :count].tolist(), color=ORANGE, label=r"$\log \pi_\theta - \log \pi_\mathrm{ref}$"
+)
+bottom.bar(range(count), spoken_rewards[pick, :count].tolist(), color=BLUE, label="$r_t$, equation (5)")
+top.set(title=f"Answer to: {words(asked[pick])}", ylabel="nats")
+bottom.set(ylabel="reward units", xlabel="token of the answer")
+bottom.set_xticks(range(count), said, rotation=45, ha="right")
+for axes in (top, bottom):
+    axes.axhline(0, color=BLACK, linewidth=0.8)
+    axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Figure: above, the log-ratio of each token: most are near 0, and one or two decisions carry the KL. Below, the
+# rewards: small charges on the way, and the score at the last token, the EOS.*
+#
+# Most tokens cost nothing. A *decision*, to begin politely or to refuse, costs a nat or two, and all that follows is as
+# it was. This is why a few nats are enough to change a chatbot.
+
+# %% [markdown]
+# ## 4 · Over-optimisation
+#
+# The reward model is right near the SFT model, because its training pairs came from there. What if we let the policy
+# go farther? We divide $\beta$ by ten and change nothing else.
+#
+# **Predict.** What will proxy and gold do?
+#
+# - a) both rise, and end higher than before
+# - b) the proxy rises, the gold reward rises at first and then falls
+# - c) both fall
+
+# %% tags=["nbval-check-output"]
+check.p2("b")  # SOLUTION
+
+# %% tags=["nbval-ignore-output"]
+hacker, rows = training(beta=0.005)
+hacked = live(rows, plots.ppo_dashboard)
+
+# %% tags=["nbval-ignore-output"]
+figure, (left, right_) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+for axes, table, title in ((left, metrics, "β = 0.05"), (right_, hacked, "β = 0.005")):
+    for (column, label), color, style in zip(plots.PROXY_AND_GOLD.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
+        if column in table:
+            axes.plot(table["step"], table[column], color=color, alpha=0.25, linewidth=0.8)
+            axes.plot(table["step"], table[column].rolling(5, center=True, min_periods=1).mean(), color=color,
+                      linestyle=style, label=label)  # fmt: skip
+    axes.set(title=title, xlabel="step", ylabel="reward units", ylim=(-1.5, 4))
+    twin = axes.twinx()
+    twin.plot(table["step"], table["kl"], color=GREEN, linestyle=":", label="KL (right axis)")
+    twin.set(ylabel="KL to SFT (nats)", ylim=(0, 30))
+    twin.grid(False)
+    lines = axes.get_lines()[1::2] + twin.get_lines()
+    axes.legend(lines, [line.get_label() for line in lines], loc="upper left", fontsize="x-small")
+plt.show()
+
+# %% tags=["nbval-ignore-output"]
+after_hack = judged(hacker.policy)
+for name, answers in (("SFT", after_sft), ("PPO, β = 0.05", after_ppo), ("PPO, β = 0.005", after_hack)):
+    report(name, answers)
+
+# %%
+assert hacked["score"].tail(10).mean() > hacked["score"].head(3).mean() + 0.3
+assert hacked["kl"].tail(10).mean() > 2 * metrics["kl"].tail(10).mean()
+if task.gold is not None:
+    smooth = hacked["gold"].rolling(3).mean()
+    assert smooth.max() > hacked["gold"].tail(10).mean() + 0.5
+    assert hacked["gold"].tail(10).mean() < metrics["gold"].tail(10).mean() - 0.5
+    assert after_hack.gold.mean() < after_ppo.gold.mean() - 0.8
+print("Checked: with a tenth of β the proxy still rises by more than 0.3, the KL is more than twice as large,")
+print("and the gold reward ends more than 0.5 below its peak and more than 0.5 below that of β = 0.05.")
+
+# %% [markdown]
+# *Figure: left, with β = 0.05, proxy and gold rise and stay, at a KL of a few nats. Right, with β = 0.005, the proxy
+# ends at much the same height, but the gold reward turns down after about ten steps while the KL runs far away.*
+#
+# **What happened?** (b). The policy has learned to please the *reward model*. On the proxy alone you would not notice.
+# On the KL you would: it is the warning that needs no gold. Now look at what the proxy likes and people would not:
+
+# %% tags=["nbval-ignore-output"]
+if after_hack.gold is not None:
+    fooled = {
+        (prompt, text): (float(proxy), float(gold))
+        for prompt, *columns in zip(heldout, after_hack.texts, after_hack.proxy, after_hack.gold, strict=True)
+        for text, proxy, gold in zip(*columns, strict=True)
+        if proxy > 0.5  # above the average SFT answer by half a standard deviation
+    }
+    for (prompt, text), (proxy, gold) in sorted(fooled.items(), key=lambda item: item[1][1])[:8]:
+        print(f"proxy {proxy:+.2f}   gold {gold:+.2f}   {words(prompt)[:32]:32s} → {text[:70]}")
+
+# %% [markdown]
+# Which rule of the gold reward do they break? The embedded task can say: its gold reward is a sum of five parts.
+
+# %% tags=["nbval-ignore-output"]
+if task.name == "assistant":
+    from week6.tasks.assistant import gold_parts
+
+    def parts(answers) -> dict[str, float]:
+        """Mean of each part of the gold reward, over the held-out prompts."""
+        every = [vars(gold_parts(p, t)) for p, row in zip(heldout, answers.texts, strict=True) for t in row]
+        return {name: sum(part[name] for part in every) / len(every) for name in every[0]}
+
+    table = {"SFT": parts(after_sft), "PPO, β = 0.05": parts(after_ppo), "PPO, β = 0.005": parts(after_hack)}
+    print(f"{'':16s}" + "".join(f"{name:>12s}" for name in table["SFT"]))
+    for name, row in table.items():
+        print(f"{name:16s}" + "".join(f"{round(value, 2) + 0.0:+12.2f}" for value in row.values()))
+    good, bad = table["PPO, β = 0.05"], table["PPO, β = 0.005"]
+    assert bad["grammar"] < table["SFT"]["grammar"] - 0.25  # worse than before PPO
+    assert bad["fit"] < good["fit"] - 0.2
+
+# %% [markdown]
+# Compare the last two rows. Fit fell: the answer is no longer the right one. And grammar fell below that of the SFT
+# model: broken sentences, glued together from pieces that the reward model likes. Nobody paid for bad grammar. But SFT answers are nearly all grammatical, so the pairs seldom compared a
+# grammatical answer with a broken one, and the reward model hardly learned that it matters. The leash had kept the
+# grammar. That is the second job of the KL: it guards everything that the reward forgot.
+#
+# Does this happen only in a short run with a high learning rate? Here are recorded ones, of the course's long
+# preset: many more steps, more answers a step, and a reward model of its own for each seed.
+
+# %%
+weak = recorded("overoptimisation")  # a tenth of the preset's β, several seeds; see week6/recorded/README.md
+falls = []  # of each seed: by how much gold is lower in the ten farthest batches than at its best
+figure, (left, right_) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+for (seed, run), style in zip(weak.groupby("seed"), ("-", "--", ":"), strict=True):
+    distance = run["kl"].clip(lower=0) ** 0.5
+    order = distance.sort_values().index
+    for axes, column, color in ((left, "score", BLUE), (right_, "gold", ORANGE)):
+        smooth = run.loc[order, column].rolling(15, center=True, min_periods=3).mean()
+        axes.plot(distance[order], smooth, color=color, linestyle=style, label=f"seed {seed}")
+    near, far = run.loc[order[:10]], run.loc[order[-10:]]  # the ten batches nearest to the SFT model, the ten farthest
+    assert far["score"].mean() > near["score"].mean() + 0.5
+    falls.append(run.loc[order, "gold"].rolling(10).mean().max() - far["gold"].mean())
+left.set(title="Proxy", xlabel="√KL (√nats)", ylabel="reward model's score (reward units)")
+right_.set(title="Gold", xlabel="√KL (√nats)", ylabel="gold reward (reward units)")
+left.legend()
+right_.legend()
+plt.show()
+assert len(falls) == 3 and sorted(falls)[1] > 0.3
+print(
+    "Checked: in the ten batches farthest from the SFT model, the proxy is more than 0.5 higher than in the ten nearest,"
+)
+print("for all three seeds; and the gold reward is more than 0.3 lower than at its best, for at least two of them.")
+
+# %% [markdown]
+# *Figure: left, the proxy rises with the distance from the SFT model; right, the gold reward rises up to a distance of
+# about 2 √nats (4 nats) and then falls. One line a seed.*
+#
+# Gao, Schulman and Hilton (2022) measured this over many model sizes and found smooth laws for it. Notebook 07 fits
+# them. What helps against it: a larger $\beta$, an early stop by a held-out judge, a better reward model, or new
+# preferences on the *policy's* answers.
+
+# %% [markdown]
+# ## 5 · The failure museum
+#
+# PPO with a bug does not crash. It trains, a bit worse. Here you learn to recognise five famous bugs by their curves.
+# Each run takes 18 steps of 40 answers from the SFT model, with the same seed. One function of the loop is swapped for
+# a wrong one, and that is all (`week6/museum.py`).
+#
+# One for practice. In the first exhibit the score is paid **one slot after the EOS**, as in section 2.
+#
+# **Predict.** What does the dashboard show?
+#
+# - a) the score rises, but more slowly
+# - b) the score stays near 0, and so does the KL
+# - c) the ratio at the first pass is not 1
+
+# %% tags=["nbval-check-output"]
+check.p3("b")  # SOLUTION
+
+# %% tags=["nbval-ignore-output"]
+healthy = museum.exhibit(None, course)
+late = museum.exhibit("late", course)
+plots.exhibits(healthy, {"late": late}, "The score is paid one slot late")
+
+# %%
+assert museum.BUGS["late"].seen(late, healthy) and not museum.BUGS["late"].seen(healthy, healthy)
+assert late["first_ratio_deviation"].max() < 1e-3
+print("Checked: with the score one slot late, score and KL stay low, and the ratio is 1 as it should be.")
+
+# %% [markdown]
+# *Figure: one row of five instruments. Grey, the healthy run: score, KL and length rise. Blue, the run with the bug: the
+# score stays near 0 and the KL near 0; the ratio is as small as in the healthy run.*
+#
+# **What happened?** (b). No crash, no strange ratio, and no learning. Its only reward is the leash, and the leash is
+# content with the SFT model. You would search for hours in the reward model.
+#
+# Now five runs without a label. Each has **one** of these bugs:
+#
+# | name | what is wrong |
+# |---|---|
+# | `"dropout"` | dropout of 0.1 stays on in the policy, while it samples and while it is scored |
+# | `"eos"` | pad = EOS, and the mask of an answer is `ids != pad` |
+# | `"positions"` | the scoring pass gets no `position_ids`, though the prompts are padded on the left |
+# | `"sign"` | policy and reference are swapped in the KL term of (5) |
+# | `"truncated"` | top-2 sampling: only the two likeliest tokens can be drawn, but the log-probabilities are full |
+
+# %% tags=["nbval-ignore-output"]
+runs = {letter: museum.exhibit(bug, course) for letter, bug in museum.EXHIBITS.items()}
+plots.exhibits(healthy, runs, "Five runs, one bug each")
+
+# %% [markdown]
+# *Figure: five rows, A to E, with five instruments each: score, KL, entropy, length, and the ratio at the first pass on
+# a logarithmic axis. Grey is the healthy run in every row, blue the run with the bug.*
+#
+# ### Exercise 5.5 · Which bug is it?
+# *Difficulty 4 · Importance 5 · 15 minutes*
+#
+# Give each letter its name. Work as a doctor does: which instruments are wrong **at step 0**, when nothing has been
+# learned yet? Which are wrong only later? What would each bug do to the *sampling*, to the *scoring*, to the *reward*?
+
+# %% tags=["exercise"]
+diagnosis = {"A": "positions", "B": "sign", "C": "truncated", "D": "dropout", "E": "eos"}  # SOLUTION
+
+# %% tags=["nbval-check-output"]
+check.q5(diagnosis)
+
+# %% tags=["student-only"]
+# check.q5.hint()
+# check.q5.solution()
+
+# %% [markdown] tags=["solution-only"]
+# **The diagnosis.**
+#
+# - **A, positions.** The ratio is far from 1, yet at step 0 score, entropy and length are those of the healthy run. So
+#   the answers are right and the *scoring* is wrong. The KL at step 0 is not 0 either.
+# - **B, sign.** Perfect at the start, ratio 1. Then the KL explodes and the score falls: the *reward* is wrong.
+# - **C, truncated.** At step 0 the entropy is much too low and the score too high, for a policy that still *is* the SFT
+#   model. The ratio is 1, since the scoring is consistent: the *sampling* is wrong. Its gains are not real; they are
+#   those of another sampler. (Reports of a KL that *stays* negative usually come from such a sampler.)
+# - **D, dropout.** The ratio is far from 1, and at step 0 the KL is already nats and the entropy too high: the sampling
+#   is disturbed as well.
+# - **E, eos.** Exactly one token is missing in every answer at step 0. The ratio is 1. Later the answers stay
+#   shorter and the score falls behind: nothing teaches the policy when to stop.
+
+# %% tags=["solution-only"]
+for letter, bug in museum.EXHIBITS.items():
+    seen = [name for name, entry in museum.BUGS.items() if entry.seen(runs[letter], healthy)]
+    assert seen == [bug] and not museum.BUGS[bug].seen(healthy, healthy)
+    print(f"{letter} · {bug:10s} {museum.BUGS[bug].symptom}")
+short_ones, long_ones = runs["E"].tail(5).mean(), healthy.tail(5).mean()
+assert short_ones["length"] < long_ones["length"] - 1.2 and short_ones["score"] < long_ones["score"] - 0.1
+print("Checked: each run shows the symptom of its own bug and of no other; the healthy run shows none.")
+
+# %% [markdown]
+# A checklist for every RLHF program, yours or someone else's, **before** you train:
+#
+# 1. Run one step with learning rate 0. The ratio must be 1, the KL 0, and the mean score that of the SFT model.
+# 2. Sample at another temperature, with prompts of mixed lengths, and do it again.
+# 3. Look at the mask of one finished and of one unfinished answer. Is the EOS in it?
+# 4. Look at the rewards of one answer, token by token. Is the score at the EOS?
+
+# %% [markdown]
+# ## 6 · What we showed
+#
+# - PPO for language models has four models on three networks, and eight lines.
+# - The distribution that is scored must be the one that was sampled: temperature, positions, dropout and the mask are
+#   all cases of this one rule. The ratio at the first pass and the numbers at step 0 watch over it.
+# - The reward of a token is its share of the KL, and at the EOS the score; their sum is the objective.
+# - 40 steps of PPO raised the gold reward, at a price of a few nats. With a tenth of β the proxy looked as good, and the
+#   gold reward fell.
+# - Five bugs, five signatures.
+#
+# ### Three questions to think about
+#
+# 1. You sample at temperature 0.7 and use 0.7 in the policy's and the reference's log-probabilities. Which model is
+#    held near which? Is the chatbot that you deploy at temperature 1 near the SFT model?
+# 2. The penalty for unfinished answers is −3. What would happen with a penalty of 0?
+# 3. In the first ten steps of section 3 the value function explained next to nothing of the returns, and just then the
+#    reward rose fastest. How can PPO learn without a critic?
+
+# %% [markdown] tags=["solution-only"]
+# **Answers.**
+#
+# 1. The sharpened policy is held near the sharpened reference. Both have the same logits divided by 0.7, so the
+#    policies at temperature 1 are near, too, but the KL you saw is not theirs. Measure again at the temperature at which
+#    you deploy.
+# 2. Scores are centred, so 0 is an average SFT answer. For a hard prompt, where the policy expects less than 0, never
+#    ending would be the better choice. The penalty must lie below every score that an honest answer may get.
+# 3. A baseline lowers the variance and does not change the mean of the gradient (notebook 04, section 4). With 64
+#    answers a step and a score that differs much between answers, whitening alone does most of the work: it subtracts the
+#    mean of the batch. GRPO and RLOO, in notebook 07, drop the value function for good.
+
+# %% [markdown]
+# ### Asked every year
+#
+# **"My KL is negative. Is that a bug?"** A little, in the first steps: no. The KL on the dashboard is the mean of $k_1$
+# over a batch, an unbiased estimate that scatters around the KL, and the KL starts at 0. *Persistently* negative: yes.
+# Then the tokens were not sampled from the policy (notebook 03, section 8).
+
+# %%
+with torch.no_grad():
+    early = sample(moved, prompts.repeat(8, 1), prompt_mask.repeat(8, 1), task.max_new_tokens,
+                   generator=generator_for(0, 4, device))  # fmt: skip
+    early_ref = response_log_probs(reference, early.prompts, early.prompt_mask, early.responses, early.response_mask)
+k1, _, k3 = kl_estimators(early.log_probs.sum(1), early_ref.sum(1))  # both (512,), one number an answer
+assert bool((k1 < 0).any()) and bool((k3 >= 0).all())
+assert float(k1.mean()) > -4 * float(k1.std()) / len(k1) ** 0.5
+print("Checked: some answers of a policy near the reference have a negative k1, and none has a negative k3.")
+print("Checked: the mean of k1 over 512 answers is not below 0 by more than 4 standard errors.")
+
+# %% [markdown]
+# **"Four models do not fit on my GPU. What can I drop?"** Count what is stored: a trained network needs its weights,
+# their gradients and Adam's two averages; a frozen one only its weights. Sharing the trunk saves a whole trained
+# network. If only small adapters are trained (LoRA), the reference is the policy with the adapters switched off, and
+# costs nothing.
+
+# %%
+trunk, head = parameters(reference), width + 1
+separate = 4 * (trunk + trunk + head) + trunk + parameters(reward_model)  # own critic: two trained networks
+shared = 4 * (trunk + head) + trunk + parameters(reward_model)  # as here
+without_reference = shared - trunk  # the reference is the policy without its adapters
+assert separate - shared == 4 * trunk
+for name, number in (("critic of its own", separate), ("shared trunk, as here", shared)):
+    print(f"{name:24s} {number / trunk:5.1f} times the SFT model")
+print(f"{'and no reference (LoRA)':24s} {without_reference / trunk:5.1f} times, and less: most of it is not trained")
+
+# %% [markdown]
+# **"Can I sample with top-p for nicer answers?"** Not while training. The policy is then judged by answers that it gives
+# only with the truncation, and what it learns belongs to that other sampler. Sample plainly in training, and truncate
+# when you deploy, if you must.
+
+# %% [markdown]
+# ### Where next
+#
+# All this machinery (sampling, a reward model, a critic, a leash) climbs towards the policy $\pi^*$ of notebook 03. But
+# we *know* $\pi^*$ in closed form. Can one train it directly on the preferences? Notebook 06 does, and one loss is left.
+#
+# ### References
+#
+# - D. Ziegler et al. (2019), *Fine-tuning language models from human preferences*, arXiv 1909.08593. The loop, KL per
+#   token, the adaptive controller (section 2.2).
+# - N. Stiennon et al. (2020), *Learning to summarize from human feedback*, arXiv 2009.01325. Over-optimisation seen.
+# - L. Ouyang et al. (2022), *Training language models to follow instructions with human feedback*, arXiv 2203.02155.
+# - L. Gao, J. Schulman, J. Hilton (2022), *Scaling laws for reward model overoptimization*, arXiv 2210.10760.
+# - S. Huang et al. (2023), *The N implementation details of RLHF with PPO*, and (2024) *The N+ implementation details of
+#   RLHF with PPO: a case study on TL;DR summarization*, arXiv 2403.17031. Most details of section 2.

@@ -1,0 +1,1126 @@
+# %% [markdown]
+# # 07 · One frontier: PPO, DPO, best-of-n and the optimum
+#
+# "Which is better, PPO or DPO?" The question has no answer as it stands. Each of them has a leash, β, and moves along
+# a *curve* as you change it. So we draw the curves into one picture: how much reward, for how many nats of distance?
+# In the exact world there is one more curve in it, the optimum, and nothing may lie above it.
+
+# %% [markdown]
+# ## What you will be able to do
+#
+# - Compare methods fairly: reward against KL, several β each, several seeds, bars on every point.
+# - Prove in two lines that no policy lies above the frontier, and read a policy's distance to the optimum off the plot.
+# - Say how sure a win rate is, and why "90 % of 20 comparisons" is not much.
+# - Recognise over-optimisation, fit the curves of Gao et al. (2022), and say where the gold reward turns down.
+# - Say what each method costs, and what RLOO and GRPO leave out of PPO.
+#
+# **You need:** notebooks 03 to 06. **Time:** 75 minutes of work; the cells run in about a minute on a laptop CPU. The
+# sweeps behind the plots take much longer. So their numbers are recorded, and one point is made again before your
+# eyes. A GPU shortens only that one point.
+
+# %%
+import copy
+import dataclasses
+import itertools
+import math
+from functools import partial
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from week6 import best_of_n_kl_bound, kl_estimators, optimal_policy, plots, response_log_probs, sample
+from week6.checks import nb07 as check
+from week6.dpo import train_dpo
+from week6.evaluation import figures, judge, win_rate
+from week6.exact import small_world
+from week6.figures import roadmap
+from week6.frontier import fit_gao
+from week6.group import grpo_advantages
+from week6.lesson import lesson
+from week6.optim import descend, generator_for, make_optimizer, set_learning_rate
+from week6.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
+from week6.ppo import clipped_policy_loss
+from week6.recorded import recorded
+from week6.reward_model import score
+
+plt.rcParams.update(STYLE)
+_ = torch.manual_seed(0)
+torch.set_num_threads(1)  # all tensors here are small: a second thread would only wait for the first
+
+# %%
+_ = roadmap(7)
+plt.show()
+
+# %% [markdown]
+# *Roadmap: the nine stops of the course. You are at stop 07, where everything that was trained meets in one picture.*
+#
+# | symbol | meaning | unit |
+# |---|---|---|
+# | $\pi$, $\pi_\mathrm{ref}$, $\pi^*_\beta$ | policy, reference (the SFT model), best policy at price $\beta$ | |
+# | $r$; proxy, gold | reward; the reward model's, the one that was meant | reward units |
+# | $k$ | a distance $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ | nats |
+# | $d = \sqrt{k}$ | the distance of Gao et al. | √nats |
+# | $\hat p$, $z$ | share of comparisons won; width of an interval in standard errors | |
+# | $K$, $\hat A_i$ | answers to one prompt (a *group*), advantage of answer $i$ | reward units |
+#
+# ## 1 · Nothing lies above the frontier
+#
+# Notebook 03 found the height of the best policy: $J(\pi^*_\beta) = \beta \log Z_\beta$, with
+# $Z_\beta = \sum_y \pi_\mathrm{ref}(y)\, e^{r(y)/\beta}$. So for **every** policy $\pi$ and **every** price $\beta > 0$
+#
+# $$\mathbb{E}_\pi[r] - \beta\, \mathrm{KL}(\pi \parallel \pi_\mathrm{ref}) \le \beta \log Z_\beta. \tag{1}$$
+#
+# Read it in the plane with the KL on the horizontal axis, $k = \mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$, and the
+# reward on the vertical one. Move the KL to the right-hand side:
+#
+# $$\mathbb{E}_\pi[r] \le \beta \log Z_\beta + \beta k. \tag{2}$$
+#
+# The right-hand side is a **straight line** with slope $\beta$. No policy lies above it. This is so for each $\beta$,
+# so no policy lies above the lowest of all these lines:
+#
+# $$\mathbb{E}_\pi[r] \le R(k) = \min_{\beta > 0}\, \big( \beta \log Z_\beta + \beta k \big). \tag{3}$$
+#
+# $R$ is the **frontier**. The policy $\pi^*_\beta$ touches its own line, because (1) is an equality for it. Now take
+# any other policy, and look how far *below the line of slope $\beta$* it lies. By (11) of notebook 03 that is its
+# distance to the optimum, times $\beta$:
+#
+# $$\beta \log Z_\beta + \beta k - \mathbb{E}_\pi[r] = \beta\, \mathrm{KL}(\pi \parallel \pi^*_\beta). \tag{4}$$
+#
+# So the plot is also a ruler. We check all of it on random policies in the exact world: six words, sentences of four,
+# $N = 6^4 = 1296$ of them.
+
+# %% tags=["nbval-check-output"]
+world = small_world()
+references = {seed: world.new_policy(seed) for seed in (0, 1, 2)}  # a GPT-2 with random weights each
+with torch.no_grad():
+    log_refs = {seed: world.log_probs(policy).double().log_softmax(-1) for seed, policy in references.items()}
+log_ref, rewards = log_refs[0], world.rewards  # shapes (N,), (N,): log π_ref(y) and r(y) of every sentence y
+assert log_ref.shape == rewards.shape == (1296,)
+
+prices = torch.logspace(1, -1.3, 300, dtype=torch.float64)  # shape (300,): β from 10 down to 0.05
+heights = {
+    seed: prices * (ref + rewards / prices[:, None]).logsumexp(-1) for seed, ref in log_refs.items()
+}  # β log Z_β
+
+
+def frontier(seed: int, k: float) -> float:
+    """R(k) of (3) for the reference of this seed: the lowest of the 300 lines, at KL k."""
+    return float((heights[seed] + prices * k).min())
+
+
+generator = torch.Generator().manual_seed(0)
+lowest = math.inf
+for _ in range(300):
+    noise = torch.randn(len(rewards), generator=generator, dtype=torch.float64)
+    lure = 4 * torch.rand(1, generator=generator, dtype=torch.float64)
+    log_pi = (log_ref + lure * rewards + noise).log_softmax(-1)  # a random policy that likes reward more or less
+    k = float((log_pi.exp() * (log_pi - log_ref)).sum())
+    reward = float((log_pi.exp() * rewards).sum())
+    assert reward <= frontier(0, k)  # (3)
+    lowest = min(lowest, frontier(0, k) - reward)
+
+    beta = float(prices[torch.randint(300, (1,), generator=generator)])
+    log_star, log_z = optimal_policy(log_ref, rewards, beta)
+    distance = float((log_pi.exp() * (log_pi - log_star)).sum())  # KL(π ‖ π*)
+    assert math.isclose(beta * float(log_z) + beta * k - reward, beta * distance, rel_tol=1e-9)  # (4)
+    k_star = float((log_star.exp() * (log_star - log_ref)).sum())
+    assert math.isclose(float((log_star.exp() * rewards).sum()), frontier(0, k_star), abs_tol=1e-9)  # it touches
+print("Checked (3) and (4): 300 random policies lie below the frontier, by what (4) says; each π* lies on it.")
+print(f"The luckiest of the 300 is {lowest:.2f} reward units below.")
+
+# %% [markdown]
+# **Predict.** For three references (seeds 0, 1, 2) we trained real GPT-2 policies: PPO on the true reward, DPO on
+# 20,000 labelled pairs of sentences, both at β = 0.3, 0.5, 1 and 2. Best-of-n is computed exactly. How do PPO and DPO
+# lie, at one and the same β?
+#
+# - a) both on the curve and at the same place, at every β
+# - b) PPO on the curve at every β; DPO with it at a large β, and short of it at a small one
+# - c) DPO above PPO: it needs no reward model
+
+# %% tags=["nbval-check-output"]
+check.p1("b")  # SOLUTION
+
+# %% tags=["nbval-check-output"]
+exact = recorded("frontier_exact")  # one row a point
+print(", ".join(exact.columns[:12]), "…")
+points = exact[exact["method"] != "optimum"]
+curve = pd.DataFrame(
+    [
+        {"seed": seed, "kl": k, "gold": frontier(seed, k)}
+        for seed in sorted(exact["seed"].unique())
+        for k in np.linspace(0, 1.05 * points["kl"].max(), 80)
+    ]
+)
+plots.frontiers(points[points["method"] != "dpo_two_rounds"], curve)
+
+# %% [markdown]
+# *Figure: three panels, one a seed. A rising, flattening curve is the frontier; the circles (PPO) sit on it at four
+# places; the diamonds (DPO) sit on it at the two lower places, while the two others lie to the left of the circles
+# that belong to them and somewhat below the curve; the triangles (best-of-n) follow the curve a little below it.*
+#
+# Recorded by `week6 frontier --worlds exact` with seeds 0, 1, 2 on one CPU core; the settings stand in
+# `week6/sweep.py`. All numbers in this world are sums over the 1296 sentences: no sampling error, no bars. How far is
+# each policy from the optimum of its own β?
+
+# %% tags=["nbval-check-output"]
+gaps = points.pivot_table(index="beta", columns="method", values="gap", aggfunc=["mean", "max"])
+print("KL(π ‖ π*_β) in nats; three seeds")
+print("   β      PPO: mean, worst      DPO: mean, worst      DPO, two rounds: mean, worst")
+for beta, row in gaps.iterrows():
+    cells = [f"{row['mean', m]:8.3f} {row['max', m]:7.3f}" for m in ("ppo", "dpo", "dpo_two_rounds")]
+    print(f"{beta:5.1f}  {cells[0]:>20}  {cells[1]:>20}  {cells[2]:>20}")
+
+for _, point in points.iterrows():
+    assert point["gold"] <= frontier(point["seed"], point["kl"]) + 1e-4  # recorded with five digits
+trained = points[points["beta"].notna()]
+by_line = trained["objective"] - [
+    float(beta * optimal_policy(log_refs[seed], rewards, beta)[1])
+    for seed, beta in zip(trained["seed"], trained["beta"], strict=True)
+]
+assert np.allclose(-by_line / trained["beta"], trained["gap"], atol=2e-3)  # (4): the gap is the depth below the line
+worst = trained.groupby(["method", "beta"])["gap"].max()
+assert (worst["ppo"] < 0.1).all() and (worst["dpo"][[1.0, 2.0]] < 0.1).all() and worst["dpo"][0.3] > 0.3
+assert (worst["dpo_two_rounds"][[0.5, 1.0, 2.0]] < 0.1).all()
+print(f"Checked: none of {len(points)} policies lies above the frontier. At β ≥ 1, PPO and DPO end within 0.1 nats of")
+print("the same optimum. At β = 0.3, DPO does not.")
+
+# %% [markdown]
+# **What happened?** PPO samples from *its own* policy, so it gets rewards exactly where it is going. DPO gets its
+# labels where the **reference** goes. A small β sends the optimum far away, to sentences that the reference hardly
+# ever says, and about these the pairs say little.
+#
+# How little? We drew $n$ sentences from $\pi_\mathrm{ref}$ and want to know something about $\pi^*$. With the weights
+# $w(y) = \pi^*(y)/\pi_\mathrm{ref}(y)$ they are worth as much as
+#
+# $$n_\mathrm{eff} = \frac{\big(\sum_i w(y_i)\big)^2}{\sum_i w(y_i)^2} \;\approx\;
+# \frac{n}{\mathbb{E}_{\pi_\mathrm{ref}}[w^2]} = \frac{n}{\mathbb{E}_{\pi^*}[w]} \tag{5}$$
+#
+# sentences from $\pi^*$ itself (the *effective sample size* of importance sampling). The step in the middle uses
+# $\mathbb{E}_{\pi_\mathrm{ref}}[w] = 1$, and the last one $\pi_\mathrm{ref}\, w^2 = \pi^* w$.
+
+# %% tags=["nbval-check-output"]
+n = 40_000  # two sentences in each of 20,000 pairs
+drawn = torch.multinomial(log_ref.exp(), n, replacement=True, generator=generator)  # shape (n,): numbers of sentences
+print("   β    KL(π* ‖ π_ref)   of 40,000 sentences from π_ref there are as good as from π*:")
+for beta in (2.0, 1.0, 0.5, 0.3):
+    log_star, _ = optimal_policy(log_ref, rewards, beta)
+    w = (log_star - log_ref).exp()  # shape (N,)
+    effective = float(n / (log_star.exp() * w).sum())  # (5), right
+    counted = float(w[drawn].sum() ** 2 / (w[drawn] ** 2).sum())  # (5), left
+    assert abs(counted / effective - 1) < 0.3
+    k = float((log_star.exp() * (log_star - log_ref)).sum())
+    print(f"{beta:5.1f}   {k:12.2f}     {effective:10,.0f}")
+print("Checked (5): the two sides agree within 30 % for the sentences drawn.")
+
+# %% [markdown]
+# So what helps are *other pairs*. The column "DPO, two rounds" shows it: after the first round we draw another 20,000
+# pairs from the policy **so far**, label them, and go on training on all of them. The reference in the loss stays
+# $\pi_\mathrm{ref}$. (The name for it is *iterative* or *online* DPO.)
+
+# %% tags=["nbval-check-output"]
+fig, ax = plt.subplots(figsize=(6.4, 3.6))
+looks = {
+    "ppo": ("PPO", BLUE, "-", "o"),
+    "dpo": ("DPO", ORANGE, "--", "D"),
+    "dpo_two_rounds": ("DPO, two rounds", PURPLE, "-.", "v"),
+}
+for method, (label, colour, line, marker) in looks.items():
+    of_method = trained[trained["method"] == method].groupby("beta")["gap"]
+    middle, low, high = of_method.mean(), of_method.min(), of_method.max()
+    ax.plot(middle.index, middle, color=colour, linestyle=line, marker=marker, label=label)
+    ax.fill_between(middle.index, low, high, color=colour, alpha=0.15)
+ax.axhline(0.1, color=BLACK, linestyle=":", linewidth=1, label="a tenth of a nat")
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlabel="β (reward units per nat)",
+    xticks=[0.3, 0.5, 1, 2],
+    xticklabels=["0.3", "0.5", "1", "2"],
+)
+ax.set(title="Distance to the optimum (band: lowest to highest of three seeds)", ylabel="KL(π ‖ π*) (nats)")
+ax.minorticks_off()
+ax.legend()
+plt.show()
+both = gaps["mean"]
+assert both.loc[0.3, "dpo_two_rounds"] < 0.5 * both.loc[0.3, "dpo"]
+assert both.loc[0.5, "dpo_two_rounds"] < 0.6 * both.loc[0.5, "dpo"]
+print("Checked: at β = 0.5 and at 0.3 the second round takes DPO at least 1.6 times closer to the optimum.")
+
+# %% [markdown]
+# *Figure: the distance to the optimum against β, both axes logarithmic. PPO's line is the lowest and rises a little to
+# the left; DPO's is near it on the right and rises steeply to the left, across the line at a tenth of a nat; that of
+# two rounds of DPO runs between them, and crosses the tenth only at the smallest β.*
+#
+# And best-of-n? It has no β. Its points lie near the curve but not on it, since it looks at the *rank* of the rewards
+# and not at their size. Notebook 03 put a bound on its distance, $\log n - (n-1)/n$. In the exact world we have both:
+
+# %% tags=["nbval-check-output"]
+best = exact[exact["method"] == "best_of_n"].groupby("n")[["kl", "gold"]].mean()
+for count, row in best.iterrows():
+    bound = best_of_n_kl_bound(int(count))
+    print(f"best of {count:3.0f}: KL {row['kl']:.2f} nats, bound {bound:.2f}, mean reward {row['gold']:.2f}")
+    assert row["kl"] <= bound + 1e-4
+below = [frontier(p["seed"], p["kl"]) - p["gold"] for _, p in exact[exact["method"] == "best_of_n"].iterrows()]
+assert 0 < min(below) and max(below) < 0.35
+print(f"Best-of-n lies between {min(below):.2f} and {max(below):.2f} reward units below the frontier.")
+assert (best["kl"] - [best_of_n_kl_bound(int(c)) for c in best.index] < -0.005).all()
+print("The bound is not tight here: some sentences share their reward, or have much probability.")
+
+# %% [markdown]
+# ## 2 · Which runs are worth keeping?
+#
+# Outside the exact world nobody gives us $R(k)$. We have a heap of runs, each with a KL and a reward. A run is
+# **beaten** if another one has *no more* KL and *no less* reward, and is strictly better in at least one of the two.
+# The runs that nobody beats form the **Pareto frontier**. Two runs at exactly the same place do not beat each other:
+# both stay.
+#
+# ### Exercise 7.1 · The frontier of a heap of runs
+# *difficulty 2/5 · importance 4/5 · 10 minutes*
+#
+# Return a boolean tensor: `True` where the run is beaten by none. Both inputs have shape `(N,)`: run.
+
+
+# %% tags=["exercise"]
+def pareto(kl: Float[Tensor, " N"], reward: Float[Tensor, " N"]) -> Bool[Tensor, " N"]:
+    """Which of N runs are beaten by no other: low KL and high reward are good."""
+    # BEGIN SOLUTION
+    keep = torch.ones(len(kl), dtype=torch.bool)
+    for i in range(len(kl)):
+        no_worse = (kl <= kl[i]) & (reward >= reward[i])
+        better = (kl < kl[i]) | (reward > reward[i])
+        keep[i] = not (no_worse & better).any()
+    return keep
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q1(pareto)
+
+# %% tags=["student-only"]
+# check.q1.hint()
+# check.q1.solution()
+
+# %% tags=["nbval-check-output"]
+frontier_of = check.q1.or_ours(pareto)
+
+# %% [markdown]
+# We try it where we know the truth: on the policies of the exact world, seed 0. And one more thing to see. (3) offers
+# another test: keep a run if it is the best **for some price β**, i.e. if it has the highest $r - \beta k$. Such runs
+# form the *upper convex hull*. Is that the same set?
+
+# %% tags=["nbval-check-output"]
+runs = points[points["seed"] == 0]
+kl_of, reward_of = (torch.tensor(runs[name].to_numpy()) for name in ("kl", "gold"))  # shapes (N,), N runs
+kept = frontier_of(kl_of, reward_of)  # shape (N,)
+hull = set((reward_of - prices[:, None] * kl_of).argmax(-1).tolist())  # runs that are best for some β
+assert hull < set(kept.nonzero().squeeze(-1).tolist())
+print(f"{len(runs)} runs, {int(kept.sum())} that no other beats, {len(hull)} that are best for some β.")
+print("kept, by method:", runs.loc[kept.numpy(), "method"].value_counts().sort_index().to_dict())
+print("Checked: a run that is best for some price is never beaten; the reverse is not true.")
+
+# %% [markdown]
+# Why not? A run in a *dent* of the staircase is beaten by no single run, yet at each price one of its neighbours is
+# better. The true frontier $R$ has no dents: as a minimum of straight lines it is concave.
+#
+# ## 3 · The chatbot
+#
+# Now the embedded chatbot, as in notebooks 05 and 06. Everything that can be shared is shared: per seed one SFT
+# model, one set of labelled pairs, one reward model (for PPO and best-of-n), the same 124 held-out prompts with 8
+# answers to each (128/n for best-of-n), one gold scorer that no training ever saw. Recorded by
+#
+# `week6 frontier --worlds assistant --seeds 0 1 2 --record`
+#
+# on one CPU core. Best-of-n takes the best by the **reward model**, as one would have to.
+#
+# **Predict.** DPO at β = 1 makes a good chatbot (notebook 06). Somebody wants an even better one, and trains it with a
+# weaker leash, β = 0.3. What happens to the gold reward?
+#
+# - a) it grows: a smaller β moves further along the curve, as in the exact world
+# - b) it stays: the pairs are the same
+# - c) it falls far below that of β = 1
+
+# %% tags=["nbval-check-output"]
+check.p2("c")  # SOLUTION
+
+# %%
+chat = recorded("frontier_assistant")
+plots.frontiers(chat, zoom=5)
+
+# %% [markdown]
+# *Figure: gold reward against KL. Each method is a dotted line through its settings, with bars of one standard error
+# between seeds (pale: single seeds); the numbers beside the points are β or n. Left, DPO's point at β = 0.3 lies far to
+# the right of all others, and far down. Right, the first five nats: all three methods rise steeply from the SFT model
+# at KL 0, close together; best-of-n and PPO bend down after their highest point. For best-of-n the KL is only known to
+# be at most what is drawn.*
+
+# %% tags=["nbval-check-output"]
+seeds = sorted(chat["seed"].unique())
+chat["setting"] = chat["beta"].fillna(chat["n"])
+mean = chat.groupby(["method", "setting"])[["kl", "gold", "proxy", "win_rate"]].mean()
+between = chat.groupby(["method", "setting"])[["kl", "gold", "proxy", "win_rate"]].sem()  # standard error, seeds
+print(f"means of {len(seeds)} seeds ± one standard error between seeds")
+for (method, setting), row in mean.iterrows():
+    e = between.loc[(method, setting)]
+    bound = "≤" if method == "best_of_n" else " "
+    symbol = "n" if method == "best_of_n" else "β"
+    print(f"{method:10s} {symbol} = {setting:<5g} KL {bound}{row['kl']:5.2f} ± {e['kl']:.2f}", end="   ")
+    print(f"gold {row['gold']:5.2f} ± {e['gold']:.2f}", end="   ")
+    print(f"wins against SFT {100 * row['win_rate']:3.0f} ± {100 * e['win_rate']:.0f} %")
+
+sft_gold = mean.loc[("best_of_n", 1.0), "gold"]  # best of one: the SFT model itself
+for method in ("ppo", "dpo", "best_of_n"):
+    assert mean.loc[method, "gold"].max() > sft_gold + 1
+assert mean.loc["ppo", "kl"].is_monotonic_decreasing and mean.loc["dpo", "kl"].is_monotonic_decreasing
+assert mean.loc[("best_of_n", 16.0), "gold"] > mean.loc[("best_of_n", 2.0), "gold"] + 0.3
+print("Checked: each method gains more than one reward unit over SFT; a larger β gives a smaller KL, for PPO and DPO.")
+weak_leash, usual_leash = mean.loc[("dpo", 0.3)], mean.loc[("dpo", 1.0)]
+assert weak_leash["gold"] < usual_leash["gold"] - 0.5 and weak_leash["kl"] > 3 * usual_leash["kl"]
+print("Checked: DPO with β = 0.3 goes more than three times as far as with β = 1, and has a lower gold reward by more")
+print("than 0.5.")
+after = {"best_of_n": 64.0, "ppo": 0.03}
+assert all(mean.loc[(method, x), "gold"] < mean.loc[method, "gold"].max() - 0.03 for method, x in after.items())
+print("Checked: the longest leash of PPO and the largest n are not the best ones.")
+
+# %% [markdown]
+# **What happened?** DPO never asks "how good is this answer?". It widens margins *between the two answers of its
+# pairs*, and a small β asks for wide margins. About all other answers the pairs say nothing, and there the probability
+# goes where it likes. In the exact world DPO stayed short of the optimum; here, with answers of a dozen words, it runs
+# away from it. Is it over-optimising a reward? No: the answers became *worse even for the reward model*, which DPO
+# never used. The price "β = 0.3" means nothing for another method or another model. Look at the KL that comes out.
+
+# %% tags=["nbval-check-output"]
+far, near = (chat[(chat["method"] == "dpo") & (chat["beta"] == b)].set_index("seed") for b in (0.3, 1.0))
+for name, unit in (("kl", "nats"), ("gold", "reward units"), ("proxy", "reward units"), ("length", "tokens")):
+    print(f"DPO, {name:7s}β = 1: {near[name].mean():6.2f}   β = 0.3: {far[name].mean():6.2f}   {unit}")
+assert (far["proxy"] < near["proxy"]).all() and (far["length"] > near["length"]).all()
+print("Checked in every seed: with β = 0.3 the answers are longer, and the reward model likes them less.")
+
+# %% [markdown]
+# Now a smaller difference. "Its best point is 0.2 reward units higher": is that something? The seeds are the same for
+# all methods, so compare **seed by seed**. With the differences $\delta_s$ of $S$ seeds the standard error is
+# $\mathrm{std}(\delta)/\sqrt{S}$. What the methods have in common in a seed (a good SFT model, easy prompts) drops out
+# of the differences. With three seeds it is a rough number all the same: the factor for 95 % is then 4.3, not 2
+# (Student's t with two degrees of freedom).
+
+# %% tags=["nbval-check-output"]
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(seeds), 2.6)  # Student's t for S seeds
+
+
+def compare(first: tuple[str, float], second: tuple[str, float], column: str = "gold") -> tuple[float, float]:
+    """Mean difference in `column` over the seeds, and the half-width of its 95 % interval."""
+    a, b = (
+        chat[(chat["method"] == m) & (chat["setting"] == s)].set_index("seed")[column].loc[seeds].to_numpy()
+        for m, s in (first, second)
+    )
+    delta = a - b  # shape (S,)
+    return float(delta.mean()), float(T_95 * delta.std(ddof=1) / math.sqrt(len(seeds)))
+
+
+highest = {method: (method, float(mean.loc[method, "gold"].idxmax())) for method in ("ppo", "dpo", "best_of_n")}
+for one, other in itertools.combinations(highest.values(), 2):
+    delta, half = compare(one, other)
+    verdict = "a difference" if abs(delta) > half else "no difference that these seeds could show"
+    print(f"{one[0]} {one[1]:g} against {other[0]} {other[1]:g}: gold {delta:+.2f} ± {half:.2f}  →  {verdict}")
+
+# %% [markdown]
+# That compares the *tops* of three curves. The tops have different KLs. The fair question is: what do I get **for the
+# same number of nats**? We read each curve at a few distances, between two neighbouring settings, and give no value
+# where these are more than two nats apart or nothing was measured. The curves rise steeply at first, about like √KL, so
+# we draw the straight lines over √KL. For best-of-n we have only the upper bound on the KL, which can only be unfair
+# *to* it.
+
+# %% tags=["nbval-check-output"]
+budgets = np.array([0.65, 1.0, 1.35, 2.0, 3.0])  # nats
+
+
+def read_at(method: str, seed: int) -> np.ndarray:
+    """Gold reward of a method at each budget, NaN where its curve is not known; shape (budgets,)."""
+    rows = chat[(chat["method"] == method) & (chat["seed"] == seed)].sort_values("kl")
+    kl, gold = rows["kl"].to_numpy(), rows["gold"].to_numpy()
+    right = np.searchsorted(kl, budgets).clip(1, len(kl) - 1)  # the measured setting to the right of each budget
+    known = (kl[0] <= budgets) & (budgets <= kl[-1]) & (kl[right] - kl[right - 1] <= 2)
+    return np.where(known, np.interp(budgets**0.5, kl**0.5, gold), np.nan)
+
+
+read = {method: np.array([read_at(method, seed) for seed in seeds]) for method in ("ppo", "dpo", "best_of_n")}
+print("gold reward at a distance of … nats (mean ± standard error over seeds; – : not known in every seed)")
+print("             " + "".join(f"{b:^15g}" for b in budgets))
+for method, values in read.items():
+    cells = [
+        "–" if np.isnan(v).any() else f"{v.mean():.2f} ± {v.std(ddof=1) / math.sqrt(len(v)):.2f}" for v in values.T
+    ]
+    print(f"{method:12s} " + "".join(f"{cell:^15s}" for cell in cells))
+assert all((values[:, 1] > values[:, 0]).all() for values in read.values())  # shape (S, budgets) each
+known = ~np.isnan(sum(read.values())).any(0)  # shape (budgets,): all three curves in all seeds
+gold_of_all = np.stack([values.mean(0)[known] for values in read.values()])  # shape (3, known budgets)
+assert known.any() and (gold_of_all.max(0) - gold_of_all.min(0)).max() < 0.25
+print("Checked: where all three are known, their means are less than 0.25 reward units apart.")
+print("Differences that are larger than their 95 % interval:")
+for one, other in itertools.combinations(read, 2):
+    for i, budget in enumerate(budgets):
+        delta = read[one][:, i] - read[other][:, i]  # shape (S,)
+        half = T_95 * delta.std(ddof=1) / math.sqrt(len(seeds))
+        if abs(delta.mean()) > half:  # never for a NaN
+            print(f"   at {budget:4g} nats: {one} − {other} = {delta.mean():+.2f} ± {half:.2f}")
+
+# %% [markdown]
+# This table, and not a slogan, is our answer to "which is better". The three curves are close. What separates the
+# methods here is how they fail when the leash is long, and what they cost (section 7). It holds for *this* chatbot,
+# these pairs, these settings. In the literature you find both: Rafailov et al. (2023) drew DPO's frontier above that of
+# their PPO; Xu et al. (2024) tuned PPO with care and got it above DPO. With enough seeds and bars you can say for your
+# own task which of them it is.
+#
+# ### One point, live
+#
+# Do not believe a recorded table: make a point again. We take the SFT model and the pairs of the notebooks' shared
+# run (it trains them if they are not there yet) and run DPO at β = 1. It is shorter than in the table and has fewer
+# pairs, so that it takes seconds.
+
+# %% tags=["nbval-ignore-output"]
+course = lesson("reward_model")
+config = dataclasses.replace(course.preset.dpo, steps=min(150, course.preset.dpo.steps), learning_rate=2e-3)
+policy = copy.deepcopy(course.sft).requires_grad_(True)
+optimizer = make_optimizer(policy, config.learning_rate)
+for _ in tqdm(train_dpo(policy, course.sft, optimizer, course.pairs, config, seed=7), total=config.steps, desc="DPO"):
+    pass
+heldout = list(course.task.heldout_prompts["prompt"])
+judge_it = partial(judge, sft=course.sft, reward=partial(score, course.reward_model), task=course.task, prompts=heldout)
+of_sft, of_dpo = (judge_it(p, answers_per_prompt=8, seed=s) for s, p in enumerate((course.sft, policy)))
+live, base = (figures(judged, of_sft, course.task, heldout) for judged in (of_dpo, of_sft))
+print(f"live, β = {config.beta:g}:  KL {live['kl']:.2f} ± {live['kl_se']:.2f} nats", end="")
+print(f",  gold {base['gold']:.2f} → {live['gold']:.2f} (± {live['gold_se']:.2f})")
+
+# %% [markdown]
+# Does it belong to the table? Two things make it differ: the models of another seed (the spread between the seeds of
+# the table) and the finite number of prompts (its own standard error). Variances add. So we allow three times
+# $\sqrt{\mathrm{std}_\mathrm{seeds}^2 + \mathrm{se}^2}$.
+
+# %% tags=["nbval-check-output"]
+if course.preset.name == "lesson":  # another preset has another task, and no table
+    rows = chat[(chat["method"] == "dpo") & (chat["beta"] == config.beta)].set_index("seed")
+    gain = rows["gold"] - chat[chat["n"] == 1].set_index("seed")["gold"]
+    error = math.hypot(live["gold_se"], base["gold_se"])
+    for value, se, table in ((live["kl"], live["kl_se"], rows["kl"]), (live["gold"] - base["gold"], error, gain)):
+        assert abs(value - table.mean()) < 3 * math.hypot(table.std(), se)
+print("Checked: the live point's KL and its gain in gold reward over SFT lie within the spread of the table.")
+
+# %% [markdown]
+# ## 4 · How sure is a win rate?
+#
+# Papers report "wins against SFT". Someone sees two answers and says which is better; a tie counts half. With $n$
+# comparisons the share is
+#
+# $$\hat p = \frac{\text{wins} + \tfrac12\, \text{ties}}{n}, \qquad n = \text{wins} + \text{losses} + \text{ties}.
+# \tag{6}$$
+#
+# If the true share is $p$, then $\hat p$ has the standard error $\sqrt{p(1-p)/n}$ (with ties a little less). The
+# interval in most papers puts $\hat p$ in place of the unknown $p$: $\hat p \pm 1.96 \sqrt{\hat p(1-\hat p)/n}$. At
+# $\hat p = 1$ its width is **zero**: 20 wins of 20, "100 % ± 0 %". That cannot be right.
+#
+# Wilson (1927) leaves the unknown $p$ where it belongs. He asks: from **which** $p$ would our $\hat p$ be at most $z$
+# standard errors away? At the two ends of the interval it is exactly $z$:
+#
+# $$(\hat p - p)^2 = z^2\, \frac{p\,(1-p)}{n}. \tag{7}$$
+#
+# This is a quadratic equation in $p$. Sort it by powers of $p$:
+#
+# $$\Big(1 + \frac{z^2}{n}\Big)\, p^2 - \Big(2 \hat p + \frac{z^2}{n}\Big)\, p + \hat p^2 = 0, \tag{8}$$
+#
+# and solve:
+#
+# $$p = \frac{1}{1 + z^2/n} \left( \hat p + \frac{z^2}{2n} \pm z \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4n^2}}
+# \right). \tag{9}$$
+#
+# ### Exercise 7.2 · A win rate with its interval
+# *difficulty 2/5 · importance 5/5 · 10 minutes*
+#
+# Return $\hat p$ of (6) and the two ends of (9), lower end first.
+
+
+# %% tags=["exercise"]
+def win_rate_with_interval(wins: float, losses: float, ties: float = 0, z: float = 1.96) -> tuple[float, float, float]:
+    """(p̂, low, high): share won, a tie counting half, with Wilson's interval of z standard errors."""
+    # BEGIN SOLUTION
+    n = wins + losses + ties
+    p = (wins + 0.5 * ties) / n
+    root = math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    low, high = ((p + z**2 / (2 * n) + sign * z * root) / (1 + z**2 / n) for sign in (-1, 1))
+    return p, low, high
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q2(win_rate_with_interval)
+
+# %% tags=["student-only"]
+# check.q2.hint()
+# check.q2.solution()
+
+# %% tags=["nbval-check-output"]
+win_rate_interval = check.q2.or_ours(win_rate_with_interval)
+
+# %% tags=["nbval-check-output"]
+for wins, losses, ties in ((14, 6, 0), (20, 0, 0), (700, 250, 50), (1, 0, 0)):
+    p, low, high = win_rate_interval(wins, losses, ties, 1.96)
+    n = wins + losses + ties
+    for end in (low, high):
+        assert math.isclose((p - end) ** 2, 1.96**2 * end * (1 - end) / n, abs_tol=1e-12)  # (7)
+        assert abs((1 + 1.96**2 / n) * end**2 - (2 * p + 1.96**2 / n) * end + p**2) < 1e-12  # (8)
+    print(
+        f"{wins:4d} wins, {losses:3d} losses, {ties:2d} ties:  {100 * p:5.1f} %, from {100 * low:.1f} to {100 * high:.1f} %"
+    )
+print("Checked: both ends solve (7) and (8).")
+
+# %% [markdown]
+# **Predict.** The true win rate is 0.9. We make 20 comparisons, compute the usual interval
+# $\hat p \pm 1.96 \sqrt{\hat p (1 - \hat p)/n}$, and repeat this many times. How often does the "95 %" interval hold
+# the true value?
+#
+# - a) in about 95 % of the repetitions
+# - b) clearly less often
+# - c) clearly more often: it is cautious
+
+# %% tags=["nbval-check-output"]
+check.p3("b")  # SOLUTION
+
+# %% tags=["nbval-check-output"]
+sizes = (10, 20, 50, 100, 400)
+coverage = {"usual": [], "Wilson": []}
+for n in sizes:
+    outcomes = torch.arange(n + 1, dtype=torch.float64)  # shape (n + 1,): 0 … n wins
+    chance = torch.distributions.Binomial(n, torch.tensor(0.9, dtype=torch.float64)).log_prob(outcomes).exp()
+    share = outcomes / n
+    half = 1.96 * (share * (1 - share) / n).sqrt()
+    coverage["usual"].append(float(chance[(share - 0.9).abs() <= half].sum()))
+    held = [low <= 0.9 <= high for _, low, high in (win_rate_interval(w, n - w, 0, 1.96) for w in range(n + 1))]
+    coverage["Wilson"].append(float(chance[torch.tensor(held)].sum()))
+
+fig, ax = plt.subplots(figsize=(6.4, 3.4))
+ax.semilogx(sizes, coverage["usual"], color=ORANGE, linestyle="--", marker="s", label="usual: p̂ ± 1.96 standard errors")
+ax.semilogx(sizes, coverage["Wilson"], color=BLUE, marker="o", label="Wilson")
+ax.axhline(0.95, color=BLACK, linestyle=":", label="promised")
+ax.set(title="How often the 95 % interval holds the truth, p = 0.9", xlabel="comparisons n", ylabel="probability")
+ax.set_xticks(sizes, [str(n) for n in sizes])
+ax.minorticks_off()
+ax.legend(loc="lower right")
+plt.show()
+assert coverage["usual"][1] < 0.9 and min(coverage["Wilson"]) > 0.92
+print(
+    f"Checked, exactly (no simulation): at n = 20 the usual interval holds the truth in {100 * coverage['usual'][1]:.0f} % of all"
+)
+print(f"cases, Wilson's in {100 * coverage['Wilson'][1]:.0f} %; Wilson's never below 92 % here.")
+
+# %% [markdown]
+# *Figure: the solid line (Wilson) stays near the promised 0.95 at all sizes; the dashed line (usual) starts far below
+# it and joins it only from about a hundred comparisons on.*
+#
+# **What happened?** With 20 comparisons and $p = 0.9$, 20 wins of 20 come up in 12 % of the repetitions, and then the
+# usual interval is the single point 1.
+#
+# One more trap. (9) is for **independent** comparisons. Eight answers to one prompt are not independent: an easy prompt
+# is easy eight times. So this course averages over the answers to a prompt first, and takes the standard error over
+# *prompts*. Does it matter? We compute both for the live model.
+
+# %% tags=["nbval-ignore-output"]
+won = win_rate(of_dpo.gold, of_sft.gold)  # shape (M, K): M prompts, K answers; each against 8 answers of SFT
+naive = float(won.std() / math.sqrt(won.numel()))
+clustered = float(won.mean(1).std() / math.sqrt(len(won)))
+print(f"win rate {won.mean():.3f}; standard error as if independent {naive:.4f}, over prompts {clustered:.4f}")
+
+# %% [markdown]
+# ## 5 · Proxy and gold
+#
+# PPO climbs the reward *model*. Lower the price to a tenth, train longer, and look at both rewards as the policy moves
+# away: the **proxy** it is trained on, and the **gold** reward it never sees. Gao, Schulman & Hilton (2022) did this for
+# many sizes of reward models. They found that with $d = \sqrt{\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})}$ two simple
+# forms describe the gold reward, counted from where it starts:
+#
+# $$R_\mathrm{bon}(d) = d\,(\alpha - \beta d), \qquad R_\mathrm{RL}(d) = d\,(\alpha - \beta \log d). \tag{10}$$
+#
+# Here $\alpha$ and $\beta$ are just two fitted numbers; this $\beta$ is **not** the price of KL. We write $\alpha_G$,
+# $\beta_G$ from now on. Where is the highest gold reward? Differentiate:
+#
+# $$R'_\mathrm{bon} = \alpha_G - 2\beta_G d = 0 \;\Rightarrow\; d^* = \frac{\alpha_G}{2 \beta_G}, \qquad
+# R'_\mathrm{RL} = \alpha_G - \beta_G \log d - \beta_G = 0 \;\Rightarrow\; d^* = e^{\alpha_G/\beta_G - 1}. \tag{11}$$
+#
+# Both forms are *linear* in $\alpha_G$ and $\beta_G$. So fitting them is plain least squares: no search, no start
+# values. We fit a third number too, the reward at the start.
+
+# %% tags=["nbval-check-output"]
+d = torch.linspace(0.05, 5, 40, dtype=torch.float64)
+alpha_g, beta_g = torch.tensor(1.3, dtype=torch.float64), torch.tensor(0.8, dtype=torch.float64)
+for form, curve_of, top in (
+    ("best_of_n", lambda d: d * (alpha_g - beta_g * d), alpha_g / (2 * beta_g)),
+    ("rl", lambda d: d * (alpha_g - beta_g * d.log()), (alpha_g / beta_g - 1).exp()),
+):
+    at_top = top.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(curve_of(at_top), at_top)
+    assert abs(slope) < 1e-12 and curve_of(top) > curve_of(top * 0.99) and curve_of(top) > curve_of(top * 1.01)  # (11)
+    fit = fit_gao(d, 0.5 + curve_of(d), form)  # data made by (10), from a start of 0.5
+    assert np.allclose([fit.start, fit.alpha, fit.beta], [0.5, 1.3, 0.8]) and math.isclose(fit.peak, float(top))
+    print(f"{form:9s}: the fit finds α = {fit.alpha:.2f}, β = {fit.beta:.2f} again, highest at d = {fit.peak:.2f}")
+print("Checked: (11) by autograd, and the fit on data made by (10).")
+
+# %% [markdown]
+# **Predict.** Three seeds of PPO with a tenth of the preset's price. As $d$ grows, what does the gold reward do?
+#
+# - a) it rises with the proxy, only more slowly
+# - b) it rises, reaches a highest point, and falls, while the proxy goes on rising
+# - c) it falls from the start
+
+# %% tags=["nbval-check-output"]
+check.p4("b")  # SOLUTION
+
+# %%
+weak = recorded("overoptimisation")  # one row for each step of each seed
+plots.gao_fits(weak)
+
+# %% [markdown]
+# *Figure: dots are batches of three PPO runs, the dashed and solid lines the fitted forms. The proxy (dots) rises and
+# flattens. The gold reward (crosses) rises at first, has a highest place inside the vertical band, and falls.*
+
+# %% tags=["nbval-check-output"]
+weak["d"] = weak["kl"].clip(lower=0).pow(0.5)
+print("seed   highest gold at d (fit)    KL there    R² of the fit     gold: start, highest, end")
+places = []
+for seed, run in weak.groupby("seed"):
+    fit = fit_gao(run["d"], run["gold"], "rl")
+    smooth = run.sort_values("step")["gold"].rolling(10).mean()
+    places.append(fit.peak)
+    print(
+        f"{seed:4d}   {fit.peak:12.2f} {fit.peak**2:20.1f} {fit.r_squared:14.2f}"
+        f"        {run['gold'].iloc[:3].mean():6.2f} {smooth.max():8.2f} {smooth.iloc[-1]:8.2f}"
+    )
+    proxy = run.sort_values("step")["score"].rolling(10).mean()
+    assert smooth.max() > run["gold"].iloc[:3].mean() + 0.5  # it rises …
+    assert smooth.iloc[-1] < smooth.max() - 0.2  # … and falls,
+    assert proxy.iloc[-1] > proxy[smooth.idxmax()]  # while the proxy goes on rising
+    assert 0 < fit.peak < run["d"].max() and fit.r_squared > 0.5
+places = np.array(places)
+error = places.std(ddof=1) / math.sqrt(len(places))
+print(f"Highest gold reward at d = {places.mean():.2f} ± {error:.2f} (standard error over {len(places)} seeds).")
+pooled = {form: fit_gao(weak["d"], weak["gold"], form).r_squared for form in ("best_of_n", "rl")}
+print(
+    f"All seeds in one fit: R² = {pooled['rl']:.2f} with the form for RL, {pooled['best_of_n']:.2f} with best-of-n's."
+)
+print("Checked in every seed: the gold reward rises by more than 0.5, and ends more than 0.2 below its highest place,")
+print("while the proxy still rises.")
+
+# %% [markdown]
+# **What happened?** Near the start the reward model is right about what is better: both rewards rise. The reward model
+# learnt from the SFT model's answers, and further away it is asked about answers it has never seen. There PPO finds
+# the ones it is wrong about: this is *Goodhart's law* with a curve. The highest place differs between seeds, since
+# each seed has its own reward model with its own errors. So nobody can tell you "stop at $d = 2$": you have to look at
+# something that PPO does not train on.
+#
+# **Best-of-n** climbs the same reward model, but it cannot go far: its KL grows only as $\log n$.
+
+# %% tags=["nbval-check-output"]
+bon = chat[chat["method"] == "best_of_n"]
+fit = fit_gao(bon["kl"].pow(0.5), bon["gold"], "best_of_n")
+print("best of    n:", "".join(f"{n:8.0f}" for n in sorted(bon["n"].unique())))
+for name in ("proxy", "gold"):
+    print(f"{name:13s}", "".join(f"{value:8.2f}" for value in bon.groupby("n")[name].mean()))
+print(f"fit of R = d(α − βd) to the gold reward: α = {fit.alpha:.2f}, β = {fit.beta:.2f}, R² = {fit.r_squared:.2f}")
+by_n = bon.groupby("n")["proxy"].mean()
+assert by_n.is_monotonic_increasing and bon["kl"].max() < 0.5 * weak["kl"].max()
+
+# %% [markdown]
+# ## 6 · Choosing β
+#
+# You have a table: several β, several seeds, the KL and the reward of each run. You have a **budget**: no more than so
+# many nats, since further away nobody has checked what the model says. Which β do you ship?
+#
+# ### Exercise 7.3 · Choose β
+# *difficulty 3/5 · importance 4/5 · 12 minutes*
+#
+# - Average over the $S$ seeds first. A KL of $S$ seeds has the standard error $\mathrm{std}/\sqrt{S}$ (std with
+#   $S - 1$).
+# - A β is **allowed** if mean KL **plus two standard errors** is at most the budget. (At least one β is.)
+# - Of the allowed ones, return the β with the highest mean reward, as a float.
+#
+# `kl` and `reward` have shape `(S, C)`: seed, candidate β. `betas` has shape `(C,)`.
+
+
+# %% tags=["exercise"]
+def choose(betas: Float[Tensor, " C"], kl: Float[Tensor, "S C"], reward: Float[Tensor, "S C"], budget: float) -> float:
+    """The β with the highest mean reward among those whose KL is surely within the budget (nats)."""
+    # BEGIN SOLUTION
+    standard_error = kl.std(0) / math.sqrt(kl.shape[0])
+    allowed = kl.mean(0) + 2 * standard_error <= budget
+    means = reward.mean(0)
+    return max((float(m), float(b)) for m, b, ok in zip(means, betas, allowed, strict=True) if ok)[1]
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q3(choose)
+
+# %% tags=["student-only"]
+# check.q3.hint()
+# check.q3.solution()
+
+# %% tags=["nbval-check-output"]
+choose_beta = check.q3.or_ours(choose)
+
+# %% tags=["nbval-check-output"]
+for method in ("ppo", "dpo"):
+    wide = chat[chat["method"] == method].pivot_table(index="seed", columns="beta", values=["kl", "gold"])
+    betas = torch.tensor(wide["kl"].columns.to_numpy())
+    kl_table, gold_table = (torch.tensor(wide[name].to_numpy()) for name in ("kl", "gold"))  # shapes (S, C)
+    surely = (kl_table.mean(0) + 2 * kl_table.std(0) / math.sqrt(len(kl_table))).sort().values  # shape (C,)
+    for budget in (float(surely[0]) + 0.01, float(surely[-1]) + 0.01):
+        print(f"{method}: within {budget:5.2f} nats ship β = {choose_beta(betas, kl_table, gold_table, budget):g}")
+
+# %% [markdown]
+# With real users there is no gold reward in the table. Then the last column comes from fresh human comparisons, and
+# each of them costs money: that is what the intervals of section 4 are for. It must **not** be the proxy:
+
+# %% tags=["nbval-check-output"]
+of_ppo = mean.loc["ppo"]
+print(
+    f"PPO without a budget: the gold reward takes β = {of_ppo['gold'].idxmax():g}, the proxy β = {of_ppo['proxy'].idxmax():g}"
+)
+assert of_ppo["proxy"].idxmax() == of_ppo.index.min()
+print("Checked: chosen by the proxy, PPO gets the longest leash in the table.")
+
+# %% [markdown]
+# ## 7 · What does each cost?
+
+# %%
+cost = chat[chat["method"].isin(["ppo", "dpo", "best_of_n"]) & (chat["n"] != 1)].groupby("method")
+print("              models in memory     answers sampled      seconds to train      answers sampled")
+print("                                   for training         (one CPU core)        for each reply")
+for method in ("dpo", "ppo", "best_of_n"):
+    rows = cost.get_group(method)
+    reply = "1" if method != "best_of_n" else "n"
+    print(
+        f"{plots.POLICIES[method][0]:10s} {rows['model_copies'].iloc[0]:12.0f} {rows['generations'].median():22,.0f}"
+        f" {rows['seconds'].median():22.0f} {reply:>20}"
+    )
+assert cost["generations"].median()["ppo"] > 0 == cost["generations"].median()["dpo"]
+
+# %% [markdown]
+# SFT and the labelled pairs are needed by all three and are not counted. The times of PPO and of best-of-n contain the
+# training of the reward model. (Times are those of the recording; other work on the same machine makes them longer.)
+#
+# - **DPO** needs policy and reference. The reference's log-probabilities can be computed once and stored; then it is
+#   one model. No sampling at all.
+# - **PPO** needs policy (with its value head), reference and reward model at once, and samples new answers in every
+#   step. With a critic that is a model of its own, as in InstructGPT, it is four.
+# - **Best-of-n** trains nothing but the reward model, and pays for every reply for ever: $n$ answers and $n$ scores.
+#
+# So best-of-n is what you try first to see what your reward model is worth. And you train when there will be many
+# replies. From how many replies on is PPO cheaper in *sampled answers*?
+
+# %% tags=["nbval-check-output"]
+sampled = float(cost["generations"].median()["ppo"])
+for n in (4, 16, 64):
+    replies = sampled / (n - 1)  # PPO samples 1 answer a reply, best-of-n samples n
+    assert math.isclose(sampled + replies, n * replies)
+    print(f"against best of {n:2d}: after {replies:7,.0f} replies")
+
+# %% [markdown]
+# ## 8 · PPO without a critic: RLOO and GRPO
+#
+# PPO's value head answers one question: how good are answers to this prompt *usually*? There is a cheaper way to know:
+# sample $K$ answers to the **same** prompt, a *group*, and let them be each other's baseline. No value head, no GAE;
+# the whole answer is one action.
+#
+# Notebook 04: a baseline $b$ leaves the gradient right on average if it does **not depend on the action** it is
+# subtracted from. So for answer $i$ take the mean of the *other* answers (RLOO: REINFORCE leave-one-out, Kool et al.
+# 2019, Ahmadian et al. 2024):
+#
+# $$\hat A_i = r_i - \frac{1}{K-1} \sum_{j \ne i} r_j. \tag{12}$$
+#
+# $$\mathbb{E}\Big[ \frac1K \sum_i \hat A_i\, \nabla \log \pi(y_i) \Big] = \nabla\, \mathbb{E}_\pi[r]. \tag{13}$$
+#
+# What if you subtract the mean of **all** $K$, your own answer included? Then
+# $r_i - \bar r = \frac{K-1}{K} \hat A_i$: the same direction, a little shorter,
+#
+# $$\mathbb{E}\Big[ \frac1K \sum_i (r_i - \bar r)\, \nabla \log \pi(y_i) \Big]
+# = \frac{K-1}{K}\, \nabla\, \mathbb{E}_\pi[r]. \tag{14}$$
+#
+# **GRPO** (Shao et al. 2024) subtracts this mean *and divides by the standard deviation of the group*:
+#
+# $$\hat A_i = \frac{r_i - \bar r}{\mathrm{std}(r_1 \dots r_K) + \epsilon}. \tag{15}$$
+#
+# That is no longer a constant factor. A group in which all answers are nearly equally good has a small std, and its
+# small differences are blown up.
+#
+# ### Exercise 7.4 · Leave one out
+# *difficulty 2/5 · importance 4/5 · 8 minutes*
+#
+# Equation (12) for `rewards` of shape `(B, K)`: prompt, answer. Without a loop over the answers, if you can.
+
+
+# %% tags=["exercise"]
+def leave_one_out(rewards: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """RLOO advantages: each reward minus the mean of the other K − 1 of its row."""
+    # BEGIN SOLUTION
+    k = rewards.shape[1]
+    return (rewards - rewards.mean(1, keepdim=True)) * k / (k - 1)
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q4(leave_one_out)
+
+# %% tags=["student-only"]
+# check.q4.hint()
+# check.q4.solution()
+
+# %% tags=["nbval-check-output"]
+rloo_advantages = check.q4.or_ours(leave_one_out)
+
+# %% [markdown]
+# Now (13), (14), and that (15) is different. Five possible answers, groups of $K = 3$: that makes $5^3 = 125$ groups.
+# We list all of them, so the expectations are exact.
+
+# %% tags=["nbval-check-output"]
+logits = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)  # shape (5,): θ
+toy_rewards = torch.tensor([0.0, 0.1, 0.2, 1.0, 3.0], dtype=torch.float64)  # shape (5,)
+K = 3
+groups = torch.tensor(list(itertools.product(range(5), repeat=K)))  # shape (125, K): which answer the i-th one is
+chance = logits.log_softmax(-1).detach()[groups].sum(1).exp()  # shape (125,): probability of the group
+torch.testing.assert_close(chance.sum(), torch.tensor(1.0).double())
+
+
+def expected_gradient(advantages: Float[Tensor, "125 K"]) -> Float[Tensor, " 5"]:
+    """E[1/K Σ_i Â_i ∇ log π(y_i)] over all groups."""
+    log_pi = logits.log_softmax(-1)[groups]  # shape (125, K)
+    (result,) = torch.autograd.grad((chance * (advantages * log_pi).mean(1)).sum(), logits)
+    return result
+
+
+def direction(a: Tensor, b: Tensor) -> float:
+    """Angle between two gradients, in degrees."""
+    return math.degrees(math.acos(min(1.0, float(torch.cosine_similarity(a, b, dim=0)))))
+
+
+in_groups = toy_rewards[groups]  # shape (125, K): rewards
+(true_gradient,) = torch.autograd.grad((logits.softmax(-1) * toy_rewards).sum(), logits)
+torch.testing.assert_close(expected_gradient(rloo_advantages(in_groups)), true_gradient)  # (13)
+all_mean = in_groups - in_groups.mean(1, keepdim=True)
+torch.testing.assert_close(expected_gradient(all_mean), (K - 1) / K * true_gradient)  # (14)
+by_std = expected_gradient(grpo_advantages(in_groups))  # (15)
+angle = direction(by_std, true_gradient)
+assert angle > 3
+print(
+    "Checked exactly over all 125 groups: (13) leave-one-out is unbiased, (14) the mean of all gives (K − 1)/K of it."
+)
+print(f"GRPO's expected gradient stands at an angle of {angle:.0f}° to the gradient of the expected reward.")
+
+# %% [markdown]
+# **Predict.** We train with both in the exact world, β = 0.5, groups of 8. RLOO puts the KL into the reward, as PPO
+# does: $r - \beta \log(\pi/\pi_\mathrm{ref})$. GRPO, as published, puts the estimator $k_3$ into the **loss**,
+# with the clip of PPO. Where do they end?
+#
+# - a) both near $\pi^*_\beta$
+# - b) RLOO near $\pi^*_\beta$; GRPO climbs too, but to another place
+# - c) neither climbs: without a critic the noise is too large
+
+# %% tags=["nbval-check-output"]
+check.p5("b")  # SOLUTION
+
+
+# %%
+BETA, B, K, STEPS, RATE = 0.5, 24, 8, 40, 4e-3
+reference = references[0]
+
+
+def step_data(policy, step: int):
+    """B·K sampled sentences, and the reference's log-probabilities of their tokens, shape (B·K, T)."""
+    answers = sample(policy, *world.prompts(B * K), world.length, generator=generator_for(0, step))
+    with torch.no_grad():
+        ref = response_log_probs(reference, *world.prompts(B * K), answers.responses, answers.response_mask)
+    return answers, ref
+
+
+def log_probs_of(policy, answers) -> Float[Tensor, "BK T"]:
+    """log π of each token, with gradient."""
+    return response_log_probs(policy, answers.prompts, answers.prompt_mask, answers.responses, answers.response_mask)
+
+
+def kl_in_the_reward(policy, answers, ref: Float[Tensor, "BK T"], advantages) -> Float[Tensor, ""]:
+    """REINFORCE with the KL as a part of the reward; `advantages` is (12) for RLOO."""
+    shaped = world.score(answers) - BETA * (answers.log_probs - ref).sum(-1)  # shape (B·K,)
+    advantage = advantages(shaped.view(B, K)).flatten()
+    return -(advantage * log_probs_of(policy, answers).sum(-1)).mean()
+
+
+# %% [markdown]
+# GRPO as published: (15), the clip, and $k_3$ in the loss.
+
+
+# %%
+def grpo_loss(policy, answers, ref: Float[Tensor, "BK T"]) -> Float[Tensor, ""]:
+    """Clipped surrogate with (15) for every token of an answer, plus β times k3."""
+    advantage = grpo_advantages(world.score(answers).view(B, K)).flatten()  # shape (B·K,)
+    log_pi = log_probs_of(policy, answers)
+    surrogate, _ = clipped_policy_loss(
+        log_pi, answers.log_probs, advantage[:, None].expand_as(log_pi), answers.response_mask
+    )
+    return surrogate + BETA * kl_estimators(log_pi, ref)[2].mean()
+
+
+# %% tags=["nbval-ignore-output"]
+paths, ends = {}, {}
+losses = {
+    "RLOO": partial(kl_in_the_reward, advantages=rloo_advantages),
+    "GRPO": grpo_loss,
+    "GRPO, KL in the reward": partial(kl_in_the_reward, advantages=grpo_advantages),
+}
+for name, loss_of in losses.items():
+    policy = copy.deepcopy(reference)
+    optimizer = make_optimizer(policy, RATE, eps=1e-5)
+    paths[name] = [world.report(policy, reference, BETA)]
+    for step in tqdm(range(STEPS), desc=name):
+        set_learning_rate(optimizer, RATE, step, STEPS)
+        descend(loss_of(policy, *step_data(policy, step)), policy, optimizer)
+        if step % 4 == 3:
+            paths[name].append(world.report(policy, reference, BETA))
+    ends[name] = paths[name][-1]
+    end = ends[name]
+    print(f"{name:22s}  reward {end.reward:.2f}, KL {end.kl:.2f} nats, KL(π ‖ π*) = {end.gap:.3f} nats")
+
+fig, ax = plt.subplots(figsize=(6.4, 3.8))
+ks = np.linspace(0, 2.5, 100)
+ax.plot(ks, [frontier(0, k) for k in ks], color=BLACK, linewidth=1.2, label="frontier R(k)")
+for (name, path), colour, look in zip(paths.items(), (GREEN, PURPLE, BLUE), ("o-", "v--", "s:"), strict=True):
+    ax.plot([p.kl for p in path], [p.reward for p in path], look, color=colour, markersize=4, linewidth=1, label=name)
+log_star, _ = optimal_policy(log_ref, rewards, BETA)
+star = world.report(log_star, log_ref, BETA)
+ax.plot(star.kl, star.reward, "*", color=ORANGE, markersize=14, label=f"optimum at β = {BETA:g}")
+ax.set(title="Three runs without a critic", xlabel="KL(π ‖ π_ref) (nats)", ylabel="reward (reward units)")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# *Figure: all three paths start at the reference on the left and climb. RLOO's ends at the star, on the frontier, and
+# so does that of GRPO with the KL in the reward. The path of GRPO as published goes on to the right, past the star, and
+# stays visibly below the frontier.*
+
+# %% tags=["nbval-check-output"]
+start = paths["RLOO"][0]
+assert all(end.reward > start.reward + 0.8 for end in ends.values())
+assert ends["RLOO"].gap < 0.12 and ends["GRPO, KL in the reward"].gap < 0.12
+assert ends["GRPO"].gap > 2 * max(ends["RLOO"].gap, ends["GRPO, KL in the reward"].gap)
+depth = {name: frontier(0, end.kl) - end.reward for name, end in ends.items()}
+assert depth["RLOO"] < 0.06 < depth["GRPO"]
+c = 0.7  # rewards divided by c: the same optimum as with the price multiplied by c
+torch.testing.assert_close(optimal_policy(log_ref, rewards / c, BETA)[0], optimal_policy(log_ref, rewards, BETA * c)[0])
+print(
+    "Checked: all three gain more than 0.8 reward units. The two with the KL in the reward end within 0.12 nats of the"
+)
+print("optimum; GRPO as published ends more than twice as far from it, and further below the frontier.")
+
+# %% [markdown]
+# **What happened?** GRPO changes two things: the std and the place of the KL. The third run keeps the std and puts the
+# KL back into the reward, and lands near the star. So here the std is innocent. Dividing all rewards by $c$ is the same
+# as multiplying the price by $c$ (checked above), and in this world the std of the rewards is close to 1. With another
+# reward it would not be.
+#
+# What moves GRPO is $k_3$ in the loss. Its gradient is the one of $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$ (notebook
+# 03, section 9). And it is taken token by token: an early word is never blamed for the KL of the words that it leads to.
+# None of this makes GRPO bad: DeepSeekMath was trained with it. But do not expect the β of one method to mean the same
+# in another. That is why the comparisons of section 3 are drawn against the **KL that was reached**, and not against β.
+
+# %% [markdown]
+# ## 9 · What we showed
+#
+# - A method is a curve. At one KL you may compare; at one β you may not.
+# - Nothing lies above $R(k) = \min_\beta (\beta \log Z_\beta + \beta k)$, and the depth below a policy's line is β
+#   times its distance to the optimum.
+# - In the exact world PPO and DPO meet at the same optimum where the pairs speak about it, and a second round of pairs
+#   brings them closer where the first does not.
+# - A win rate without $n$ says little. A difference counts only beside the spread between seeds.
+# - The proxy went on rising. The gold reward had a highest place, and fell.
+# - RLOO is PPO without critic and clip, and unbiased. GRPO's gradient is not that of the objective: its std changes the
+#   price, and its $k_3$ in the loss is another leash.
+#
+# ### Three questions to think about
+#
+# 1. Somebody shows a policy *above* your analytic frontier. Name two honest mistakes that could have produced it.
+# 2. The reward is multiplied by 10, β too. What happens to RLOO's policy? And if only the reward is multiplied, what
+#    happens to GRPO's (without its KL term)?
+# 3. You try 10 values of β, evaluate each on 50 comparisons, and report the win rate of the best. Is that number too
+#    high, too low, or right on average?
+
+# %% [markdown] tags=["solution-only"]
+# **Answers.**
+#
+# 1. Its KL is too small: measured with truncated sampling (notebook 03), with too few samples, or with the bound of
+#    another reference. Or its reward is too large: on the prompts it was chosen on, on the proxy, or by luck (see 3).
+# 2. RLOO: only $r/\beta$ matters, so the optimum is the same (the gradient is 10 times as long; Adam does not mind).
+#    GRPO divides by the std: the advantages, and so the whole update, are the same as before.
+# 3. Too high. You chose the highest of ten noisy numbers. The cell below says by how much. Choose on one set of
+#    prompts, report on another.
+
+# %% tags=["solution-only", "nbval-check-output"]
+torch.testing.assert_close(rloo_advantages(10 * in_groups), 10 * rloo_advantages(in_groups))
+mixed = in_groups[in_groups.std(1) > 0.05]  # groups in which the rewards differ
+torch.testing.assert_close(grpo_advantages(10 * mixed, eps=0.0), grpo_advantages(mixed, eps=0.0))
+torch.testing.assert_close(optimal_policy(log_ref, 10 * rewards, 5.0)[0], optimal_policy(log_ref, rewards, 0.5)[0])
+wins = torch.distributions.Binomial(50, torch.tensor(0.7)).sample((20_000, 10)) / 50  # ten settings, all of them at 0.7
+print(f"true win rate 0.70 for all ten; the best of ten reports {wins.max(1).values.mean():.2f} on average")
+assert 0.77 < wins.max(1).values.mean() < 0.83
+
+# %% [markdown]
+# ### Asked every year
+#
+# **"Best-of-n needs no training and lies on the frontier. Why train at all?"** Because it is paid at every reply
+# (section 7), and because it cannot go far: the KL grows like $\log n$. To get as far as $\pi^*$ at β = 0.3 in our exact
+# world, how many answers would each reply need?
+
+# %% tags=["nbval-check-output"]
+log_star, _ = optimal_policy(log_ref, rewards, 0.3)
+target = float((log_star.exp() * (log_star - log_ref)).sum())
+needed = next(n for n in itertools.count(1) if best_of_n_kl_bound(n) >= target)
+print(f"KL {target:.2f} nats: at least {needed} answers for each reply")
+assert best_of_n_kl_bound(needed) >= target > best_of_n_kl_bound(needed - 1) and needed > 50
+
+# %% [markdown]
+# **"My PPO run has a KL of 12 and my DPO run a KL of 2, and PPO has the higher reward. So PPO wins?"** You do not know
+# yet. A longer leash buys reward for any method. Draw both against KL, or give both the same budget. In the exact world
+# we can say what the longer leash alone is worth:
+
+# %% tags=["nbval-check-output"]
+short, long = frontier(0, 0.5), frontier(0, 2.0)
+print(f"the best policy within 0.5 nats has reward {short:.2f}, the best within 2 nats {long:.2f}")
+assert long > short + 0.5
+
+# %% [markdown]
+# **"Do I need several seeds if I fix the seed?"** Yes: a fixed seed makes a run repeatable, not typical. Here is the same
+# command with another seed, for a leash that holds and for one that does not:
+
+# %% tags=["nbval-check-output"]
+for beta in (1.0, 0.3):
+    rows = chat[(chat["method"] == "dpo") & (chat["beta"] == beta)].set_index("seed")
+    cells = ", ".join(f"seed {seed}: KL {rows['kl'][seed]:.1f}, gold {rows['gold'][seed]:.2f}" for seed in seeds)
+    print(f"DPO, β = {beta:g}:  {cells}")
+spread = {beta: chat[(chat["method"] == "dpo") & (chat["beta"] == beta)]["gold"].std() for beta in (1.0, 0.3)}
+assert spread[0.3] > 5 * spread[1.0]
+print("Checked: with β = 0.3 the seeds differ more than five times as much as with β = 1.")
+
+# %% [markdown]
+# ### Where next
+#
+# Notebook 08: a chat window with all of them side by side, and the way from here to a model with seven billion
+# parameters.
+#
+# ### References
+#
+# - Wilson (1927), *Probable inference, the law of succession, and statistical inference*.
+# - Kool, van Hoof & Welling (2019), *Buy 4 REINFORCE samples, get a baseline for free!*
+# - Gao, Schulman & Hilton (2022), *Scaling laws for reward model overoptimization*.
+# - Rafailov et al. (2023), *Direct preference optimization*.
+# - Ahmadian et al. (2024), *Back to basics: revisiting REINFORCE style optimization for learning from human feedback*.
+# - Shao et al. (2024), *DeepSeekMath* (GRPO).
+# - Xu et al. (2024), *Is DPO superior to PPO for LLM alignment? A comprehensive study*.
+# - Beirami et al. (2024), *Theoretical guarantees on the best-of-n alignment policy*.

@@ -1,0 +1,777 @@
+"""Questions of notebook 05, PPO on a language model."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from week6.checks.engine import Misconception, Prediction, Question
+from week6.ppo import clipped_policy_loss, clipped_value_loss, shape_rewards
+from week6.sequences import masked_mean, masked_whiten
+
+
+def answer_mask(responses: Int[Tensor, "B T"], eos_id: int) -> Bool[Tensor, "B T"]:
+    """True on the tokens of each answer, its first EOS included; False on what stands after it.
+
+    A token belongs to the answer if no EOS stands before it. An answer without an EOS is True throughout.
+    """
+    is_eos = (responses == eos_id).long()
+    eos_before = is_eos.cumsum(1) - is_eos
+    return eos_before == 0
+
+
+def token_rewards(
+    scores: Float[Tensor, " B"],
+    finished: Bool[Tensor, " B"],
+    log_probs: Float[Tensor, "B T"],
+    ref_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    beta: float,
+    penalty: float,
+) -> Float[Tensor, "B T"]:
+    """Reward of each token, 0 at padding: its share of the KL penalty; at the last real token what the answer earned.
+
+    r_t = −β (log π(y_t) − log π_ref(y_t)) + [t is last] · R(y),    R(y) = score if the answer is finished, else penalty
+    """
+    earned = torch.where(finished, scores, penalty)
+    return shape_rewards(earned, log_probs, ref_log_probs, mask, beta)
+
+
+def update_loss(
+    log_probs: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    old_values: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    clip: float = 0.2,
+    value_coef: float = 0.1,
+) -> Float[Tensor, ""]:
+    """What one gradient step of PPO descends: the clipped policy loss on whitened advantages, plus c_V · value loss."""
+    policy_loss, _ = clipped_policy_loss(log_probs, old_log_probs, masked_whiten(advantages, mask), mask, clip)
+    value_loss, _ = clipped_value_loss(values, old_values, returns, mask, clip)
+    return policy_loss + value_coef * value_loss
+
+
+def next_beta(beta: float, kl: float, target: float, n: int, horizon: float) -> float:
+    """The price of KL after n answers whose mean KL was `kl`: β (1 + clip(KL/target − 1, −0.2, 0.2) · n/horizon)."""
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return beta * (1 + error * n / horizon)
+
+
+def _lengths(g: torch.Generator, rows: int, width: int) -> Tensor:
+    """A mask (rows, width) of random lengths from 1 to width; the first row is full, the second is not."""
+    lengths = torch.randint(1, width + 1, (rows,), generator=g)
+    lengths[0] = width
+    lengths[1:2] = max(1, width - 2)
+    return torch.arange(width) < lengths.unsqueeze(1)
+
+
+# --- 5.1 · the mask of an answer ------------------------------------------------------------------------------------
+
+
+def _answers(g: torch.Generator) -> list[tuple[object, ...]]:
+    def batch(rows: int, width: int, eos_id: int) -> tuple[Tensor, int]:
+        words = torch.randint(0, 20, (rows, width), generator=g)
+        words = torch.where(words == eos_id, eos_id + 1, words)
+        ends = torch.randint(0, width, (rows,), generator=g)
+        ends[0] = width  # never ends
+        ends[1:2] = width - 1  # ends with the last token
+        return torch.where(torch.arange(width) < ends.unsqueeze(1), words, eos_id), eos_id
+
+    return [batch(4, 6, 1), batch(6, 9, 0), batch(3, 1, 7), batch(5, 4, 19)]
+
+
+def _all_before_the_eos(responses: Tensor, eos_id: int) -> Tensor:
+    return (responses == eos_id).cumsum(1) == 0
+
+
+def _up_to_argmax(responses: Tensor, eos_id: int) -> Tensor:
+    return torch.arange(responses.shape[1]) <= (responses == eos_id).int().argmax(1, keepdim=True)
+
+
+def _one_more(responses: Tensor, eos_id: int) -> Tensor:
+    return torch.arange(responses.shape[1]) <= (responses != eos_id).sum(1, keepdim=True) + 1
+
+
+def _one_less(responses: Tensor, eos_id: int) -> Tensor:
+    return torch.arange(responses.shape[1]) < (responses != eos_id).sum(1, keepdim=True) - 1
+
+
+q1 = Question(
+    title="5.1 The mask of an answer",
+    reference=answer_mask,
+    cases=_answers,
+    hints=(
+        "A token belongs to the answer if *no EOS stands before it*. For the EOS itself that is true.",
+        "`(responses == eos_id).cumsum(1)` counts the EOS up to and including each place. How many of them stand "
+        "strictly before it?",
+    ),
+    misconceptions=(
+        Misconception(
+            "ids != pad",
+            _all_before_the_eos,
+            "Your mask hides the EOS itself. The model chose that token: it must be trained and rewarded like the "
+            "others, or nothing teaches the model when to stop.",
+        ),
+        Misconception(
+            "unfinished answers lost",
+            _up_to_argmax,
+            "An answer that never ends keeps only its first token: `argmax` of a row without any EOS is 0. Such a row "
+            "must be True throughout.",
+        ),
+        Misconception(
+            "one slot too many",
+            _one_more,
+            "Your answers are one token too long: the padding behind the EOS counts as if it were said. The EOS is the "
+            "last token.",
+        ),
+        Misconception(
+            "the last word lost too",
+            _one_less,
+            "Your mask ends before the last word. Words and the first EOS belong to the answer.",
+        ),
+        Misconception(
+            "padding counted",
+            lambda responses, eos_id: torch.ones_like(responses, dtype=torch.bool),
+            "You keep everything, the padding too. After the first EOS nothing was sampled.",
+        ),
+        Misconception(
+            "inverted",
+            lambda responses, eos_id: ~answer_mask(responses, eos_id),
+            "Your mask is upside down: it is True on the padding. True means that the token belongs to the answer.",
+        ),
+        Misconception(
+            "only the EOS",
+            lambda responses, eos_id: (responses == eos_id).cumsum(1) * (responses == eos_id) == 1,
+            "You mark the EOS alone. The mask is True on all tokens of the answer, up to and including it.",
+        ),
+        Misconception(
+            "columns, not rows",
+            lambda responses, eos_id: (responses == eos_id).cumsum(0) - (responses == eos_id).long() == 0,
+            "You count along axis 0, over different answers. Time runs along axis 1.",
+        ),
+    ),
+)
+
+# --- 5.2 · reward shaping -------------------------------------------------------------------------------------------
+
+
+def _batches(g: torch.Generator) -> list[tuple[object, ...]]:
+    def batch(
+        rows: int, width: int, beta: float, penalty: float, dtype: torch.dtype = torch.float32
+    ) -> tuple[object, ...]:
+        mask = _lengths(g, rows, width)
+        log_probs, ref_log_probs = (-2 * torch.rand(rows, width, generator=g, dtype=dtype) for _ in range(2))
+        finished = torch.rand(rows, generator=g) < 0.5
+        finished[0], finished[1:2] = False, True
+        return torch.randn(rows, generator=g, dtype=dtype), finished, log_probs, ref_log_probs, mask, beta, penalty
+
+    return [
+        batch(4, 6, 0.1, -3.0),
+        batch(3, 5, 0.5, -1.0),
+        batch(6, 3, 0.05, 0.5, torch.float64),
+        batch(2, 4, 2.0, -2.0),
+    ]
+
+
+Numbers = Tensor
+"""One tensor, where a lambda would otherwise hide what it returns."""
+
+
+def _at_last(mask: Tensor, earned: Tensor) -> Numbers:
+    last = torch.arange(mask.shape[1]) == mask.sum(1, keepdim=True) - 1
+    return torch.where(last, earned.unsqueeze(1), 0)
+
+
+def _leash(p: Tensor, ref: Tensor, m: Tensor, beta: float) -> Numbers:
+    return torch.where(m, -beta * (p - ref), 0)
+
+
+def _in_last_column(s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float) -> Numbers:
+    end = torch.zeros_like(p)
+    end[:, -1] = torch.where(f, s, penalty)
+    return _leash(p, ref, m, beta) + end
+
+
+def _one_late(s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float) -> Numbers:
+    end = _at_last(m, torch.where(f, s, penalty))
+    return _leash(p, ref, m, beta) + torch.cat([0 * end[:, :1], end[:, :-1]], dim=1)
+
+
+def _kl_at_the_end(s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float) -> Numbers:
+    return _at_last(m, torch.where(f, s, penalty) + _leash(p, ref, m, beta).sum(1))
+
+
+def _kl_per_answer(s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float) -> Numbers:
+    leash = _leash(p, ref, m, beta)
+    return _at_last(m, torch.where(f, s, penalty)) + torch.where(m, leash.sum(1, keepdim=True), 0)
+
+
+q2 = Question(
+    title="5.2 Reward shaping",
+    reference=token_rewards,
+    cases=_batches,
+    hints=(
+        "Two parts. The leash, −β times the log-ratio, at every real token. What the answer earned, at one token: the "
+        "last real one of its row.",
+        "`torch.where(finished, scores, penalty)` is what each answer earned, shape (B,). The last real column of a "
+        "row is `mask.sum(1) - 1`.",
+        "`rewards = -beta * (log_probs - ref_log_probs) * mask`, then add the earnings at `rewards[torch.arange(B), "
+        "last]`.",
+    ),
+    misconceptions=(
+        Misconception(
+            "score in the last column",
+            _in_last_column,
+            "You put the score into the last column of the batch. In a shorter answer that is padding, where nobody "
+            "learns. By (5) it belongs to the row's own last real token.",
+        ),
+        Misconception(
+            "one slot late",
+            _one_late,
+            "Your score stands one slot after the last real token. There is no token there, so GAE drops it. The last "
+            "real token has index mask.sum(1) − 1.",
+        ),
+        Misconception(
+            "penalty added",
+            lambda s, f, p, ref, m, beta, penalty: (
+                _leash(p, ref, m, beta) + _at_last(m, s + torch.where(f, 0.0, penalty).to(s))
+            ),
+            "An unfinished answer gets score + penalty from you. In (4) the penalty *replaces* the score: the reward "
+            "model has never judged half an answer.",
+        ),
+        Misconception(
+            "no penalty",
+            lambda s, f, p, ref, m, beta, penalty: _leash(p, ref, m, beta) + _at_last(m, s),
+            "Unfinished answers keep their score in your result. By (4) they earn the penalty instead.",
+        ),
+        Misconception(
+            "nothing for unfinished answers",
+            lambda s, f, p, ref, m, beta, penalty: _leash(p, ref, m, beta) + _at_last(m, s * f),
+            "Unfinished answers earn 0 from you. That is an average score: never ending would be quite a good answer. "
+            "By (4) they earn the penalty.",
+        ),
+        Misconception(
+            "finished and unfinished swapped",
+            lambda s, f, p, ref, m, beta, penalty: token_rewards(s, ~f, p, ref, m, beta, penalty),
+            "You give the penalty to the answers that did end. In (4) the score is for finished ones.",
+        ),
+        Misconception(
+            "distance is paid",
+            lambda s, f, p, ref, m, beta, penalty: token_rewards(s, f, ref, p, m, beta, penalty),
+            "Your leash has the wrong sign: it pays for distance from the reference. In (5) it is −β (log π − log "
+            "π_ref).",
+        ),
+        Misconception(
+            "β forgotten",
+            lambda s, f, p, ref, m, beta, penalty: token_rewards(s, f, p, ref, m, 1.0, penalty),
+            "β has no effect in your function. In (5) it multiplies the log-ratio: reward units per nat.",
+        ),
+        Misconception(
+            "β on the score too",
+            lambda s, f, p, ref, m, beta, penalty: beta * token_rewards(s, f, p, ref, m, 1.0, penalty),
+            "You multiply the score by β too. β is the price of KL; the score is in reward units already.",
+        ),
+        Misconception(
+            "padding has a reward",
+            lambda s, f, p, ref, m, beta, penalty: -beta * (p - ref) + _at_last(m, torch.where(f, s, penalty)),
+            "Padding has a reward in your result. The log-ratios there belong to no token: set them to 0 with the "
+            "mask.",
+        ),
+        Misconception(
+            "score at every token",
+            lambda s, f, p, ref, m, beta, penalty: (
+                _leash(p, ref, m, beta) + torch.where(m, torch.where(f, s, penalty).unsqueeze(1), 0)
+            ),
+            "You pay the score at every token: a long answer is paid many times. In (5) it comes once, at the last "
+            "one.",
+        ),
+        Misconception(
+            "KL only at the end",
+            _kl_at_the_end,
+            "You pay the whole KL at the last token. The sum (6) is right, but each token must carry its own share, so "
+            "that it is blamed for what it did itself.",
+        ),
+        Misconception(
+            "the answer's KL at every token",
+            _kl_per_answer,
+            "You charge every token with the KL of the whole answer: then the sum over the tokens counts it T times, "
+            "against (6). Each token pays its own log-ratio.",
+        ),
+        Misconception(
+            "no leash",
+            lambda s, f, p, ref, m, beta, penalty: _at_last(m, torch.where(f, s, penalty)),
+            "The leash is missing: you pay only the score. Notebook 03, section 2, shows where that ends.",
+        ),
+        Misconception(
+            "score at the first token",
+            lambda s, f, p, ref, m, beta, penalty: torch.cat(
+                [
+                    _leash(p, ref, m, beta)[:, :1] + torch.where(f, s, penalty).unsqueeze(1),
+                    _leash(p, ref, m, beta)[:, 1:],
+                ],
+                dim=1,
+            ),
+            "You pay the score at the first token. The answer has not been given then; by (5) it is paid at its end.",
+        ),
+    ),
+)
+
+# --- 5.3 · one update -----------------------------------------------------------------------------------------------
+
+
+def _updates(g: torch.Generator) -> list[tuple[object, ...]]:
+    def batch(rows: int, width: int, *settings: float, dtype: torch.dtype = torch.float32) -> tuple[object, ...]:
+        def normal(spread: float, centre: float = 0.0) -> Tensor:
+            return centre + spread * torch.randn(rows, width, generator=g, dtype=dtype)
+
+        old_log_probs, old_values = -normal(1.0).abs(), normal(0.5)
+        log_probs, values = old_log_probs + normal(0.4), old_values + normal(0.4)
+        mask = _lengths(g, rows, width)
+        return log_probs, values, old_log_probs, old_values, normal(2.0, 0.7), normal(1.0), mask, *settings
+
+    return [
+        batch(4, 5),
+        batch(3, 6, 0.1, 1.0),
+        batch(5, 3, 0.3, 0.5, dtype=torch.float64),
+        batch(6, 4, 0.2, 2.0),
+    ]
+
+
+def _update(
+    p: Tensor,
+    v: Tensor,
+    old_p: Tensor,
+    old_v: Tensor,
+    a: Tensor,
+    r: Tensor,
+    m: Tensor,
+    clip: float = 0.2,
+    coef: float = 0.1,
+    *,
+    white: Tensor | None = None,
+    flip_value: float = 1.0,
+) -> Tensor:
+    """The update with parts exposed, so that each can be got wrong."""
+    white = masked_whiten(a, m) if white is None else white
+    policy_loss, _ = clipped_policy_loss(p, old_p, white, m, clip)
+    value_loss, _ = clipped_value_loss(v, old_v, r, m, clip)
+    return policy_loss + flip_value * coef * value_loss
+
+
+def _unclipped_policy(
+    p: Tensor,
+    v: Tensor,
+    old_p: Tensor,
+    old_v: Tensor,
+    a: Tensor,
+    r: Tensor,
+    m: Tensor,
+    clip: float = 0.2,
+    coef: float = 0.1,
+) -> Tensor:
+    policy_loss, _ = clipped_policy_loss(p, old_p, masked_whiten(a, m), m, 1e6)
+    value_loss, _ = clipped_value_loss(v, old_v, r, m, clip)
+    return policy_loss + coef * value_loss
+
+
+def _optimistic(
+    p: Tensor,
+    v: Tensor,
+    old_p: Tensor,
+    old_v: Tensor,
+    a: Tensor,
+    r: Tensor,
+    m: Tensor,
+    clip: float = 0.2,
+    coef: float = 0.1,
+) -> Tensor:
+    ratio, white = (p - old_p).exp(), masked_whiten(a, m)
+    policy_loss = masked_mean(torch.minimum(-white * ratio, -white * ratio.clamp(1 - clip, 1 + clip)), m)
+    value_loss, _ = clipped_value_loss(v, old_v, r, m, clip)
+    return policy_loss + coef * value_loss
+
+
+def _unclipped_value(
+    p: Tensor,
+    v: Tensor,
+    old_p: Tensor,
+    old_v: Tensor,
+    a: Tensor,
+    r: Tensor,
+    m: Tensor,
+    clip: float = 0.2,
+    coef: float = 0.1,
+) -> Tensor:
+    policy_loss, _ = clipped_policy_loss(p, old_p, masked_whiten(a, m), m, clip)
+    return policy_loss + coef * 0.5 * masked_mean((v - r) ** 2, m)
+
+
+def _row_means(
+    p: Tensor,
+    v: Tensor,
+    old_p: Tensor,
+    old_v: Tensor,
+    a: Tensor,
+    r: Tensor,
+    m: Tensor,
+    clip: float = 0.2,
+    coef: float = 0.1,
+) -> Tensor:
+    ratio, white = (p - old_p).exp(), masked_whiten(a, m)
+    policy = torch.maximum(-white * ratio, -white * ratio.clamp(1 - clip, 1 + clip))
+    near = torch.clamp(v, old_v - clip, old_v + clip)
+    value = 0.5 * torch.maximum((v - r) ** 2, (near - r) ** 2)
+    return masked_mean(policy + coef * value, m, dim=1).mean()
+
+
+def _over_padding(
+    p: Tensor,
+    v: Tensor,
+    old_p: Tensor,
+    old_v: Tensor,
+    a: Tensor,
+    r: Tensor,
+    m: Tensor,
+    clip: float = 0.2,
+    coef: float = 0.1,
+) -> Tensor:
+    return _update(p, v, old_p, old_v, a, r, torch.ones_like(m), clip, coef, white=masked_whiten(a, m))
+
+
+q3 = Question(
+    title="5.3 One PPO update",
+    reference=update_loss,
+    cases=_updates,
+    grad_args=(0, 1),
+    hints=(
+        "Three of the course's functions are enough: `masked_whiten`, `clipped_policy_loss`, `clipped_value_loss`. The "
+        "last two return a pair: the loss, and instruments that you can drop.",
+        "Whiten the advantages over the mask, hand them to the policy loss. The returns go into the value loss as they "
+        "are. Then add: policy_loss + value_coef * value_loss.",
+    ),
+    misconceptions=(
+        Misconception(
+            "not whitened",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(p, v, op, ov, a, r, m, clip, coef, white=a),
+            "The advantages go in as they are. Step 6 of the loop whitens them: mean 0, variance 1 over the real "
+            "tokens.",
+        ),
+        Misconception(
+            "whitened over padding",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
+                p, v, op, ov, a, r, m, clip, coef, white=masked_whiten(a, torch.ones_like(m))
+            ),
+            "Mean and variance of your advantages include the padding. Whiten with the mask.",
+        ),
+        Misconception(
+            "only scaled",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
+                p, v, op, ov, a, r, m, clip, coef, white=masked_whiten(a, m, shift_mean=False)
+            ),
+            "You scale the advantages but leave their mean. Rewards are scaled only; advantages are shifted to "
+            "mean 0 too.",
+        ),
+        Misconception(
+            "only shifted",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
+                p, v, op, ov, a, r, m, clip, coef, white=a - masked_mean(a, m)
+            ),
+            "You shift the advantages to mean 0 but leave their scale. Whitening divides by their standard "
+            "deviation too.",
+        ),
+        Misconception(
+            "returns whitened too",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
+                p, v, op, ov, a, masked_whiten(r, m), m, clip, coef, white=masked_whiten(a, m)
+            ),
+            "You whitened the returns as well. The value function must predict them in reward units: leave them as "
+            "they are.",
+        ),
+        Misconception(
+            "value loss subtracted",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
+                p, v, op, ov, a, r, m, clip, coef, flip_value=-1.0
+            ),
+            "You subtract the value loss: gradient descent would make the value function worse. The PPO paper writes a "
+            "minus because it *maximises*; (7) is minimised.",
+        ),
+        Misconception(
+            "coefficient forgotten",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(p, v, op, ov, a, r, m, clip, 1.0),
+            "value_coef has no effect in your function. In (7) it multiplies the value loss, so that the shared trunk "
+            "serves the policy first.",
+        ),
+        Misconception(
+            "coefficient on the policy loss",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: (
+                coef * _update(p, v, op, ov, a, r, m, clip, 0.0) + _update(p, v, op, ov, 0 * a, r, m, clip, 1.0)
+            ),
+            "value_coef multiplies your policy loss. In (7) it belongs to the value loss.",
+        ),
+        Misconception(
+            "no value loss",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(p, v, op, ov, a, r, m, clip, 0.0) + 0 * v.sum(),
+            "The value loss is missing. Without it the value head stays at 0 for ever, and GAE has no baseline.",
+        ),
+        Misconception(
+            "no policy loss",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: (
+                _update(p, v, op, ov, 0 * a, r, m, clip, coef) + 0 * p.sum()
+            ),
+            "The policy loss is missing: only the value function would learn.",
+        ),
+        Misconception(
+            "ratio upside down",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(op, v, p, ov, a, r, m, clip, coef),
+            "Old and new log-probabilities are swapped: your ratio is π_old/π. In (7) ρ = π/π_old.",
+        ),
+        Misconception(
+            "advantages upside down",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(p, v, op, ov, -a, r, m, clip, coef),
+            "The sign of your policy term is wrong: it makes good tokens less likely. Descent needs −Â ρ.",
+        ),
+        Misconception("policy not clipped", _unclipped_policy, "Your ratio is not clipped: see (7), the ± ε."),
+        Misconception(
+            "optimistic clip",
+            _optimistic,
+            "You take the smaller of the two losses. PPO is pessimistic: as a loss it is the larger one, notebook "
+            "04 (28).",
+        ),
+        Misconception(
+            "value not clipped",
+            _unclipped_value,
+            "Your value loss is a plain squared error. (7) uses `clipped_value_loss`, which holds V near its old "
+            "value.",
+        ),
+        Misconception(
+            "mean of row means",
+            _row_means,
+            "You average each answer first, and then the answers: a token in a short answer counts more. (7) averages "
+            "over all real tokens at once.",
+        ),
+        Misconception(
+            "padding in the losses",
+            _over_padding,
+            "The losses run over the padding too. Pass the mask to both of them.",
+        ),
+    ),
+)
+
+# --- 5.4 · the adaptive controller ----------------------------------------------------------------------------------
+
+
+def _controls(g: torch.Generator) -> list[tuple[object, ...]]:
+    def near(target: float) -> float:
+        return target * float(0.85 + 0.3 * torch.rand((), generator=g))
+
+    return [
+        (0.2, 6.9, 6.0, 256, 10_000.0),
+        (0.2, 12.0, 6.0, 256, 10_000.0),
+        (0.1, near(4.0), 4.0, 64, 2_000.0),
+        (0.05, 0.3, 3.0, 128, 1_000.0),
+        (0.3, near(5.0), 5.0, 32, 500.0),
+        (0.1, -0.2, 2.0, 64, 1_000.0),
+        (0.1, 40.0, 2.0, 64, 1_000.0),
+    ]
+
+
+def _clip(x: float, low: float = -0.2, high: float = 0.2) -> float:
+    return min(max(x, low), high)
+
+
+q4 = Question(
+    title="5.4 The adaptive controller",
+    reference=next_beta,
+    cases=_controls,
+    hints=(
+        "First the relative error, KL/target − 1: it is 0 on target, 1 at twice the target. Then hold it within ±0.2.",
+        "`error = min(max(kl / target - 1, -0.2), 0.2)`. A batch of n answers makes n/horizon of that correction, and "
+        "the correction is a *factor* on β.",
+    ),
+    misconceptions=(
+        Misconception(
+            "not clipped",
+            lambda b, k, t, n, h: b * (1 + (k / t - 1) * n / h),
+            "Your error is not held within ±0.2. One batch with a wild KL would move β too far; see (9).",
+        ),
+        Misconception(
+            "minus one forgotten",
+            lambda b, k, t, n, h: b * (1 + _clip(k / t) * n / h),
+            "You clip KL/target itself. The error is KL/target − 1: on target it is 0, and β stays.",
+        ),
+        Misconception(
+            "wrong direction",
+            lambda b, k, t, n, h: b * (1 - _clip(k / t - 1) * n / h),
+            "Your β moves the wrong way. If the KL is too high, KL must become dearer: β rises.",
+        ),
+        Misconception(
+            "target over KL",
+            lambda b, k, t, n, h: b * (1 + _clip(t / k - 1) * n / h),
+            "You have target/KL. In (9) the error is KL/target − 1: positive where the policy is too far away.",
+        ),
+        Misconception(
+            "difference, not ratio",
+            lambda b, k, t, n, h: b * (1 + _clip(k - t) * n / h),
+            "Your error is KL − target, in nats. In (9) it is relative, KL/target − 1, so that ±0.2 means 20 per cent.",
+        ),
+        Misconception(
+            "whole correction at once",
+            lambda b, k, t, n, h: b * (1 + _clip(k / t - 1)),
+            "n/horizon is missing: you make the whole correction after every batch. β would swing.",
+        ),
+        Misconception(
+            "horizon over n",
+            lambda b, k, t, n, h: b * (1 + _clip(k / t - 1) * h / n),
+            "n and horizon are swapped. A small batch knows little, so it may move β only a little: n/horizon.",
+        ),
+        Misconception(
+            "one answer a batch",
+            lambda b, k, t, n, h: b * (1 + _clip(k / t - 1) / h),
+            "n is missing. In (9) a batch of n answers makes n/horizon of the correction.",
+        ),
+        Misconception(
+            "added, not multiplied",
+            lambda b, k, t, n, h: b + _clip(k / t - 1) * n / h,
+            "You add the correction to β. In (9) it is a factor: a large β moves by more, and β never becomes "
+            "negative.",
+        ),
+        Misconception(
+            "only the correction",
+            lambda b, k, t, n, h: b * _clip(k / t - 1) * n / h,
+            "You return the change of β. Add β itself: the factor in (9) is 1 + …",
+        ),
+        Misconception(
+            "clipped after scaling",
+            lambda b, k, t, n, h: b * (1 + _clip((k / t - 1) * n / h)),
+            "You clip after the factor n/horizon. In (9) the error is clipped first: otherwise the limit is hardly "
+            "ever "
+            "reached.",
+        ),
+        Misconception(
+            "clipped on one side",
+            lambda b, k, t, n, h: b * (1 + min(k / t - 1, 0.2) * n / h),
+            "Your error is held from above only. A KL far below the target is limited too: −0.2 at least.",
+        ),
+    ),
+)
+
+# --- 5.5 · the failure museum ---------------------------------------------------------------------------------------
+
+
+def _labels(a: str, b: str, c: str, d: str, e: str) -> dict[str, str]:
+    return {"A": a, "B": b, "C": c, "D": d, "E": e}
+
+
+_P, _S, _T, _D, _E = "positions", "sign", "truncated", "dropout", "eos"
+q5 = Question(
+    title="5.5 The failure museum",
+    value=_labels(_P, _S, _T, _D, _E),
+    hints=(
+        "Start with the instrument that must be rounding error: the ratio at the first pass. Two exhibits fail it. In "
+        "one of these, the *answers* at step 0 are those of the healthy run, so only the scoring is wrong.",
+        "Three exhibits have a ratio of 1. Look at step 0, where the policy still is the SFT model: which one samples "
+        "something else than the SFT model (entropy, score)? Which one counts fewer tokens? The third starts "
+        "perfectly.",
+    ),
+    misconceptions=(
+        Misconception(
+            "A and D swapped",
+            _labels(_D, _S, _T, _P, _E),
+            "B, C and E are right. A and D both break the ratio. But dropout disturbs the *sampling* too: entropy and "
+            "KL are wrong from step 0. Missing positions disturb only the scoring, so the answers start healthy.",
+        ),
+        Misconception(
+            "A and B swapped",
+            _labels(_S, _P, _T, _D, _E),
+            "C, D and E are right. A wrong sign is a wrong *reward*: policy and scorer agree, the ratio is 1. Which of "
+            "A and B has a ratio far from 1?",
+        ),
+        Misconception(
+            "A and C swapped",
+            _labels(_T, _S, _P, _D, _E),
+            "B, D and E are right. Compare the entropy at step 0 in A and C. Cutting off unlikely tokens lowers it; "
+            "positions that only the scorer lacks leave it as it was.",
+        ),
+        Misconception(
+            "A and E swapped",
+            _labels(_E, _S, _T, _D, _P),
+            "B, C and D are right. A hidden EOS changes which tokens count, not their probabilities: the ratio "
+            "stays 1. "
+            "Which of A and E has a wrong ratio?",
+        ),
+        Misconception(
+            "B and C swapped",
+            _labels(_P, _T, _S, _D, _E),
+            "A, D and E are right. At step 0 a wrong sign has had no effect yet. Which of B and C is wrong at step 0 "
+            "already?",
+        ),
+        Misconception(
+            "B and D swapped",
+            _labels(_P, _D, _T, _S, _E),
+            "A, C and E are right. Both B and D have a high KL. In one of them it is there at step 0, before anything "
+            "was learned: that is noise. In the other it grows: that is learned.",
+        ),
+        Misconception(
+            "B and E swapped",
+            _labels(_P, _E, _T, _D, _S),
+            "A, C and D are right. A policy that is paid for distance runs away: look at the KL of B and E. And which "
+            "of them counts one token less at step 0?",
+        ),
+        Misconception(
+            "C and D swapped",
+            _labels(_P, _S, _D, _T, _E),
+            "A, B and E are right. Dropout adds noise: the entropy is too *high*. Cutting off unlikely tokens makes it "
+            "too *low*.",
+        ),
+        Misconception(
+            "C and E swapped",
+            _labels(_P, _S, _E, _D, _T),
+            "A, B and D are right. Look at the length at step 0. Hiding the EOS takes exactly one token from every "
+            "answer; sampling from the top changes what is said.",
+        ),
+        Misconception(
+            "D and E swapped",
+            _labels(_P, _S, _T, _E, _D),
+            "A, B and C are right. Dropout breaks the ratio at the first pass; a hidden EOS does not. Which of D and E "
+            "has a ratio far from 1?",
+        ),
+    ),
+)
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+p1 = Prediction(
+    "While PPO trains with β = 0.05, what will the gold reward and the KL do?",
+    (
+        "gold rises, and the KL rises without end.",
+        "gold rises, and the KL rises at first and then settles.",
+        "gold stays, since PPO never sees it.",
+    ),
+    answer=1,
+    because="the reward model learned from people's choices, so near the SFT model its score and the gold reward rise "
+    "together; and β sets a price on KL, so that at some distance a further nat costs more than it brings.",
+)
+p2 = Prediction(
+    "The same run with a tenth of β: what will proxy and gold do?",
+    (
+        "both rise, and end higher than before.",
+        "the proxy rises, the gold reward rises at first and then falls.",
+        "both fall.",
+    ),
+    answer=1,
+    because="the policy reaches answers that the reward model has never seen compared. Its score there is a guess, and "
+    "PPO looks for the guesses that are too high.",
+)
+p3 = Prediction(
+    "The score is paid one slot after the EOS. What does the dashboard show?",
+    (
+        "the score rises, but more slowly.",
+        "the score stays near 0, and so does the KL.",
+        "the ratio at the first pass is not 1.",
+    ),
+    answer=1,
+    because="after the EOS there is no token, so GAE drops the score. What is left to learn from is the leash alone, "
+    "and its optimum is the SFT model itself.",
+)

@@ -1,0 +1,519 @@
+"""Questions of notebook 07, one frontier: PPO, DPO, best-of-n and the optimum."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from week6 import frontier, group
+from week6.checks.engine import Misconception, Prediction, Question
+
+# --- 7.1 · Pareto ---------------------------------------------------------------------------------------------------
+
+
+def _heaps(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Runs by hand (a tie in KL, a tie in reward, a pair of equal runs, a dent), and random ones on a coarse grid."""
+
+    def grid(n: int) -> Tensor:
+        return torch.randint(0, 6, (n,), generator=g).double() / 2
+
+    by_hand = [(0.0, 0.0), (1.0, 2.0), (1.0, 1.0), (2.0, 2.0), (2.0, 3.0), (3.0, 3.1), (4.0, 5.0), (0.0, 0.0)]
+    kl, reward = (torch.tensor(column, dtype=torch.float64) for column in zip(*by_hand, strict=True))
+    apart = torch.rand(12, generator=g, dtype=torch.float64), torch.rand(12, generator=g, dtype=torch.float64)
+    return [(kl, reward), (kl.flip(0), reward.flip(0)), (grid(9), grid(9)), (grid(5), grid(5)), apart]
+
+
+def _relations(kl: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
+    """[i, j]: run i is no worse than run j; run i is strictly better than run j in something."""
+    no_worse = (kl[:, None] <= kl) & (reward[:, None] >= reward)
+    return no_worse, (kl[:, None] < kl) | (reward[:, None] > reward)
+
+
+def _best_for_a_price(kl: Tensor, reward: Tensor) -> Tensor:
+    prices = torch.logspace(-4, 4, 2001, dtype=kl.dtype)
+    value = reward - prices[:, None] * kl
+    return (value >= value.max(1, keepdim=True).values - 1e-12).any(0)
+
+
+def _above_the_one_before(kl: Tensor, reward: Tensor) -> Tensor:
+    order = kl.argsort()
+    keep = torch.ones(len(kl), dtype=torch.bool)
+    keep[order[1:]] = reward[order[1:]] > reward[order[:-1]]
+    return keep
+
+
+def _others(relation: Tensor) -> Tensor:
+    """The relation without a run's relation to itself."""
+    return relation & ~torch.eye(len(relation), dtype=torch.bool)
+
+
+q1 = Question(
+    title="7.1 The frontier of a heap of runs",
+    reference=frontier.frontier_of,
+    cases=_heaps,
+    hints=(
+        "Write down for one run i which runs beat it: no more KL, no less reward, and one of the two strictly better. "
+        "Keep i if there is none.",
+        "All pairs at once: kl[:, None] <= kl is a table [i, j] that says whether run i has no more KL than run j. Two "
+        "such tables with & give “no worse”, two with | give “better in something”; then .any(0).",
+    ),
+    misconceptions=(
+        Misconception(
+            "strictly better in both",
+            lambda kl, reward: ~((kl[:, None] < kl) & (reward[:, None] > reward)).any(0),
+            "You ask for a run that is strictly better in both. One with the same KL and more reward beats it too: no "
+            "worse in both, strictly better in at least one.",
+        ),
+        Misconception(
+            "equal runs beat each other",
+            lambda kl, reward: ~_others(_relations(kl, reward)[0]).any(0),
+            "Two runs at exactly the same place throw each other out. A run is beaten only if the other is strictly "
+            "better in at least one of the two.",
+        ),
+        Misconception(
+            "beaten by itself",
+            lambda kl, reward: ~_relations(kl, reward)[0].any(0),
+            "You keep nothing: every run is “no worse” than itself. Ask in addition for strictly better in at least "
+            "one of the two.",
+        ),
+        Misconception(
+            "more KL is better",
+            lambda kl, reward: ~torch.logical_and(*_relations(-kl, reward)).any(0),
+            "You count a large KL as good. KL is what a run costs: the frontier wants little of it.",
+        ),
+        Misconception(
+            "less reward is better",
+            lambda kl, reward: ~torch.logical_and(*_relations(kl, -reward)).any(0),
+            "You count a small reward as good. The frontier wants much of it: reward >= in the comparison, kl <=.",
+        ),
+        Misconception(
+            "beats nobody",
+            lambda kl, reward: ~torch.logical_and(*_relations(kl, reward)).any(1),
+            "You keep the runs that *beat nobody*. Asked are those that *nobody beats*: the other axis of your table.",
+        ),
+        Misconception(
+            "the beaten ones",
+            lambda kl, reward: torch.logical_and(*_relations(kl, reward)).any(0),
+            "You return the runs that are beaten: True and False are swapped.",
+        ),
+        Misconception(
+            "highest reward only",
+            lambda kl, reward: reward == reward.max(),
+            "You keep only the highest reward. A run with less reward is on the frontier too if nothing with as little "
+            "KL has more.",
+        ),
+        Misconception(
+            "best for some price",
+            _best_for_a_price,
+            "You keep the runs that are best for some price β: the convex hull. A run in a dent of the staircase is "
+            "beaten by no single run and stays.",
+        ),
+        Misconception(
+            "compared with the one before",
+            _above_the_one_before,
+            "You compare each run only with its neighbour at the next smaller KL. Any run with no more KL may beat it, "
+            "also one much further to the left.",
+        ),
+        Misconception(
+            "beaten by all",
+            lambda kl, reward: ~_others(torch.logical_and(*_relations(kl, reward))).sum(0).eq(len(kl) - 1),
+            "You throw out only runs that *all* others beat. One that beats it is enough: any, not all.",
+        ),
+    ),
+)
+
+# --- 7.2 · win rate -------------------------------------------------------------------------------------------------
+
+
+def _wilson(p: float, n: float, z: float, centre: float | None = None) -> tuple[float, float, float]:
+    """(9) for a share p of n."""
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n) if centre is None else centre
+    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return p, middle - half, middle + half
+
+
+def _usual(wins: float, losses: float, ties: float = 0.0, z: float = 1.96) -> tuple[float, float, float]:
+    n = wins + losses + ties
+    p = (wins + ties / 2) / n
+    half = z * math.sqrt(p * (1 - p) / n)
+    return p, p - half, p + half
+
+
+def _share(wins: float, losses: float, ties: float) -> tuple[float, float]:
+    n = wins + losses + ties
+    return (wins + ties / 2) / n, n
+
+
+def _without_a_root(wins: float, losses: float, ties: float = 0.0, z: float = 1.96) -> tuple[float, float, float]:
+    p, n = _share(wins, losses, ties)
+    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2))
+    return p, (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+
+
+def _without_the_denominator(
+    wins: float, losses: float, ties: float = 0.0, z: float = 1.96
+) -> tuple[float, float, float]:
+    p, n = _share(wins, losses, ties)
+    middle, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return p, middle - half, middle + half
+
+
+q2 = Question(
+    title="7.2 A win rate with its interval",
+    reference=frontier.win_rate_interval,
+    cases=lambda g: [
+        (14.0, 6.0),
+        (9.0, 11.0, 2.0),
+        (60.0, 25.0, 15.0, 1.96),
+        (1.0, 0.0, 0.0, 1.96),
+        (0.0, 30.0, 4.0, 1.0),
+        (700.0, 200.0, 100.0, 2.58),
+    ],
+    rtol=1e-6,
+    hints=(
+        "First n = wins + losses + ties and p̂ of (6). Then compute the square root in (9) once: both ends use it.",
+        "low = (p + z²/2n − z·root)/(1 + z²/n) with root = √(p(1 − p)/n + z²/4n²); high has a plus. Return (p, low, "
+        "high).",
+    ),
+    misconceptions=(
+        Misconception(
+            "the usual interval",
+            _usual,
+            "That is p̂ ± z √(p̂(1 − p̂)/n), with p̂ in place of the unknown p. At p̂ = 0 or 1 its width is zero. Solve "
+            "(7) for p: that is (9).",
+        ),
+        Misconception(
+            "ties left out",
+            lambda w, lo, t=0.0, z=1.96: _wilson(w / (w + lo), w + lo, z),
+            "You threw the ties away. In (6) a tie counts half in the numerator and once in n.",
+        ),
+        Misconception(
+            "ties as wins",
+            lambda w, lo, t=0.0, z=1.96: _wilson((w + t) / (w + lo + t), w + lo + t, z),
+            "You count a tie as a win. It counts half: (6).",
+        ),
+        Misconception(
+            "ties as losses",
+            lambda w, lo, t=0.0, z=1.96: _wilson(w / (w + lo + t), w + lo + t, z),
+            "You count a tie as a loss. It counts half: (6).",
+        ),
+        Misconception(
+            "no root",
+            _without_a_root,
+            "The square root is missing: what stands under it in (9) is a variance, and the interval is measured in "
+            "standard errors.",
+        ),
+        Misconception(
+            "centred at the share",
+            lambda w, lo, t=0.0, z=1.96: _wilson(*_share(w, lo, t), z, centre=_share(w, lo, t)[0]),
+            "Your interval is centred at p̂. In (9) the middle is (p̂ + z²/2n)/(1 + z²/n): pulled towards one half.",
+        ),
+        Misconception(
+            "no denominator",
+            _without_the_denominator,
+            "The factor 1/(1 + z²/n) in front of (9) is missing: it is the coefficient of p² in (8).",
+        ),
+        Misconception(
+            "one standard error",
+            lambda w, lo, t=0.0, z=1.96: _wilson(*_share(w, lo, t), 1.0),
+            "Your interval does not depend on z: you wrote one standard error. Use z, twice squared and once as it is.",
+        ),
+        Misconception(
+            "no width under the root",
+            lambda w, lo, t=0.0, z=1.96: tuple(
+                x / (1 + z**2 / sum((w, lo, t)))
+                + (z**2 / (2 * sum((w, lo, t))) / (1 + z**2 / sum((w, lo, t))) if i else 0)
+                if i
+                else x
+                for i, x in enumerate(_usual(w, lo, t, z))
+            ),
+            "The term z²/4n² under the root is missing. Without it the width is zero again at p̂ = 0 and 1.",
+        ),
+        Misconception(
+            "order",
+            lambda w, lo, t=0.0, z=1.96: (lambda r: (r[1], r[0], r[2]))(_wilson(*_share(w, lo, t), z)),
+            "The order is (p̂, low, high): the share first, then the two ends.",
+        ),
+        Misconception(
+            "ends swapped",
+            lambda w, lo, t=0.0, z=1.96: (lambda r: (r[0], r[2], r[1]))(_wilson(*_share(w, lo, t), z)),
+            "Your two ends are swapped: the lower one comes first.",
+        ),
+    ),
+)
+
+# --- 7.3 · choosing β -----------------------------------------------------------------------------------------------
+
+
+def choose_beta(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> float:
+    """The β (C,) with the highest mean reward (S, C) over seeds among those whose KL is surely within the budget.
+
+    allowed: mean KL + 2 std(KL)/√S ≤ budget, in nats
+    """
+    standard_error = kl.std(0) / math.sqrt(len(kl))
+    allowed = kl.mean(0) + 2 * standard_error <= budget
+    return float(betas[torch.where(allowed, reward.mean(0), -torch.inf).argmax()])
+
+
+def _tables(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, float]]:
+    """Each table has a trap: a noisy KL, a lucky seed, a reward that falls beyond its highest place, a bad price."""
+
+    def table(rows: list[list[float]]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.float64)
+
+    betas = torch.tensor([0.03, 0.1, 0.3, 1.0], dtype=torch.float64)
+    spread = table([[-1.0, -0.5, -0.1, -0.02], [0.0, 0.0, 0.0, 0.0], [1.0, 0.5, 0.1, 0.02]])
+    kl = torch.tensor([9.0, 4.0, 2.0, 0.5], dtype=torch.float64) + spread  # standard errors 0.58, 0.29, 0.06, 0.01
+    hump = table([[1.0, 2.6, 2.3, 1.2], [1.4, 2.4, 2.4, 1.1], [0.6, 2.5, 2.2, 1.3]])
+    lucky = table([[9.0, 2.0, 2.2, 1.2], [0.0, 2.1, 2.3, 1.1], [0.0, 2.2, 2.4, 1.3]])
+    two = kl[:2] * torch.tensor([[1.0], [1.1]], dtype=torch.float64)
+    flat = table([[2.0, 2.02, 2.01, 2.0]]).repeat(3, 1) + 0.01 * torch.randn(3, 4, generator=g, dtype=torch.float64)
+    return [
+        (betas, kl, hump, 20.0),  # everything is allowed: the highest mean wins
+        (betas, kl, hump, 4.4),  # 4.0 is within 4.4 on average, 4.0 + 2 · 0.29 is not
+        (betas, kl, hump, 4.31),  # nor 4.0 + 2 · 0.5/3 = 4.33, but 4.0 + 0.29 is
+        (betas, kl, hump, 4.1),  # only those who add nothing take 4.0
+        (betas, kl, hump, 4.6),  # 4.0 + 0.58 = 4.58 is; with std in place of std/√S it is not
+        (betas, kl, lucky, 20.0),  # the highest single reward belongs to a bad setting
+        (betas, kl, hump, 4.48),  # so it is here, where the highest of the three, 4.5, is not
+        (betas, kl, hump, 4.54),  # with S in place of S − 1, 4.0 + 2 · 0.236 = 4.47 would be
+        (betas.flip(0), kl.flip(1), hump.flip(1), 2.2),
+        (betas, two, hump[:2], 4.0),
+        (betas, kl, flat + table([[0.0, 0.0, 0.3, 0.0]]), 20.0),
+        (betas, kl, hump - 3 * table([[0.0, 1.0, 1.0, 0.0]]), 20.0),  # rewards may be negative
+        (betas, kl, hump - table([[0.0, 0.0, 0.0, 1.1]]), 20.0),  # the most reward per nat is in the middle
+        (betas, (kl - spread).expand(3, 4).clone(), hump, 4.0),  # no spread: exactly at the budget is allowed
+        (betas, kl, hump, 3.9),  # only an optimist with minus two standard errors takes 4.0
+    ]
+
+
+def _pick(betas: Tensor, allowed: Tensor, value: Tensor) -> float:
+    return float(betas[torch.where(allowed, value, -torch.inf).argmax()])
+
+
+def _allowed(kl: Tensor, budget: float, errors: float = 2.0) -> Tensor:
+    return kl.mean(0) + errors * kl.std(0) / math.sqrt(len(kl)) <= budget
+
+
+q3 = Question(
+    title="7.3 Choose β",
+    reference=choose_beta,
+    cases=_tables,
+    hints=(
+        "Average over the seeds: two vectors of shape (C,), the mean KL plus two standard errors, and the mean reward. "
+        "The first says which β are allowed, the second which of them is best.",
+        "kl.mean(0) + 2 * kl.std(0) / math.sqrt(S) <= budget is a mask of shape (C,). Put −inf where it is False, take "
+        "argmax of the mean reward, and return float(betas[that]).",
+    ),
+    misconceptions=(
+        Misconception(
+            "no error margin",
+            lambda betas, kl, reward, budget: _pick(betas, kl.mean(0) <= budget, reward.mean(0)),
+            "You compare the mean KL alone with the budget. With three seeds the mean may be too low by chance: add "
+            "two standard errors.",
+        ),
+        Misconception(
+            "std in place of its error",
+            lambda betas, kl, reward, budget: _pick(betas, kl.mean(0) + 2 * kl.std(0) <= budget, reward.mean(0)),
+            "You add two standard *deviations*. The mean of S seeds has the standard error std/√S.",
+        ),
+        Misconception(
+            "divided by S",
+            lambda betas, kl, reward, budget: _pick(
+                betas, kl.mean(0) + 2 * kl.std(0) / len(kl) <= budget, reward.mean(0)
+            ),
+            "You divide the standard deviation by S. The standard error of a mean is std/√S.",
+        ),
+        Misconception(
+            "S in place of S − 1",
+            lambda betas, kl, reward, budget: _pick(
+                betas, kl.mean(0) + 2 * kl.std(0, correction=0) / math.sqrt(len(kl)) <= budget, reward.mean(0)
+            ),
+            "Your std divides by S. From a sample it is S − 1 (the standard of .std), which matters with three seeds.",
+        ),
+        Misconception(
+            "every seed",
+            lambda betas, kl, reward, budget: _pick(betas, kl.max(0).values <= budget, reward.mean(0)),
+            "You ask that *each seed* stays within the budget. The question is where the mean surely lies: mean plus "
+            "two standard errors. (With more seeds, some run always exceeds it.)",
+        ),
+        Misconception(
+            "one standard error",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl, budget, 1.0), reward.mean(0)),
+            "You add one standard error. Asked are two.",
+        ),
+        Misconception(
+            "the optimist",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl, budget, -2.0), reward.mean(0)),
+            "You subtract the two standard errors. To be *surely* within the budget the KL must fit with them added.",
+        ),
+        Misconception(
+            "no budget",
+            lambda betas, kl, reward, budget: _pick(betas, torch.ones_like(betas, dtype=torch.bool), reward.mean(0)),
+            "You take the highest mean reward and never ask whether its KL is within the budget.",
+        ),
+        Misconception(
+            "smallest β allowed",
+            lambda betas, kl, reward, budget: float(betas[_allowed(kl, budget)].min()),
+            "You take the smallest β that is allowed. More KL is not always more reward: it may lie beyond the highest "
+            "place (section 5). Compare the mean rewards.",
+        ),
+        Misconception(
+            "largest β",
+            lambda betas, kl, reward, budget: float(betas[_allowed(kl, budget)].max()),
+            "You take the largest β, the safest one. Among the allowed ones the mean reward decides.",
+        ),
+        Misconception(
+            "one lucky seed",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl, budget), reward.max(0).values),
+            "You look for the highest reward of a single seed. One seed can be lucky: average over the seeds first.",
+        ),
+        Misconception(
+            "reward per nat",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl, budget), reward.mean(0) / kl.mean(0)),
+            "You take the most reward *per nat*. Within the budget nats are free: take the highest mean reward.",
+        ),
+        Misconception(
+            "position in place of β",
+            lambda betas, kl, reward, budget: float(
+                torch.where(_allowed(kl, budget), reward.mean(0), -torch.inf).argmax()
+            ),
+            "You return the number of the column. Asked is the β that stands there: betas[column].",
+        ),
+        Misconception(
+            "the reward in place of β",
+            lambda betas, kl, reward, budget: float(
+                torch.where(_allowed(kl, budget), reward.mean(0), -torch.inf).max()
+            ),
+            "You return the mean reward. Asked is the β it belongs to.",
+        ),
+    ),
+)
+
+# --- 7.4 · leave one out --------------------------------------------------------------------------------------------
+
+
+def _groups(g: torch.Generator) -> list[tuple[Tensor]]:
+    return [(3 * torch.randn(b, k, generator=g) + 1,) for b, k in ((3, 4), (1, 5), (4, 2), (2, 8), (5, 3))]
+
+
+q4 = Question(
+    title="7.4 Leave one out",
+    reference=group.rloo_advantages,
+    cases=_groups,
+    grad_args=(0,),
+    hints=(
+        "The sum of the other K − 1 rewards is the sum of the row minus the own one.",
+        "others = (rewards.sum(1, keepdim=True) - rewards) / (K − 1); the advantage is rewards − others.",
+    ),
+    misconceptions=(
+        Misconception(
+            "mean of all",
+            lambda rewards: rewards - rewards.mean(1, keepdim=True),
+            "You subtract the mean of all K, your own answer included. That is (14), shorter by the factor (K − 1)/K. "
+            "(12) leaves the own answer out.",
+        ),
+        Misconception(
+            "divided by K",
+            lambda rewards: rewards - (rewards.sum(1, keepdim=True) - rewards) / rewards.shape[1],
+            "You sum the others and divide by K. There are only K − 1 others.",
+        ),
+        Misconception(
+            "normalised",
+            group.grpo_advantages,
+            "You divide by the standard deviation of the group: that is GRPO, (15). (12) only subtracts.",
+        ),
+        Misconception(
+            "the baseline alone",
+            lambda rewards: (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1),
+            "You return the baseline, the mean of the others. The advantage is the reward minus it.",
+        ),
+        Misconception(
+            "sign",
+            lambda rewards: (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1) - rewards,
+            "Your sign is flipped: an answer that is better than the others has a positive advantage.",
+        ),
+        Misconception(
+            "across prompts",
+            lambda rewards: rewards - rewards.mean(0, keepdim=True),
+            "You average over the prompts (dim 0). The baseline of an answer comes from the other answers to the "
+            "*same* prompt: dim 1.",
+        ),
+        Misconception(
+            "whole batch",
+            lambda rewards: rewards - (rewards.sum() - rewards) / (rewards.numel() - 1),
+            "You leave one out of the whole batch. Prompts differ in difficulty: the others in (12) are those of the "
+            "same row.",
+        ),
+        Misconception(
+            "mean of the batch",
+            lambda rewards: rewards - rewards.mean(),
+            "You subtract the mean of the whole batch. (12) has a baseline for each answer: the others of its row.",
+        ),
+        Misconception(
+            "sum of the others",
+            lambda rewards: rewards - (rewards.sum(1, keepdim=True) - rewards),
+            "You subtract the *sum* of the others. (12) has their mean: divide by K − 1.",
+        ),
+        Misconception(
+            "the wrong factor",
+            lambda rewards: (rewards - rewards.mean(1, keepdim=True)) * (rewards.shape[1] - 1) / rewards.shape[1],
+            "Your factor is upside down: r − mean of all is (K − 1)/K times the advantage, so multiply by K/(K − 1).",
+        ),
+        Misconception(
+            "best of the others",
+            lambda rewards: rewards - rewards.max(1, keepdim=True).values,
+            "You subtract the highest reward of the group. The baseline in (12) is the mean of the others.",
+        ),
+    ),
+)
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+p1 = Prediction(
+    "How do PPO and DPO lie in the exact world, at one and the same β?",
+    (
+        "both on the curve and at the same place, at every β.",
+        "PPO on the curve at every β; DPO with it at a large β, and short of it at a small one.",
+        "DPO above PPO: it needs no reward model.",
+    ),
+    answer=1,
+    because="nothing lies above the curve; and DPO knows only the sentences of its pairs, which come from π_ref.",
+)
+p2 = Prediction(
+    "DPO with β = 0.3 in place of 1, on the chatbot: what happens to the gold reward?",
+    (
+        "it grows: a smaller β moves further along the curve, as in the exact world.",
+        "it stays: the pairs are the same.",
+        "it falls far below that of β = 1.",
+    ),
+    answer=2,
+    because="a small β asks for wide margins between the answers of the pairs; all other answers drift where nobody "
+    "looked.",
+)
+p3 = Prediction(
+    "How often does the usual 95 % interval hold the truth, with 20 comparisons and p = 0.9?",
+    ("in about 95 % of the repetitions.", "clearly less often.", "clearly more often: it is cautious."),
+    answer=1,
+    because="at 20 wins of 20, which is not rare, its width is zero.",
+)
+p4 = Prediction(
+    "PPO with a tenth of the price: what does the gold reward do as d grows?",
+    (
+        "it rises with the proxy, only more slowly.",
+        "it rises, reaches a highest point, and falls, while the proxy goes on rising.",
+        "it falls from the start.",
+    ),
+    answer=1,
+    because="near the SFT model the reward model is right; far away PPO finds the answers it is wrong about.",
+)
+p5 = Prediction(
+    "Where do RLOO and GRPO end in the exact world, at β = 0.5?",
+    (
+        "both near π*.",
+        "RLOO near π*; GRPO climbs too, but to another place.",
+        "neither climbs: without a critic the noise is too large.",
+    ),
+    answer=1,
+    because="RLOO's gradient is that of J; the gradient of k3 in GRPO's loss is that of another leash.",
+)
