@@ -1,55 +1,30 @@
-"""Measure what the README states, and write it to tests/recorded/: `python tools/record.py [SEED ...]`.
+"""Measure what the README states: `python tools/record.py [SEED ...]`.
 
-For each seed one run of preset tiny (runs/record-SEED), and PPO once more on the same reward model with a tenth of β
-(runs/record-SEED-weak): there the proxy keeps rising and the gold falls. Interrupted, it goes on where it stopped.
+For each seed one run of preset tiny (runs/record-SEED); what it found goes to tests/recorded/tiny.json. Interrupted, it
+goes on where it stopped. The README's last columns come from `week6 frontier --record`, which measures PPO with a
+tenth of β: there the proxy keeps rising and the gold falls.
 """
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from week6 import pipeline, plots
 from week6.models import PRESETS
+from week6.recorded import recorded
 from week6.report import save_figure
-from week6.tasks import load_task
-from week6.training import Run, choose_device
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "recorded"
-WEAKER = 10
-"""By how much β is divided for the over-optimisation run."""
-WEAK_STEPS = 100
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 """What stands between these lines of the README is `readme_table()`."""
 
 
-def strong(seed: int) -> dict[str, Any]:
+def measure(seed: int) -> dict[str, Any]:
     """One whole run of preset tiny."""
     folder = ROOT / "runs" / f"record-{seed}"
     return pipeline.run(PRESETS["tiny"], folder, seed, resume=folder.exists())
-
-
-def weak(seed: int) -> pd.DataFrame:
-    """PPO on the run's own reward model with β turned down; returns its metrics, a row a step."""
-    tiny = PRESETS["tiny"]
-    ppo = dataclasses.replace(tiny.ppo, beta=tiny.ppo.beta / WEAKER, steps=WEAK_STEPS)
-    task, device = load_task(tiny.task), choose_device()
-
-    def setting(name: str, preset: Any) -> pipeline.Setting:
-        folder = ROOT / "runs" / name
-        run = Run.open(folder, pipeline.RunConfig(seed, preset), resume=folder.exists())
-        return pipeline.Setting(run, preset, task, seed, device)
-
-    whole = setting(f"record-{seed}", tiny)
-    sft = pipeline.fine_tune(whole)
-    reward_model = pipeline.fit_reward_model(whole, sft, *pipeline.collect_pairs(whole, sft))
-    leashless = setting(f"record-{seed}-weak", dataclasses.replace(tiny, ppo=ppo))
-    pipeline.optimize_with_ppo(leashless, sft, reward_model)
-    return leashless.run.metrics("ppo")
 
 
 def readme_table() -> str:
@@ -73,29 +48,25 @@ def readme_table() -> str:
         "| seed | reward model | Bayes ceiling | PPO with a tenth of β: proxy | gold |",
         "|---|---|---|---|---|",
     ]
+    weak_runs = recorded("overoptimisation")
     for seed, summary in summaries.items():
-        judge, weak = summary["reward_model"], pd.read_csv(RECORDED / f"weak-{seed}.csv")
-        peak = weak["gold"].rolling(5).mean()
+        judge, weak = summary["reward_model"], weak_runs[weak_runs["seed"] == int(seed)]
+        peak = weak["gold"].rolling(20).mean()
         cells = [
             seed,
             f"{100 * judge['accuracy']:.1f} ± {100 * judge['accuracy_se']:.1f} %",
             f"{100 * judge['bayes_accuracy']:.1f} %",
-            f"{weak['score'].iloc[:5].mean():.2f} → {weak['score'].iloc[-5:].mean():.2f}",
-            f"{weak['gold'].iloc[:5].mean():.2f} → {peak.max():.2f} (highest) → {weak['gold'].iloc[-5:].mean():.2f}",
+            f"{weak['score'].iloc[:20].mean():.2f} → {weak['score'].iloc[-20:].mean():.2f}",
+            f"{weak['gold'].iloc[:20].mean():.2f} → {peak.max():.2f} (highest) → {weak['gold'].iloc[-20:].mean():.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main(seeds: list[int]) -> None:
-    """Run; write tests/recorded/tiny.json, weak-SEED.csv, imgs/tiny-frontier.png and the README's table."""
+    """Run; write tests/recorded/tiny.json, imgs/tiny-frontier.png and the README's table."""
     RECORDED.mkdir(parents=True, exist_ok=True)
-    summaries = {}
-    for seed in seeds:
-        summaries[str(seed)] = strong(seed)
-        rows = weak(seed)
-        columns = ["step", "score", "gold", "kl", "entropy", "length"]
-        rows[columns].iloc[::5].round(4).to_csv(RECORDED / f"weak-{seed}.csv", index=False)
+    summaries = {str(seed): measure(seed) for seed in seeds}
     (RECORDED / "tiny.json").write_text(json.dumps(summaries, indent=1) + "\n")
     first = summaries[str(seeds[0])]
     save_figure(ROOT / "imgs" / "tiny-frontier.png", plots.frontier(first["policies"], first["best_gold"]))
