@@ -9,14 +9,18 @@ every row, so that response token t is always predicted by column P − 1 + t. M
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from inspect import signature
 from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from week6 import _validate as check
+
+KEY_VALUE_CACHE = "cache" if "cache" in signature(GPT2LMHeadModel.forward).parameters else "past_key_values"
+"""What the installed transformers calls the keys and values of earlier tokens: 5.24 renamed them."""
 
 
 class _Rows:
@@ -215,11 +219,11 @@ def sample(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{KEY_VALUE_CACHE: cache},
         )
-        cache = output.past_key_values
+        cache = getattr(output, KEY_VALUE_CACHE)
         log_probs = (output.logits[:, -1].float() / temperature).log_softmax(-1)
         token = torch.multinomial(log_probs.exp(), 1, generator=generator)
         log_prob = log_probs.gather(-1, token).squeeze(-1)
