@@ -882,11 +882,11 @@ right_.set(title="Gold", xlabel="√KL (√nats)", ylabel="gold reward (reward u
 left.legend()
 right_.legend()
 plt.show()
-assert len(falls) == 3 and sorted(falls)[1] > 0.3
+assert len(falls) == 3 and min(falls) > 0.5
 print(
     "Checked: in the ten batches farthest from the SFT model, the proxy is more than 0.5 higher than in the ten nearest,"
 )
-print("for all three seeds; and the gold reward is more than 0.3 lower than at its best, for at least two of them.")
+print("and the gold reward is more than 0.5 lower than at its best: for all three seeds.")
 
 # %% [markdown]
 # *Figure: left, the proxy rises with the distance from the SFT model; right, the gold reward rises up to a distance of
