@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "recorded"
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 """What stands between these lines of the README is `readme_table()`."""
+BEGIN_EXACT, END_EXACT = "<!-- exact -->", "<!-- /exact -->"
+"""And between these `exact_table()`."""
 
 
 def measure(seed: int) -> dict[str, Any]:
@@ -63,6 +65,22 @@ def readme_table() -> str:
     return "\n".join(lines)
 
 
+def exact_table() -> str:
+    """How far the policies of `week6 frontier` end from the optimum of the exact world, as Markdown."""
+    names = {
+        "ppo": "PPO on the true reward",
+        "dpo": "DPO on 20 000 sampled pairs",
+        "dpo_two_rounds": "the same, and then as many pairs of its own",
+    }
+    table, betas = recorded("frontier_exact"), (0.5, 1.0)
+    lines = [f"| | {' | '.join(f'β = {beta:g}' for beta in betas)} |", "|---|---|---|"]
+    for method, label in names.items():
+        points = table[table["method"] == method]
+        cells = [", ".join(f"{gap:.3f}" for gap in points.loc[points["beta"] == beta, "gap"]) for beta in betas]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main(seeds: list[int]) -> None:
     """Run; write tests/recorded/tiny.json, imgs/tiny-frontier.png and the README's table."""
     RECORDED.mkdir(parents=True, exist_ok=True)
@@ -71,8 +89,11 @@ def main(seeds: list[int]) -> None:
     first = summaries[str(seeds[0])]
     save_figure(ROOT / "imgs" / "tiny-frontier.png", plots.frontier(first["policies"], first["best_gold"]))
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{readme_table()}\n{END}{rest.partition(END)[2]}")
+    text = readme.read_text()
+    for (begin, end), table in {(BEGIN, END): readme_table(), (BEGIN_EXACT, END_EXACT): exact_table()}.items():
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+    readme.write_text(text)
 
 
 if __name__ == "__main__":
