@@ -8,11 +8,13 @@ from torch.autograd import gradcheck
 
 from tests.tiny import EOS, log_probs_by_hand, merging_tokenizer, ragged, ragged_pairs, tiny_gpt2, words_tokenizer
 from week6.sequences import (
+    Pairs,
     Rollout,
     decode,
     encode_demonstrations,
     encode_pairs,
     encode_prompts,
+    join_pairs,
     left_pad,
     masked_mean,
     masked_whiten,
@@ -568,3 +570,16 @@ def test_pairs_are_cut_where_both_answers_can_be():
     long, short = [3, 5, 1], [6, 1, 0]  # b d <eos>, and bc <eos> <pad>
     assert data.chosen.tolist() == [long, short] and data.rejected.tolist() == [short, long]
     assert data.chosen_mask.sum(-1).tolist() == [3, 2] and data.rejected_mask.sum(-1).tolist() == [2, 3]
+
+
+def test_joined_pairs_keep_their_rows_and_pad_the_shorter_answers():
+    prompts, prompt_mask, chosen, chosen_mask = ragged([2, 3], [2, 4])
+    _, _, rejected, rejected_mask = ragged([2, 3], [4, 1], seed=1)
+    wide = Pairs(prompts, prompt_mask, chosen, chosen_mask, rejected, rejected_mask)
+    short = Pairs(prompts, prompt_mask, chosen[:, :3], chosen_mask[:, :3], rejected[:, :3], rejected_mask[:, :3])
+    joined = join_pairs([short, wide])
+    assert len(joined) == 4 and torch.equal(joined.prompts, torch.cat([prompts, prompts]))
+    for name in ("chosen", "rejected", "chosen_mask", "rejected_mask"):
+        assert torch.equal(getattr(joined.rows(slice(2, 4)), name), getattr(wide, name))
+        assert torch.equal(getattr(joined.rows(slice(0, 2)), name)[:, :3], getattr(short, name))
+    assert not joined.chosen_mask[:2, 3:].any() and not joined.rejected_mask[:2, 3:].any()  # padding is no token

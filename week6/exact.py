@@ -5,7 +5,6 @@ For any policy the expected reward, the KL, the objective and the distance to th
 """
 
 import copy
-import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from week6.objective import kl_divergence, optimal_policy, rlhf_objective
 from week6.optim import generator_for, make_optimizer
 from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
 from week6.preferences import preference_probability, sample_preferences
-from week6.sequences import Pairs, Rollout, response_forward
+from week6.sequences import Pairs, Rollout, join_pairs, response_forward
 
 
 class ExactReport(NamedTuple):
@@ -193,10 +192,7 @@ def train_exact_dpo(
     pairs = world.sample_pairs(reference, n_pairs, generator_for(seed, 0))
     for i in range(rounds):
         if i > 0:
-            new = world.sample_pairs(policy, n_pairs, generator_for(seed, i))
-            pairs = Pairs(
-                **{f.name: torch.cat([getattr(x, f.name) for x in (pairs, new)]) for f in dataclasses.fields(Pairs)}
-            )
+            pairs = join_pairs([pairs, world.sample_pairs(policy, n_pairs, generator_for(seed, i))])
         for _ in train_dpo(policy, reference, make_optimizer(policy, config.learning_rate), pairs, config, seed):
             pass
     return policy

@@ -42,7 +42,15 @@ from week6.preferences import bayes_accuracy
 from week6.pretrained import load_tokenizer
 from week6.report import save_figure, write_report, write_samples
 from week6.reward_model import RewardModel, expected_accuracy, pair_agreement, score, train_reward_model
-from week6.sequences import Pairs, decode, encode_demonstrations, encode_pairs, encode_prompts, pair_rollouts
+from week6.sequences import (
+    Pairs,
+    decode,
+    encode_demonstrations,
+    encode_pairs,
+    encode_prompts,
+    join_pairs,
+    pair_rollouts,
+)
 from week6.sft import train_sft
 from week6.tasks import Task, load_task
 from week6.training import Run, Usage, choose_device, read_json, run_stage, stage_seed, versions
@@ -247,19 +255,7 @@ def _label_answers(
         pairs.append(pair_rollouts(answers[i], answers[j], first_preferred.to(setting.device)))
         probabilities.append(torch.where(first_preferred, probability, 1 - probability))
         rows += list(labelled)
-    return _join(pairs), torch.cat(probabilities), rows
-
-
-def _join(parts: list[Pairs]) -> Pairs:
-    width = max(part.chosen.shape[1] for part in parts)
-
-    def column(name: str) -> Tensor:
-        tensors = [getattr(part, name) for part in parts]
-        if name not in ("prompts", "prompt_mask"):
-            tensors = [nn.functional.pad(x, (0, width - x.shape[1])) for x in tensors]
-        return torch.cat(tensors)
-
-    return Pairs(**{field.name: column(field.name) for field in dataclasses.fields(Pairs)})
+    return join_pairs(pairs), torch.cat(probabilities), rows
 
 
 def fit_reward_model(

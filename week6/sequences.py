@@ -317,6 +317,19 @@ def pair_rollouts(first: Rollout, second: Rollout, first_preferred: Bool[Tensor,
     )
 
 
+def join_pairs(parts: Sequence[Pairs]) -> Pairs:
+    """The rows of all parts, one below the other; answers are padded to the longest. Prompts must be equally wide."""
+    width = max(part.chosen.shape[1] for part in parts)
+
+    def column(name: str) -> Tensor:
+        tensors = [getattr(part, name) for part in parts]
+        if name not in ("prompts", "prompt_mask"):
+            tensors = [nn.functional.pad(x, (0, width - x.shape[1])) for x in tensors]
+        return torch.cat(tensors)
+
+    return Pairs(**{field.name: column(field.name) for field in fields(Pairs)})
+
+
 def decode(
     tokenizer: PreTrainedTokenizerBase, responses: Int[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
 ) -> list[str]:
