@@ -101,6 +101,12 @@ def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, 
     return scores
 
 
+@torch.no_grad()
+def score_batches(model: nn.Module, answers: Rollout | Demonstrations, batch_size: int = 256) -> Float[Tensor, " B"]:
+    """`score` of many answers, batch by batch, without gradients."""
+    return torch.cat([score(model, answers.rows(slice(i, i + batch_size))) for i in range(0, len(answers), batch_size)])
+
+
 def pair_scores(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """r_φ(x, y_w) and r_φ(x, y_l), in one forward pass."""
     chosen, rejected = score(model, pairs.stacked()).chunk(2)
