@@ -323,13 +323,19 @@ def label_with(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel
     run, task, path = setting.run, setting.task, setting.run.folder / "answer_pairs.safetensors"
     if "answer_pairs" not in run.finished:
         usage = Usage()
+        scores: dict[tuple[str, str], Tensor] = {}  # an answer is compared several times
 
         def strength(prompts: list[str], answers: list[str]) -> Tensor:
-            batch = encode_demonstrations(task.tokenizer, prompts, answers).to(setting.device)
-            return reward_model.scale.cpu() * score_batches(reward_model, batch).cpu()
+            asked = list(zip(prompts, answers, strict=True))
+            if new := [pair for pair in dict.fromkeys(asked) if pair not in scores]:
+                batch = encode_demonstrations(task.tokenizer, *zip(*new, strict=True)).to(setting.device)
+                fresh = reward_model.scale * score_batches(reward_model, batch)
+                scores.update(zip(new, fresh.cpu(), strict=True))
+            return torch.stack([scores[pair] for pair in asked])
 
         labelled = dataclasses.replace(setting, task=dataclasses.replace(task, gold=strength, annotator_noise=1.0))
-        k, n_pairs = task.answers_per_prompt, setting.preset.n_pairs
+        k, dpo = task.answers_per_prompt, setting.preset.dpo
+        n_pairs = min(setting.preset.n_pairs, dpo.steps * dpo.batch_size)  # no more than DPO will meet
         index = minibatch(
             len(task.prompts), math.ceil(n_pairs / math.comb(k, 2)), 0, setting.stage_seed("answer_pairs")
         )
