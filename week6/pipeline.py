@@ -32,6 +32,7 @@ from week6.checkpoint import (
     save_tensors,
     write_atomic,
 )
+from week6.compute import compute, in_parts, inference_bytes, main_process
 from week6.dpo import train_dpo
 from week6.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
 from week6.models import Model, Preset, frozen_copy, initial_policy
@@ -278,7 +279,9 @@ def fit_reward_model(
         index = minibatch(len(tokens), CALIBRATION_ANSWERS, 0, seed)
         answers = sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed)
         with torch.no_grad():
-            model.calibrate(score(model, answers))
+            row_bytes = inference_bytes(model, answers.columns[0], 0)
+            (scores,) = in_parts(lambda part: (score(model, part),), answers, row_bytes)
+            model.calibrate(scores)
         accuracy, ceiling = _accuracy(pair_agreement(model, heldout).cpu(), probabilities)
         save_checkpoint(path, model)
         usage.tick()
@@ -435,7 +438,7 @@ def summarize(setting: Setting, evaluation: dict[str, Any]) -> dict[str, Any]:
         "reward_model": run.result("reward_model"),
         **evaluation,
     }
-    write_report(run, summary)
+    main_process(lambda: write_report(run, summary))
     return dict(read_json(run.folder / "summary.json"))
 
 
@@ -443,10 +446,10 @@ def _finish_policy(setting: Setting, stage: str, policy: PreTrainedModel, usage:
     """Save a trained policy with its tokenizer as a plain transformers folder, and record the stage as finished."""
     if stage in setting.run.finished:
         return
-    folder = setting.run.folder / "policies" / stage
-    with replacing(folder) as temporary:
-        policy.save_pretrained(temporary)
-        setting.task.tokenizer.save_pretrained(temporary)
+    if compute().is_main:
+        with replacing(setting.run.folder / "policies" / stage) as temporary:
+            policy.save_pretrained(temporary)
+            setting.task.tokenizer.save_pretrained(temporary)
     usage.tick()
     setting.run.finish(stage, usage)
 
