@@ -149,7 +149,7 @@ def _find() -> Compute:
     if device.type != "cuda":
         # All processes are taken to share one machine.
         return Compute(
-            device,
+            torch.device("cpu"),
             torch.float32,
             state.process_index,
             state.num_processes,
