@@ -9,7 +9,7 @@ from tests.tiny import ragged, ragged_pairs, tiny_gpt2
 from week6.dpo import DPOConfig, train_dpo
 from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
 from week6.reward_model import RewardConfig, RewardModel, train_reward_model
-from week6.sequences import Demonstrations, Rollout
+from week6.sequences import Demonstrations, Rollout, response_log_probs
 from week6.sft import SFTConfig, train_sft
 
 METHODS = ("sft", "reward_model", "dpo", "one_pair", "ppo")
@@ -19,6 +19,15 @@ Result = tuple[list[dict[str, float]], dict[str, Tensor]]
 
 def base(dtype: torch.dtype = torch.float32, seed: int = 1):
     return tiny_gpt2(seed=seed, scale=0.25, dtype=dtype)
+
+
+def answers_of(rows: int = 6) -> Demonstrations:
+    return Demonstrations(*ragged([1 + i % 3 for i in range(rows)], [1 + i % 5 for i in range(rows)]))
+
+
+def log_probs_of(model, answers=None):
+    batch = answers or answers_of()
+    return response_log_probs(model, batch.prompts, batch.prompt_mask, batch.responses, batch.response_mask)
 
 
 def sgd(model):

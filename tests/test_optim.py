@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from week6.compute import using
+from tests.methods import answers_of, base, log_probs_of, sgd
+from week6.compute import training_bytes, using
 from week6.optim import descend, descend_rows, generator_for, make_optimizer, minibatch, set_learning_rate
 
 
@@ -133,6 +134,76 @@ def test_a_loss_of_a_later_part_that_is_not_finite_changes_nothing():
             torch.optim.SGD(model.parameters(), lr=1.0), 1.0,
         )  # fmt: skip
     assert torch.equal(model.weight, before)
+
+
+# --- fp16 ------------------------------------------------------------------------------------------------------------
+
+
+ROUNDING = 2**-11
+"""Relative rounding error of one operation in fp16."""
+
+
+class TestScale:
+    """fp16 has no numbers below 6e-8 or above 65504: losses are multiplied, gradients divided."""
+
+    def step(self, scale=None, dtype=torch.float16):
+        model, data = base(), answers_of()
+        with using(dtype=dtype) as here:
+            if scale is not None:
+                here.restart_scaler({"scale": scale})
+            _, norm, _ = descend_rows(
+                lambda rows: (-log_probs_of(model, data.rows(rows)).mean(), {}),
+                torch.arange(6), torch.ones(6), model, sgd(model), training_bytes(model, *data.columns),
+            )  # fmt: skip
+            return torch.cat([p.detach().flatten() for p in model.parameters()]), norm, here.scaler.get_scale()
+
+    def test_a_step_is_that_of_fp32(self):
+        weights, norm, _ = self.step(dtype=torch.float32)
+        found, found_norm, scale = self.step()
+        assert scale == 2**16
+        assert found_norm == pytest.approx(norm, rel=5 * ROUNDING)
+        assert (found - weights).abs().max() < 5 * ROUNDING
+
+    def test_a_step_that_overflows_is_repeated_with_half_the_scale_and_not_lost(self):
+        """With 2^40 every gradient is infinite: GradScaler alone would drop this step and the next twenty."""
+        weights, norm, _ = self.step(dtype=torch.float32)
+        found, found_norm, scale = self.step(2.0**40)
+        assert 1 < scale < 2**30
+        assert found_norm == pytest.approx(norm, rel=5 * ROUNDING)
+        assert (found - weights).abs().max() < 5 * ROUNDING
+
+    def test_small_gradients_are_not_lost(self):
+        """A loss of 1e-6 of its size: without a scale its gradients fall below the smallest fp16 number."""
+        model, data = base(), answers_of()
+
+        def gradients(dtype, scale):
+            with using(dtype=dtype) as here:
+                here.restart_scaler({"scale": scale})
+                model.zero_grad()
+                descend_rows(
+                    lambda rows: (-1e-6 * log_probs_of(model, data.rows(rows)).mean(), {}),
+                    torch.arange(6), torch.ones(6), model, torch.optim.SGD(model.parameters(), lr=0.0), 1.0,
+                )  # fmt: skip
+                return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+        exact = gradients(torch.float32, 1.0)
+        lost = (gradients(torch.float16, 1.0) - exact).norm() / exact.norm()
+        kept = (gradients(torch.float16, 2.0**16) - exact).norm() / exact.norm()
+        assert kept < 5 * ROUNDING < lost
+
+    def test_a_gradient_that_is_never_finite_is_an_error_and_changes_nothing(self):
+        model = nn.Linear(2, 1)
+        before = model.weight.detach().clone()
+        for dtype in (torch.float32, torch.float16):
+            with using(dtype=dtype), pytest.raises(ValueError, match="gradient: got norm nan"):
+                descend_rows(  # √0 has an infinite slope
+                    lambda rows: ((model.weight - model.weight.detach()).abs().sum().sqrt(), {}),
+                    torch.arange(1), torch.ones(1), model, sgd(model), 1.0,
+                )  # fmt: skip
+            assert torch.equal(model.weight, before)
+
+
+# --- rates and order --------------------------------------------------------------------------------------------------
 
 
 def test_learning_rate_rises_then_falls():

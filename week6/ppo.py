@@ -290,7 +290,8 @@ def train_ppo(
             reference, part.prompts, part.prompt_mask, part.responses, mask, config.temperature
         )
         _, values = actor(part, config.temperature)
-        return ref_log_probs, values, reward(part)
+        scores = torch.where(part.finished, reward(part), config.unfinished_penalty)
+        return ref_log_probs, values, scores
 
     for step in range(start, config.steps):
         index = minibatch(len(prompts), config.batch_size, step, seed)
@@ -300,8 +301,7 @@ def train_ppo(
         )
         mask = rollout.response_mask
         row_bytes = inference_bytes(actor.policy, *rollout.columns)
-        ref_log_probs, values, found = in_parts(appraise, rollout, row_bytes)
-        scores = torch.where(rollout.finished, found, config.unfinished_penalty)
+        ref_log_probs, values, scores = in_parts(appraise, rollout, row_bytes)
         beta = controller.beta
         rewards = shape_rewards(scores, rollout.log_probs, ref_log_probs, mask, beta)
         advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
