@@ -22,7 +22,7 @@ test: $(READY) nbval
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal --cov --durations=10
+	$(BIN)/pytest -q -n $(WORKERS) --cov --durations=10
 	$(BIN)/python -m tests.mutation.run --workers $(WORKERS)
 
 mutation: $(READY)

@@ -5,6 +5,9 @@ import os
 import socket
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+# Arrow's allocator starts a thread when it is loaded. A child forked beside that thread may inherit a lock that nobody
+# will release (jemalloc#2402): it would wait for ever.
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest  # noqa: E402

@@ -4,6 +4,7 @@ import atexit
 import dataclasses
 import functools
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,19 +16,19 @@ import torch
 
 from week6 import pipeline, report, training
 from week6.cli import main
+from week6.evaluation import EvaluationConfig
 from week6.models import PRESETS, Preset
 from week6.tasks import load_task
 
-SMALL = {
-    "HELDOUT_PAIRS": 2,
-    "CALIBRATION_ANSWERS": 64,
-    "ANSWERS_PER_PROMPT": 2,
-    "BEST_OF": 3,
-    "BEST_OF_ANSWERS": 2,
-    "PROBES": 2,
-    "PROBE_ANSWERS": 16,
-}
-"""The pipeline's constants for such a run."""
+SMALL = EvaluationConfig(
+    heldout_pairs=2,
+    calibration_answers=64,
+    answers_per_prompt=2,
+    best_of=3,
+    best_of_answers=2,
+    probes=2,
+    probe_answers=16,
+)
 task_once = functools.cache(load_task)
 
 
@@ -44,6 +45,7 @@ def quick_preset() -> Preset:
         reward=change(tiny.reward, steps=8, batch_size=8),
         ppo=change(tiny.ppo, steps=5, batch_size=8, target_kl=1.0),
         dpo=change(tiny.dpo, steps=8, batch_size=8),
+        evaluation=SMALL,
     )
 
 
@@ -62,12 +64,11 @@ def quick_flags() -> list[str]:
 
 @contextmanager
 def quick_settings(checkpoint_seconds: float = 0.0, plots: bool = False) -> Iterator[None]:
-    """Small constants, a checkpoint after every step, one thread (its number decides the last digits), no plots."""
+    """A checkpoint after every step, one thread (its number decides the last digits), no plots."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with (
-            mock.patch.multiple(pipeline, **SMALL),
             mock.patch.object(pipeline, "load_task", task_once),
             mock.patch.object(training, "CHECKPOINT_SECONDS", checkpoint_seconds),
             nullcontext() if plots else mock.patch.object(report, "save_figure", lambda path, figure: None),
@@ -82,6 +83,12 @@ def quick_run(folder: Path, resume: bool = False) -> None:
     """What a child process does."""
     with quick_settings():
         pipeline.run(quick_preset(), folder, resume=resume)
+
+
+def child_run(folder: Path) -> None:
+    """`quick_run` in a forked child: the process that it was forked from must have had no other thread."""
+    assert len(list(Path(f"/proc/{os.getppid()}/task").iterdir())) == 1
+    quick_run(folder, resume=True)
 
 
 @functools.cache

@@ -4,11 +4,13 @@ import json
 import math
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 
-from tests.runs import quick_settings
-from tests.small_gpt2 import byte_tokenizer, conversations, reviews, small_gpt2
+from tests.runs import SMALL, quick_settings
+from tests.small_gpt2 import BAD as BLAME
+from tests.small_gpt2 import END, GOOD, byte_tokenizer, conversations, reviews, small_gpt2
 from week6 import pipeline
 from week6.chat import load_session
 from week6.checkpoint import load_tensors
@@ -16,10 +18,11 @@ from week6.cli import main
 from week6.pretrained import load_policy, load_tokenizer
 from week6.training import Run
 
+PAIRS = ("pairs", "answer_pairs")
 FLAGS = (
     "--n-pairs 40 --sft.steps 10 --sft.batch-size 8 --reward.steps 4 --reward.batch-size 8 --ppo.steps 3 "
     "--ppo.batch-size 8 --dpo.steps 4 --dpo.batch-size 8 --ppo.max-new-tokens 16"
-).split()
+).split() + [f"--evaluation.{name.replace('_', '-')}={value}" for name, value in vars(SMALL).items()]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +31,15 @@ def base(tmp_path_factory):
     base = tmp_path_factory.mktemp("gpt2")
     small_gpt2(base / "model")
     (base / "reviews.txt").write_text("\n".join(reviews()))
+    (base / "rated.tsv").write_text("".join(["text\tratings\n", *(f"{t}\t{opinions(t)}\n" for t in reviews(200))]))
     (base / "pairs.jsonl").write_text("\n".join(map(json.dumps, conversations())))
     return base
+
+
+def opinions(text):
+    """What three people think of a film: one counts the praise, one the blame, one both."""
+    good, bad = (sum(text.count(word) for word in words) for words in (GOOD, BLAME))
+    return f"{good},{-bad},{good - bad}"
 
 
 def command(base, preset="gpt2", data="reviews.txt", model="model", *more):
@@ -42,6 +52,7 @@ def runs(base):
     with quick_settings():
         assert main(command(base)) == 0
         assert main(command(base, "gpt2-hh", "pairs.jsonl")) == 0
+        assert main(command(base, "gpt2-cpu", "rated.tsv", "model", "--ratings", "ratings")) == 0
     return base / "runs"
 
 
@@ -89,6 +100,22 @@ class TestRun:
         assert "no ceiling is known" in report and "frontier.png" not in report and "None" not in report
         assert "gold" not in Run(folder).metrics("ppo")
 
+    def test_ratings_of_people_fit_the_reward_model_and_it_labels_the_pairs_for_dpo(self, runs, base):
+        """The pairs of DPO share their prompts; those of the reward model are whole reviews after the end token."""
+        folder = runs / "gpt2-cpu"
+        read = {name: [json.loads(x) for x in (folder / f"{name}.jsonl").read_text().splitlines()] for name in PAIRS}
+        assert [len(rows) for rows in read.values()] == [40, 4 * 8]  # DPO meets no more
+        assert {row["prompt"] for row in read["pairs"]} == {END}
+        texts = {" ".join(text.split()) for text in reviews(200)}
+        assert all({row["chosen"], row["rejected"]} <= texts for row in read["pairs"])
+        tokenizer = load_tokenizer(str(base / "model"))
+        task = pipeline.load_task("sentiment", tokenizer, str(base / "rated.tsv"), None, "vader", 16, "ratings")
+        assert {row["prompt"] for row in read["answer_pairs"]} <= set(task.prompts["prompt"])
+        summary = json.loads((folder / "summary.json").read_text())
+        assert list(summary["stages"])[2:4] == ["reward_model", "answer_pairs"]
+        assert 0.5 < summary["reward_model"]["bayes_accuracy"] < 1
+        assert len(pd.read_csv(folder / "metrics" / "dpo.csv")) == 4
+
     def test_training_starts_from_the_model(self, runs, base):
         """One step of SFT changes little: from other weights the first loss would not be the folder's own."""
         tokenizer = load_tokenizer(str(base / "model"))
@@ -133,6 +160,12 @@ def written(base, name, content):
     return command(base, data=name)
 
 
+def rated(*cells):
+    """Reviews with these ratings, in turn."""
+    rows = [f'"{text.replace(chr(34), "")}","{cells[i % len(cells)]}"\n' for i, text in enumerate(reviews(40))]
+    return ("text,r\n" + "".join(rows)).encode()
+
+
 BAD = {
     "folder without tokenizer": (no_tokenizer, "the folder has no tokenizer.json"),
     "vocabulary that does not fit": (too_many_tokens, "has 400 tokens and the model 300 embeddings"),
@@ -140,6 +173,18 @@ BAD = {
     "empty file": (lambda base: written(base, "empty.txt", b""), "got 0 texts"),
     "one line": (lambda base: written(base, "one.txt", b"a b c d e f"), "got 1 texts"),
     "wrong columns": (lambda base: written(base, "c.csv", b"a,b\n1,2\n"), "got the columns a, b, expected text"),
+    "ratings that are none": (
+        lambda base: [*written(base, "r.csv", rated("1,2", "good")), "--ratings", "r"],
+        "column r: row 2 is 'good', expected numbers with commas between them",
+    ),
+    "no ratings": (
+        lambda base: [*written(base, "r.csv", rated("1,2", "1,3")), "--ratings", "stars"],
+        "got the columns text, r, expected text, stars",
+    ),
+    "ratings for pairs": (
+        lambda base: [*command(base, "gpt2-hh", "pairs.jsonl"), "--ratings", "r"],
+        "ratings: got some for task 'hh'",
+    ),
     "not UTF-8": (lambda base: written(base, "l.txt", b"caf\xe9\n" * 50), "is not UTF-8"),
     "no classifier": (lambda base: [*command(base), "--gold", str(base / "model")], "no text classifier"),
     "too long answers": (

@@ -15,7 +15,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.runs import SMALL, artefacts, finished_run, forget, numbers, quick_preset, quick_run, quick_settings
+from tests.runs import (
+    SMALL,
+    artefacts,
+    child_run,
+    finished_run,
+    forget,
+    numbers,
+    quick_preset,
+    quick_run,
+    quick_settings,
+)
 from week6 import pipeline
 from week6.checkpoint import RunError
 from week6.evaluation import sample_batches
@@ -47,7 +57,7 @@ def cpu_seconds(pid):
 
 def in_child(folder, kill_after=math.inf):
     """Run in a child that is SIGKILLed after so many CPU seconds; returns whether it ended by itself before."""
-    child = processes.Process(target=quick_run, args=(folder, True))
+    child = processes.Process(target=child_run, args=(folder,))
     child.start()
     while child.exitcode is None and cpu_seconds(child.pid) < kill_after:
         child.join(0.005)
@@ -85,7 +95,7 @@ def test_summary_has_the_keys_that_others_read(whole):
     assert summary["policies"]["sft"]["kl"] == pytest.approx(0, abs=1e-5)
     assert summary["policies"]["sft"]["share_of_the_way"] == 0
     best = summary["policies"]["best_of_n"]
-    assert best["kl"] == best_of_n_kl_bound(SMALL["BEST_OF"]) and best["kl_se"] is None
+    assert best["kl"] == best_of_n_kl_bound(SMALL.best_of) and best["kl_se"] is None
     assert best["proxy"] > summary["policies"]["sft"]["proxy"]
 
 
@@ -95,7 +105,7 @@ def test_report_rests_every_figure_on_its_samples(whole):
     for policy in summary["policies"].values():
         assert f"{policy['gold']:.2f} ± {policy['gold_se']:.2f}" in text
         assert f"{policy['n']} to {policy['prompts']} prompts" in text
-    assert "Bayes ceiling" in text and f"≤ {best_of_n_kl_bound(SMALL['BEST_OF']):.2f}" in text
+    assert "Bayes ceiling" in text and f"≤ {best_of_n_kl_bound(SMALL.best_of):.2f}" in text
     assert f"{summary['best_gold']:.3f}: the exact maximum" in text
     for line in text.splitlines():
         if line.startswith("!["):
@@ -130,7 +140,7 @@ def test_reward_model_is_centred_and_scaled_on_sft_answers(whole):
         model = pipeline.fit_reward_model(setting, sft, *pipeline.collect_pairs(setting, sft))
         tokens, mask = setting.prompts()
         seed = setting.stage_seed("calibration")
-        index = minibatch(len(tokens), SMALL["CALIBRATION_ANSWERS"], 0, seed)
+        index = minibatch(len(tokens), SMALL.calibration_answers, 0, seed)
         scores = score(model, sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed))
     assert abs(scores.mean().item()) < 1e-4
     assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-4)
@@ -177,7 +187,7 @@ def run_until(folder, stage, monkeypatch, seed=0):
 
 
 def test_interrupted_at_the_end_of_every_stage_ends_with_the_same_numbers(whole, tmp_path, monkeypatch):
-    for stage in pipeline.STAGES:
+    for stage in numbers(whole)["stages"]:
         run_until(tmp_path / "parts", stage, monkeypatch)
     quick_run(tmp_path / "parts", resume=True)
     assert numbers(tmp_path / "parts") == numbers(whole)

@@ -50,9 +50,21 @@ FIGURES = {
     "ppo_dashboard": lambda: plots.ppo_dashboard(PPO),
     "dpo_dashboard": lambda: plots.dpo_dashboard(DPO),
     "frontier": lambda: plots.frontier(POLICIES, 2.5),
+    "frontier_beside": lambda: plots.frontier_beside({"embedded": POLICIES, "real": POLICIES}),
+    "beside, PPO": lambda: plots.beside({"embedded": PPO, "real": PPO}, "ppo"),
+    "beside, DPO": lambda: plots.beside({"embedded": DPO, "real": DPO}, "dpo"),
     "overoptimisation": lambda: plots.overoptimisation(PPO),
     "reward_histograms": lambda: plots.reward_histograms({"help": [1.0, 2.0], "rude": [-1.0, 0.0, 0.5]}),
 }
+
+
+def test_runs_beside_each_other_have_a_column_each():
+    """Above each other, of the same run: its reward and its KL."""
+    longer = PPO.assign(kl=PPO["kl"] + 5)
+    panels = plots.beside({"embedded": PPO, "real": longer}, "ppo").axes
+    assert [axes.get_title() for axes in panels[:2]] == ["embedded", "real"]
+    for axes, run in zip(panels[2:], (PPO, longer), strict=True):
+        assert axes.lines[0].get_ydata().tolist() == run["kl"].tolist()
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -21,6 +21,26 @@ from week6.tasks import Task
 Reward = Callable[[Rollout], Float[Tensor, " B"]]
 
 
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """On how many sampled answers the figures of a run rest."""
+
+    heldout_pairs: int = 14
+    """Pairs on each held-out prompt that measure the reward model's accuracy and its ceiling."""
+    calibration_answers: int = 1000
+    """SFT answers to training prompts whose reward is made mean 0, variance 1."""
+    answers_per_prompt: int = 8
+    """Answers of each policy to each held-out prompt."""
+    best_of: int = 16
+    """The n of best-of-n."""
+    best_of_answers: int = 2
+    """How many times best-of-n is done for each held-out prompt."""
+    probes: int = 10
+    """How often DPO's KL and gold reward are looked at while it trains."""
+    probe_answers: int = 256
+    """On how many answers."""
+
+
 class Estimate(NamedTuple):
     """A mean, its standard error, and the number of answers and of prompts behind it."""
 

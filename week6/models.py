@@ -1,7 +1,7 @@
 """Presets, and what is done with a language model before training: make or load one, copy it, freeze the copy."""
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from week6.dpo import DPOConfig
+from week6.evaluation import EvaluationConfig
 from week6.ppo import PPOConfig
 from week6.pretrained import load_policy
 from week6.reward_model import RewardConfig
@@ -32,6 +33,8 @@ class Preset:
     `n_pairs` preference pairs are sampled from the SFT model and labelled. Where the task has pairs of its own, at
     most so many of these are taken.
     `data` is a local file or a data set of the hub with the texts in `column`, `gold` "vader" or a text classifier.
+    Where people have rated the texts, in the column `ratings`, the reward model learns from their comparisons, and
+    labels the pairs for DPO.
     """
 
     name: str
@@ -45,10 +48,12 @@ class Preset:
     reward: RewardConfig
     ppo: PPOConfig
     dpo: DPOConfig
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     model: str | None = None
     data: str | None = None
     column: str | None = None
     gold: str | None = None
+    ratings: str | None = None
 
 
 PRESETS = {
@@ -92,6 +97,18 @@ PRESETS["gpt2"] = Preset(
     data="stanfordnlp/imdb",
     column="text",
     gold="vader",
+)
+PRESETS["gpt2-cpu"] = replace(  # a pretrained model without a GPU: hours, on texts of a sentence
+    PRESETS["gpt2"],
+    name="gpt2-cpu",
+    n_pairs=1_800,
+    sft=SFTConfig(steps=100, batch_size=16, learning_rate=5e-5),
+    reward=RewardConfig(steps=110, batch_size=16, learning_rate=5e-5),
+    ppo=PPOConfig(steps=40, batch_size=32, epochs=2, minibatches=2, learning_rate=4e-5, beta=0.05, max_new_tokens=32),
+    dpo=DPOConfig(steps=110, batch_size=8, learning_rate=3e-5, beta=0.1),
+    evaluation=EvaluationConfig(
+        calibration_answers=200, answers_per_prompt=1, best_of=4, best_of_answers=1, probes=5, probe_answers=32
+    ),
 )
 PRESETS["gpt2-hh"] = replace(  # conversations are longer, and the pairs are there
     PRESETS["gpt2"],

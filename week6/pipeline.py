@@ -32,7 +32,7 @@ from week6.checkpoint import (
     save_tensors,
     write_atomic,
 )
-from week6.compute import compute, in_parts, inference_bytes, main_process
+from week6.compute import compute, main_process
 from week6.dpo import train_dpo
 from week6.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
 from week6.models import Model, Preset, frozen_copy, initial_policy
@@ -42,7 +42,14 @@ from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
 from week6.preferences import bayes_accuracy
 from week6.pretrained import load_tokenizer
 from week6.report import save_figure, write_report, write_samples
-from week6.reward_model import RewardModel, expected_accuracy, pair_agreement, score, train_reward_model
+from week6.reward_model import (
+    RewardModel,
+    expected_accuracy,
+    pair_agreement,
+    score,
+    score_batches,
+    train_reward_model,
+)
 from week6.sequences import (
     Pairs,
     decode,
@@ -58,20 +65,12 @@ from week6.training import Run, Usage, choose_device, read_json, run_stage, stag
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 """Names of the answers to a prompt that annotators compare; their random numbers derive from these."""
-HELDOUT_PAIRS = 14
-"""Sampled pairs on each held-out prompt that measure the reward model's accuracy and its ceiling."""
-CALIBRATION_ANSWERS = 1000
-"""SFT answers to training prompts whose reward is made mean 0, variance 1."""
-ANSWERS_PER_PROMPT = 8
-"""Answers of each policy to each held-out prompt in the evaluation."""
-BEST_OF, BEST_OF_ANSWERS = 16, 2
-"""Best-of-n: n, and how many times it is done for each held-out prompt."""
-PROBES, PROBE_ANSWERS = 10, 256
-"""How often, and on how many sampled answers, DPO's KL and gold reward are looked at while it trains."""
-STAGES = ("sft", "pairs", "reward_model", "ppo", "dpo", "evaluation")
+STAGES = ("sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "evaluation")
 POSITIVE = {
     "steps", "batch_size", "learning_rate", "beta", "target_kl", "epochs", "minibatches", "horizon", "clip",
     "temperature", "max_new_tokens", "n_pairs", "layers", "heads", "width", "positions",
+    "heldout_pairs", "calibration_answers", "answers_per_prompt", "best_of", "best_of_answers", "probes",
+    "probe_answers",
 }  # fmt: skip
 """Settings that must be above zero."""
 
@@ -115,6 +114,8 @@ def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False)
         sft = fine_tune(setting)
         pairs, heldout_pairs, probabilities = collect_pairs(setting, sft)
         reward_model = fit_reward_model(setting, sft, pairs, heldout_pairs, probabilities)
+        if not setting.task.pairs_share_prompts:
+            pairs = label_with(setting, sft, reward_model)
         policies = {
             "sft": sft,
             "ppo": optimize_with_ppo(setting, sft, reward_model),
@@ -148,9 +149,11 @@ def open_setting(preset: Preset, folder: Path, seed: int = 0, resume: bool = Fal
 def preset_task(preset: Preset) -> Task:
     """The task of a preset, made for the tokenizer of its model."""
     if preset.model is None:
-        return load_task(preset.task, None, preset.data, preset.column, preset.gold)
+        return load_task(preset.task, None, preset.data, preset.column, preset.gold, ratings=preset.ratings)
     tokenizer = load_tokenizer(preset.model)
-    return load_task(preset.task, tokenizer, preset.data, preset.column, preset.gold, preset.ppo.max_new_tokens)
+    return load_task(
+        preset.task, tokenizer, preset.data, preset.column, preset.gold, preset.ppo.max_new_tokens, preset.ratings
+    )
 
 
 def check_preset(preset: Preset) -> None:
@@ -202,18 +205,20 @@ def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs,
             chosen = task.pairs.select(minibatch(len(task.pairs), n_pairs, 0, seed).tolist())
             train, heldout = _encode(task, chosen), _encode(task, task.heldout_pairs)
             texts: list[dict[str, str]] = list(chosen)
+            if "probability" in task.heldout_pairs.column_names:
+                probabilities = torch.tensor(task.heldout_pairs["probability"])
         else:
             k = task.answers_per_prompt
             n_prompts = math.ceil(n_pairs / math.comb(k, 2))
             index = minibatch(len(task.prompts), n_prompts, 0, seed)
             train, _, texts = _label_answers(setting, sft, "prompts", index, k, usage)
             train, texts = train.rows(slice(n_pairs)), texts[:n_pairs]
-            index = torch.arange(len(task.heldout_prompts)).repeat_interleave(HELDOUT_PAIRS)
+            index = torch.arange(len(task.heldout_prompts)).repeat_interleave(setting.preset.evaluation.heldout_pairs)
             heldout, probabilities, _ = _label_answers(setting, sft, "heldout_prompts", index, 2, usage)
         tensors = {f"train.{name}": x for name, x in vars(train).items()}
         tensors |= {f"heldout.{name}": x for name, x in vars(heldout).items()}
         save_tensors(path, tensors if probabilities is None else tensors | {"probabilities": probabilities})
-        write_atomic(run.folder / "pairs.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in texts))
+        _write_texts(run.folder / "pairs.jsonl", texts)
         usage.tick()
         run.finish("pairs", usage)
     tensors, _ = load_tensors(path)
@@ -222,6 +227,10 @@ def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs,
         for prefix in ("train.", "heldout.")
     )
     return train, heldout, tensors.get("probabilities")
+
+
+def _write_texts(path: Path, rows: list[dict[str, str]]) -> None:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _encode(task: Task, pairs: Dataset) -> Pairs:
@@ -276,13 +285,10 @@ def fit_reward_model(
         usage = run_stage(run, "reward_model", loop, config.steps, model, optimizer)
         tokens, mask = setting.prompts()
         seed = setting.stage_seed("calibration")
-        index = minibatch(len(tokens), CALIBRATION_ANSWERS, 0, seed)
+        index = minibatch(len(tokens), setting.preset.evaluation.calibration_answers, 0, seed)
         answers = sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed)
-        with torch.no_grad():
-            row_bytes = inference_bytes(model, answers.columns[0], 0)
-            (scores,) = in_parts(lambda part: (score(model, part),), answers, row_bytes)
-            model.calibrate(scores)
-        accuracy, ceiling = _accuracy(pair_agreement(model, heldout).cpu(), probabilities)
+        model.calibrate(score_batches(model, answers, len(answers)))
+        accuracy, ceiling = _accuracy(setting, pair_agreement(model, heldout).cpu(), probabilities)
         save_checkpoint(path, model)
         usage.tick()
         run.finish(
@@ -300,12 +306,46 @@ def fit_reward_model(
     return frozen_copy(model)
 
 
-def _accuracy(agreement: Tensor, probabilities: Tensor | None) -> tuple[Estimate, float | None]:
-    """Accuracy on held-out pairs and its Bayes ceiling, which is not known for the choices of people."""
+def _accuracy(setting: Setting, agreement: Tensor, probabilities: Tensor | None) -> tuple[Estimate, float | None]:
+    """Accuracy on held-out pairs and its Bayes ceiling, known where it is known how people would choose again."""
     if probabilities is None:
         return estimate(agreement.unsqueeze(1)), None
-    expected = expected_accuracy(agreement, probabilities).reshape(-1, HELDOUT_PAIRS)
+    on_each_prompt = 1 if setting.task.pairs else setting.preset.evaluation.heldout_pairs
+    expected = expected_accuracy(agreement, probabilities).reshape(-1, on_each_prompt)
     return estimate(expected), bayes_accuracy(probabilities).item()
+
+
+def label_with(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel) -> Pairs:
+    """Pairs for DPO where people compared whole texts: answers of the SFT model, chosen by the reward model.
+
+    The annotator is Bradley–Terry in the reward that was fitted to people: before calibration, whose scale is theirs.
+    """
+    run, task, path = setting.run, setting.task, setting.run.folder / "answer_pairs.safetensors"
+    if "answer_pairs" not in run.finished:
+        usage = Usage()
+        scores: dict[tuple[str, str], Tensor] = {}  # an answer is compared several times
+
+        def strength(prompts: list[str], answers: list[str]) -> Tensor:
+            asked = list(zip(prompts, answers, strict=True))
+            if new := [pair for pair in dict.fromkeys(asked) if pair not in scores]:
+                batch = encode_demonstrations(task.tokenizer, *zip(*new, strict=True)).to(setting.device)
+                fresh = reward_model.scale * score_batches(reward_model, batch)
+                scores.update(zip(new, fresh.cpu(), strict=True))
+            return torch.stack([scores[pair] for pair in asked])
+
+        labelled = dataclasses.replace(setting, task=dataclasses.replace(task, gold=strength, annotator_noise=1.0))
+        k, dpo = task.answers_per_prompt, setting.preset.dpo
+        n_pairs = min(setting.preset.n_pairs, dpo.steps * dpo.batch_size)  # no more than DPO will meet
+        index = minibatch(
+            len(task.prompts), math.ceil(n_pairs / math.comb(k, 2)), 0, setting.stage_seed("answer_pairs")
+        )
+        pairs, _, texts = _label_answers(labelled, sft, "prompts", index, k, usage)
+        save_tensors(path, vars(pairs.rows(slice(n_pairs))))
+        _write_texts(run.folder / "answer_pairs.jsonl", texts[:n_pairs])
+        usage.tick()
+        run.finish("answer_pairs", usage)
+    tensors, _ = load_tensors(path)
+    return Pairs(**tensors).to(setting.device)
 
 
 def watch_ppo(
@@ -372,7 +412,8 @@ def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> P
     policy = _trainable_copy(sft)
     optimizer = make_optimizer(policy, config.learning_rate)
     prompts = list(task.prompts["prompt"])
-    every = max(1, config.steps // PROBES)
+    sizes = setting.preset.evaluation
+    every = max(1, config.steps // sizes.probes)
 
     def loop(start: int) -> Iterator[dict[str, float]]:
         for row in train_dpo(policy, sft, optimizer, pairs, config, setting.stage_seed("dpo"), start):
@@ -380,7 +421,7 @@ def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> P
             row["kl"] = row["gold"] = math.nan
             if step % every == 0 or step == config.steps - 1:
                 seed = setting.stage_seed(f"dpo/probe/{step}")
-                asked = [prompts[i] for i in minibatch(len(prompts), PROBE_ANSWERS, 0, seed).tolist()]
+                asked = [prompts[i] for i in minibatch(len(prompts), sizes.probe_answers, 0, seed).tolist()]
                 probe = judge(policy, sft, lambda answers: answers.log_probs.sum(-1), task, asked, 1, seed)
                 row["kl"] = probe.kl.mean().item()
                 row["gold"] = math.nan if probe.gold is None else probe.gold.mean().item()
@@ -397,7 +438,7 @@ def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_mode
     Best-of-n is chosen by the reward model. Its KL is the bound log n − (n − 1)/n, since the density of the best
     answer cannot be computed.
     """
-    run, task = setting.run, setting.task
+    run, task, sizes = setting.run, setting.task, setting.preset.evaluation
     if "evaluation" not in run.finished:
         usage = Usage()
         prompts = list(task.heldout_prompts["prompt"])
@@ -408,11 +449,11 @@ def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_mode
                 policies[name], policies["sft"], lambda batch: score(reward_model, batch), task, prompts, k, seed
             )
 
-        judged = {name: answers(name, name, ANSWERS_PER_PROMPT) for name in policies}
-        candidates = answers("sft", "best_of_n", BEST_OF * BEST_OF_ANSWERS)
-        judged["best_of_n"] = best_of_n(candidates, BEST_OF)
+        judged = {name: answers(name, name, sizes.answers_per_prompt) for name in policies}
+        candidates = answers("sft", "best_of_n", sizes.best_of * sizes.best_of_answers)
+        judged["best_of_n"] = best_of_n(candidates, sizes.best_of)
         table = {name: figures(j, judged["sft"], task, prompts) for name, j in judged.items()}
-        table["best_of_n"] |= {"kl": best_of_n_kl_bound(BEST_OF), "kl_se": None}
+        table["best_of_n"] |= {"kl": best_of_n_kl_bound(sizes.best_of), "kl_se": None}
         best = None if task.best_gold is None else task.best_gold(prompts).mean().item()
         start = table["sft"]["gold"]
         for row in table.values():
@@ -422,7 +463,7 @@ def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_mode
         proxies = {plots.POLICIES[name][0]: j.proxy.flatten().tolist() for name, j in judged.items()}
         save_figure(run.folder / "plots" / "rewards.png", plots.reward_histograms(proxies, "Proxy reward by policy"))
         usage.tick()
-        run.finish("evaluation", usage, {"policies": table, "best_gold": best, "best_of": BEST_OF})
+        run.finish("evaluation", usage, {"policies": table, "best_gold": best, "best_of": sizes.best_of})
     return run.result("evaluation")
 
 
@@ -434,7 +475,7 @@ def summarize(setting: Setting, evaluation: dict[str, Any]) -> dict[str, Any]:
         "seed": setting.seed,
         "device": str(setting.device),
         "versions": versions(),
-        "stages": {stage: run.finished[stage]["usage"] for stage in STAGES},
+        "stages": {stage: run.finished[stage]["usage"] for stage in STAGES if stage in run.finished},
         "reward_model": run.result("reward_model"),
         **evaluation,
     }

@@ -5,7 +5,7 @@ line style or marker of its own for every series, so that a grey print is readab
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -114,9 +114,34 @@ def dpo_dashboard(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
+def beside(runs: Mapping[str, pd.DataFrame], method: Literal["ppo", "dpo"]) -> Figure:
+    """Reward (of DPO: the implicit ones) and KL of the same method in several runs: a column each, under its title."""
+    rewards = PROXY_AND_GOLD if method == "ppo" else {"chosen_reward": "chosen", "rejected_reward": "rejected"}
+    figure, panels = _panels("", 2 * len(runs), columns=len(runs))
+    for (title, metrics), upper, lower in zip(runs.items(), panels, panels[len(runs) :], strict=False):
+        _lines(upper, metrics, rewards, title, "reward units")
+        _lines(lower, metrics, {"kl": "KL(π ‖ SFT)"}, "Distance from SFT", "nats per answer")
+    return figure
+
+
 def frontier(policies: Mapping[str, Mapping[str, Any]], best_gold: float | None = None) -> Figure:
     """Gold reward against KL for each policy of summary.json, with bars of one standard error."""
-    figure, (axes,) = _panels("", 1)
+    return frontier_beside({"Gold reward and distance from SFT, ± 1 standard error": policies}, best_gold)
+
+
+def frontier_beside(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], best_gold: float | None = None) -> Figure:
+    """`frontier` of several runs, a panel each, under its title. Their rewards have scales of their own."""
+    figure, panels = _panels("", len(runs))
+    for (title, policies), axes in zip(runs.items(), panels, strict=True):
+        _frontier(axes, policies)
+        if best_gold is not None:
+            axes.axhline(best_gold, color=PURPLE, linestyle=":", label="best achievable")
+        axes.set(title=title, ylabel="gold reward (reward units)", xlabel="KL(π ‖ SFT) (nats per answer)")
+        axes.legend()
+    return figure
+
+
+def _frontier(axes: Axes, policies: Mapping[str, Mapping[str, Any]]) -> None:
     for name, policy in policies.items():
         if policy["gold"] is None or policy["kl"] is None:
             continue
@@ -135,12 +160,6 @@ def frontier(policies: Mapping[str, Mapping[str, Any]], best_gold: float | None 
             linestyle="none",
             label=label,
         )
-    if best_gold is not None:
-        axes.axhline(best_gold, color=PURPLE, linestyle=":", label="best achievable")
-    axes.set(title="Gold reward and distance from SFT, ± 1 standard error", ylabel="gold reward (reward units)")
-    axes.set_xlabel("KL(π ‖ SFT) (nats per answer)")
-    axes.legend()
-    return figure
 
 
 def overoptimisation(metrics: pd.DataFrame) -> Figure:
@@ -371,9 +390,9 @@ def token_heatmap(
     return figure
 
 
-def _panels(title: str, n: int, share: bool = False) -> tuple[Figure, list[Axes]]:
+def _panels(title: str, n: int, share: bool = False, columns: int | None = None) -> tuple[Figure, list[Axes]]:
     """A figure with n panels, at most four in a row. It is closed: a notebook shows it once, where it is returned."""
-    columns = n if n <= 2 else 3 if n % 3 == 0 else 4
+    columns = columns or (n if n <= 2 else 3 if n % 3 == 0 else 4)
     rows = n // columns
     with plt.rc_context(STYLE):
         size = (6.4, 4.0) if n == 1 else (3.5 * columns, 3.0 * rows + 0.4)

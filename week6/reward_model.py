@@ -103,6 +103,14 @@ def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, 
     return scores
 
 
+@torch.no_grad()
+def score_batches(model: nn.Module, answers: Rollout | Demonstrations, batch_size: int = 256) -> Float[Tensor, " B"]:
+    """`score` of many answers, batch by batch, without gradients."""
+    row_bytes = inference_bytes(model, answers.columns[0], 0)
+    (scores,) = in_parts(lambda part: (score(model, part),), answers, row_bytes, batch_size)
+    return scores
+
+
 def pair_scores(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """r_φ(x, y_w) and r_φ(x, y_l), in one forward pass."""
     chosen, rejected = score(model, pairs.stacked()).chunk(2)

@@ -20,8 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+# The children are forked: no thread of Arrow's allocator may hold a lock then (conftest.py says more).
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+
 # Imported here for the children, which inherit them.
-import datasets  # noqa: F401
+import datasets  # noqa: E402, F401
 import hypothesis  # noqa: F401
 import jaxtyping  # noqa: F401
 import pandas  # noqa: F401

@@ -34,20 +34,25 @@ class Message:
     def __bool__(self) -> bool:
         return self.kind == "correct"
 
-    def __repr__(self) -> str:
+    @property
+    def _head(self) -> str:
         icon, words, _ = _HEADS[self.kind]
-        head = f"{icon} {self.title}: {words}. {self.text}".rstrip()
+        colon = "" if self.title.endswith("?") else ":"
+        return f"{icon} {self.title}{colon} {words}."
+
+    def __repr__(self) -> str:
+        head = f"{self._head} {self.text}".rstrip()
         return f"{head}\n{self.code.rstrip()}" if self.code else head
 
     def _repr_html_(self) -> str:
         """The same text. MathJax must leave it alone: a student's dollar sign is no formula."""
-        icon, words, colour = _HEADS[self.kind]
+        _, _, colour = _HEADS[self.kind]
         text = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(self.text))
         code = f"<pre>{html.escape(self.code.rstrip())}</pre>" if self.code else ""
         return (
             f'<div role="status" class="tex2jax_ignore mathjax_ignore" '
             f'style="border-left:4px solid {colour};padding:2px 10px;white-space:pre-wrap">'
-            f"<b>{icon} {html.escape(self.title)}: {words}.</b> {text}{code}</div>"
+            f"<b>{html.escape(self._head)}</b> {text}{code}</div>"
         )
 
     def show(self) -> None:

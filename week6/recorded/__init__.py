@@ -3,17 +3,29 @@
 Each table says in README.md beside it which command made it, on which model, data and machine.
 """
 
+import json
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
 
 import pandas as pd
 
 
 def recorded(name: str) -> pd.DataFrame:
     """The table `name`. Raises ValueError for one that is not there."""
-    folder = files(__name__)
-    path = folder / f"{name}.csv"
-    if not path.is_file():
-        known = sorted(p.name.removesuffix(".csv") for p in folder.iterdir() if p.name.endswith(".csv"))
-        raise ValueError(f"name: got {name!r}, expected one of {', '.join(map(repr, known))}")
-    with path.open() as text:
+    with _file(name, ".csv").open() as text:
         return pd.read_csv(text)
+
+
+def recorded_summary(name: str) -> dict[str, Any]:
+    """The summary.json of the run `name`. Raises ValueError for one that is not there."""
+    return dict(json.loads(_file(name, ".json").read_text()))
+
+
+def _file(name: str, suffix: str) -> Traversable:
+    folder = files(__name__)
+    path = folder / f"{name}{suffix}"
+    if not path.is_file():
+        known = sorted(p.name.removesuffix(suffix) for p in folder.iterdir() if p.name.endswith(suffix))
+        raise ValueError(f"name: got {name!r}, expected one of {', '.join(map(repr, known))}")
+    return path

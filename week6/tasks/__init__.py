@@ -32,7 +32,9 @@ class Task:
     `best_gold(prompts)` (N,) is the exact maximum of the gold reward over all answers, and
     `rates(prompts, answers)` gives named fractions of answers that are of the right kind.
     `pairs` and `heldout_pairs`, with the columns prompt, chosen and rejected, are there where people have already
-    chosen; elsewhere pairs are sampled and labelled.
+    chosen; elsewhere pairs are sampled and labelled. The column probability, if there, is that of the choice made.
+    `pairs_share_prompts` is False where they compare whole texts, not two answers to a prompt: a reward model can
+    learn from them, DPO cannot.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Task:
     rates: Callable[[list[str], list[str]], dict[str, float]] | None = None
     pairs: Dataset | None = None
     heldout_pairs: Dataset | None = None
+    pairs_share_prompts: bool = True
 
     def preference_probability(
         self, prompts: list[str], answers_a: list[str], answers_b: list[str]
@@ -88,6 +91,7 @@ def load_task(
     column: str | None = None,
     gold: str | None = None,
     max_new_tokens: int = 48,
+    ratings: str | None = None,
 ) -> Task:
     """The task called `name`. `assistant` is whole; the others are made for a tokenizer, from data.
 
@@ -99,7 +103,8 @@ def load_task(
 
     check.one_of("name", name, ("assistant", "sentiment", "hh"))
     if name == "assistant":
-        for what, value in {"model": tokenizer, "data": data, "column": column, "gold": gold}.items():
+        given = {"model": tokenizer, "data": data, "column": column, "gold": gold, "ratings": ratings}
+        for what, value in given.items():
             if value is not None:
                 raise ValueError(f"{what}: got one for task 'assistant', which brings its own; choose preset gpt2")
         return assistant()
@@ -107,7 +112,9 @@ def load_task(
         missing = "model" if tokenizer is None else "data"
         raise ValueError(f"{missing}: got none for task {name!r}, expected one, local or of the hub")
     if name == "hh":
+        if ratings is not None:
+            raise ValueError("ratings: got some for task 'hh', whose pairs are already chosen; choose preset gpt2")
         return hh(tokenizer, data, max_new_tokens)
     if gold is None:
         raise ValueError("gold: got none for task 'sentiment', expected 'vader' or a text classifier")
-    return sentiment(tokenizer, data, column or "text", gold, max_new_tokens)
+    return sentiment(tokenizer, data, column or "text", gold, max_new_tokens, ratings)

@@ -2,12 +2,13 @@
 
 A prompt is the first 2 to 8 tokens of a review, a demonstration how its writer went on. The gold reward is the
 sentiment of prompt and answer together, in [−1, 1], by VADER or by a classifier; training sees it only through noisy
-comparisons.
+comparisons, or, where people have rated the reviews, not at all.
 """
 
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from week6.checkpoint import RunError
 from week6.pretrained import TOKENIZER_FILES, read
 from week6.tasks import Gold, Task
+from week6.tasks.ratings import comparisons, parse_ratings
 from week6.tasks.tables import read_table
 
 PROMPT_TOKENS = (2, 8)
@@ -28,8 +30,10 @@ PROMPT_TOKENS = (2, 8)
 MAX_TEXTS = 25_000
 """Texts that are used, of larger data a random choice."""
 FEWEST_TEXTS = 10
-HELD_OUT = 500
-"""Reviews whose beginnings are held out, but no more than a fifth of all."""
+HELD_OUT_TEXTS, HELD_OUT = 1000, 500
+"""Reviews that are held out, but no more than a fifth of all; and at most so many of their beginnings."""
+COMPARISONS = 20_000
+"""Comparisons between rated reviews that the reward model may learn from."""
 CHARACTERS_PER_TOKEN = 20
 """More than tokens of running text ever have: what is beyond need not be tokenised."""
 ANSWERS_PER_PROMPT = 4
@@ -41,30 +45,42 @@ SEED = 6
 
 
 def sentiment(
-    tokenizer: PreTrainedTokenizerFast, data: str, column: str, gold: str, max_new_tokens: int, seed: int = SEED
+    tokenizer: PreTrainedTokenizerFast,
+    data: str,
+    column: str,
+    gold: str,
+    max_new_tokens: int,
+    ratings: str | None = None,
+    seed: int = SEED,
 ) -> Task:
     """The task with the reviews in `column` of `data`, a local file or a data set of the hub.
 
-    `gold` is "vader" or a text classifier: a folder, or a name on the hub. Raises RunError where `read_table` and
-    `classifier` do, and for data with too few texts.
+    `gold` is "vader" or a text classifier: a folder, or a name on the hub. Where people have rated the reviews, in the
+    column `ratings`, "2,3,-1" by three of them, their comparisons are what the reward model learns from. Raises
+    RunError where `read_table`, `parse_ratings` and `classifier` do, and for data with too few texts.
     """
-    texts = read_table(data, [[column]])[column]
+    table = read_table(data, [[column, ratings] if ratings else [column]])
+    texts = table[column]
     rng = random.Random(seed)
-    texts = rng.sample(texts, min(len(texts), MAX_TEXTS))
-    rows = split_reviews(tokenizer, texts, max_new_tokens, rng)
-    if len(rows) < FEWEST_TEXTS:
+    index = rng.sample(range(len(texts)), min(len(texts), MAX_TEXTS))
+    n_heldout = min(HELD_OUT_TEXTS, len(index) // 5)
+    heldout_index, train_index = index[:n_heldout], index[n_heldout:]
+    train, heldout = (
+        split_reviews(tokenizer, [texts[i] for i in rows], max_new_tokens, rng) for rows in (train_index, heldout_index)
+    )
+    if len(train) + len(heldout) < FEWEST_TEXTS:
         raise RunError(
-            f"--data {data}: got {len(rows)} texts of at least {PROMPT_TOKENS[0] + 1} tokens (of {len(texts)} in all), "
-            f"expected {FEWEST_TEXTS} or more; a text is a line of a .txt file or a row of column {column!r}"
+            f"--data {data}: got {len(train) + len(heldout)} texts of at least {PROMPT_TOKENS[0] + 1} tokens (of "
+            f"{len(texts)} in all), expected {FEWEST_TEXTS} or more; a text is a line of a .txt file or a row of "
+            f"column {column!r}"
         )
-    n_heldout = min(HELD_OUT, len(rows) // 5)
-    heldout, train = rows[:n_heldout], rows[n_heldout:]
     begun = {prompt for prompt, _ in train}
     unseen = sorted({prompt for prompt, _ in heldout} - begun)
+    unseen = rng.sample(unseen, min(HELD_OUT, len(unseen)))
     if not unseen:
         raise RunError(f"--data {data}: all texts begin alike, expected different beginnings")
     tokenizer.chat_template = CHAT_TEMPLATE
-    return Task(
+    task = Task(
         name="sentiment",
         tokenizer=tokenizer,
         prompts=Dataset.from_dict({"prompt": [prompt for prompt, _ in train]}),
@@ -76,6 +92,25 @@ def sentiment(
         gold=vader if gold == "vader" else classifier(gold),
         answers_per_prompt=ANSWERS_PER_PROMPT,
         annotator_noise=ANNOTATOR_NOISE,
+    )
+    if ratings is None:
+        return task
+    opinions = parse_ratings(table[ratings], f"--data {data}, column {ratings}")
+    longest = PROMPT_TOKENS[1] + max_new_tokens
+    lengths = [len(ids) for ids in tokenizer([text[: CHARACTERS_PER_TOKEN * longest] for text in texts])["input_ids"]]
+    short_train, short_heldout = (
+        [i for i in rows if texts[i].strip() and lengths[i] <= longest] for rows in (train_index, heldout_index)
+    )
+    if min(len(short_train), len(short_heldout)) < 2:
+        raise RunError(f"--data {data}: got no two texts of at most {longest} tokens to compare, expected many")
+    couples = [(i, j) for i, j in (rng.sample(short_train, 2) for _ in range(COMPARISONS))]
+    apart = zip(short_heldout[::2], short_heldout[1::2], strict=False)  # no text in two pairs: independent
+    start = str(tokenizer.eos_token)  # what stands between two texts
+    return replace(
+        task,
+        pairs=comparisons(texts, opinions, couples, start, rng),
+        heldout_pairs=comparisons(texts, opinions, apart, start, rng),
+        pairs_share_prompts=False,
     )
 
 
