@@ -3,14 +3,20 @@
 import dataclasses
 import json
 import math
+from itertools import islice
 
 import pytest
 import torch
 from torch import nn
 
+from tests.tiny import ragged, tiny_gpt2
 from week6 import training
-from week6.checkpoint import RunError
+from week6.checkpoint import RunError, load_tensors
+from week6.compute import compute, using
+from week6.optim import descend, make_optimizer
 from week6.ppo import AdaptiveKL
+from week6.sequences import Demonstrations
+from week6.sft import SFTConfig, train_sft
 from week6.training import MetricsWriter, Run, Usage, run_stage, stage_seed, to_json
 
 
@@ -266,3 +272,76 @@ def test_numbers_that_cannot_be_learned_from_stop_the_stage(tmp_path, monkeypatc
 def test_versions_and_device():
     assert set(training.versions()) == {"python", "torch", "transformers", "datasets", "safetensors"}
     assert training.choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# --- elsewhere -------------------------------------------------------------------------------------------------------
+
+
+def scaled_descent(module, optimizer, start, stop_at=None, total=6):
+    """A loop in which the loss scale halves now and then."""
+    for step in range(start, total):
+        if step == stop_at:
+            raise Interrupted
+        loss = (module(torch.ones(1, 4)) - step).square().mean()
+        descend(loss, module, optimizer)
+        if step % 2:
+            compute().scaler.update(compute().scaler.get_scale() / 2)
+        yield {"step": step, "loss": loss.item()}
+
+
+def drive_scaled(run, stop_at=None):
+    module, optimizer, _ = new_parts()
+    with using(dtype=torch.float16) as here:
+        here.restart_scaler({"scale": 4.0})  # of another stage
+        run_stage(run, "toy", lambda start: scaled_descent(module, optimizer, start, stop_at), 6, module, optimizer)
+        return module.weight.detach(), here.scaler_state()
+
+
+def test_the_loss_scale_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Else every resumed stage would overflow again, and drop what it had learned of its gradients' size."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    whole = drive_scaled(Run.open(tmp_path / "whole", Config()))
+    parts = Run.open(tmp_path / "parts", Config())
+    for stop in (2, 5):
+        with pytest.raises(Interrupted):
+            drive_scaled(parts, stop)
+    weight, state = drive_scaled(parts)
+    assert torch.equal(weight, whole[0]) and state == whole[1] == {"scale": 2.0**13, "scale_used": 6}
+
+
+def sft_stage(run, dtype, last=24, steps=24):
+    """SFT of a small GPT-2 in one precision, up to a checkpoint after `last` of its steps."""
+    policy = tiny_gpt2(scale=0.2, dtype=torch.float32)
+    data = Demonstrations(*ragged([1, 2, 3, 2] * 4, [1, 5, 3, 4] * 4))
+    optimizer = make_optimizer(policy, 5e-3)
+
+    def loop(start):
+        return islice(train_sft(policy, optimizer, data, SFTConfig(steps, 8, 5e-3), 3, start), last - start)
+
+    with using(dtype=dtype):
+        run_stage(run, "sft", loop, last, policy, optimizer)
+    return torch.cat([p.detach().flatten() for p in policy.parameters()]), run.metrics("sft")["loss"]
+
+
+@pytest.mark.parametrize("first", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("second", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_stage_goes_on_in_another_precision(first, second, tmp_path):
+    """Half-way in one, then in the other: near the end of an uninterrupted fp32 stage, and with all its metrics.
+
+    bf16 rounds to 3 digits. Adam's step does not depend on a gradient's length but on its sign, which rounding may
+    turn where it is near 0: weights then differ by up to a step, a tenth of the way they went; losses by 0.02 nats.
+    """
+    weights, losses = sft_stage(Run.open(tmp_path / "whole", Config()), torch.float32)
+    begin = torch.cat([p.detach().flatten() for p in tiny_gpt2(scale=0.2, dtype=torch.float32).parameters()])
+    run = Run.open(tmp_path / "parts", Config())
+    sft_stage(run, first, last=12)
+    tensors, state = load_tensors(run.checkpoint("sft"))
+    assert {x.dtype for x in tensors.values()} == {torch.float32} and state["step"] == 12
+    data = run.checkpoint("sft").read_bytes()
+    assert not any(name in data for name in (b"cpu", b"cuda", b"bfloat16", b"float16"))
+    found, found_losses = sft_stage(run, second)
+    assert len(found_losses) == len(losses) == 24
+    assert (found_losses - losses).abs().max() < 0.02 and losses.iloc[-1] < losses.iloc[0] - 0.5
+    assert (found - weights).norm() < 0.1 * (weights - begin).norm()
+    if first == second == torch.float32:
+        assert torch.equal(found, weights)

@@ -1,6 +1,6 @@
 """Week 6: Alignment and Chatbots. The tested implementations behind the notebooks.
 
-Reading order: preferences, sequences, optim, reward_model, objective, ppo, dpo, sft, exact, checkpoint, hub,
+Reading order: preferences, compute, sequences, optim, reward_model, objective, ppo, dpo, sft, exact, checkpoint, hub,
 pretrained, tasks, models, training, plots, evaluation, report, pipeline, conversation, chat, terminal, widgets, lesson,
 handover. Each module imports only from those before it.
 """

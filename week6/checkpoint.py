@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from week6.compute import compute
+
 REMEDY = "delete it to repeat this stage with --resume, or restore a copy"
 """What to do about a damaged file of a run."""
 
@@ -68,7 +70,12 @@ def _remove_folder(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file in one piece: readers see the old content or the new one, never a part."""
+    """Write a file in one piece: readers see the old content or the new one, never a part.
+
+    Of several processes only the main one writes.
+    """
+    if not compute().is_main:
+        return
     data = content.encode() if isinstance(content, str) else content
     with replacing(path, len(data)) as temporary:
         temporary.write_bytes(data)

@@ -21,6 +21,7 @@ import tyro
 from week6 import pipeline
 from week6.chat import load_session
 from week6.checkpoint import RunError
+from week6.compute import compute
 from week6.models import PRESETS, Preset
 from week6.sweep import WORLDS, SweepConfig, World, record, sweep
 from week6.terminal import converse, stdin_reader
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show(command.run)
         elif isinstance(command, Frontier):
             folder = run_folder(command.runs_dir, f"frontier-{command.name or preset.name}")
-            tables = sweep(SweepConfig(preset), folder, command.worlds, command.seeds)
+            say = print if compute().is_main else _say_nothing
+            tables = sweep(SweepConfig(preset), folder, command.worlds, command.seeds, say)
             if command.record:
                 record(tables)
         elif isinstance(command, Chat):
@@ -83,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = {f.name: getattr(command, f.name) for f in _settings(preset)}
             folder = run_folder(command.runs_dir, command.name or preset.name)
             pipeline.run(dataclasses.replace(preset, **settings), folder, command.seed, command.resume)
-            show(folder)
+            if compute().is_main:
+                show(folder)
     except RunError as error:
         print(f"week6: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -91,6 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("week6: interrupted; --resume continues from the last checkpoint", file=sys.stderr)
         return 130
     return 0
+
+
+def _say_nothing(line: str) -> None:
+    """What processes other than the main one do with a line."""
 
 
 def choose_preset(words: Sequence[str]) -> Preset:

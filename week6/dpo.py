@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from week6 import _validate as check
-from week6.optim import descend, minibatch, set_learning_rate
-from week6.sequences import Demonstrations, Pairs, response_log_probs
+from week6.compute import in_parts, inference_bytes, training_bytes
+from week6.optim import Stats, descend_rows, minibatch, set_learning_rate
+from week6.sequences import Pairs, response_log_probs
 
 Variant = Literal["sigmoid", "ipo"]
 
@@ -116,11 +117,9 @@ def reference_log_probs(
     reference: nn.Module, pairs: Pairs, batch_size: int = 64
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """`pair_log_probs` of the frozen reference for all pairs: computed once, used in every epoch."""
-    batches = [
-        pair_log_probs(reference, pairs.rows(slice(i, i + batch_size))) for i in range(0, len(pairs), batch_size)
-    ]
-    chosen, rejected = zip(*batches, strict=True)
-    return torch.cat(chosen), torch.cat(rejected)
+    row_bytes = inference_bytes(reference, *pairs.columns)
+    chosen, rejected = in_parts(lambda part: pair_log_probs(reference, part), pairs, row_bytes, batch_size)
+    return chosen, rejected
 
 
 def train_dpo(
@@ -135,26 +134,20 @@ def train_dpo(
     """Fine-tune `policy` in place on preference pairs; yields the metrics of each step, taken before its update."""
     policy.eval()  # no dropout: policy and reference must agree where they have the same weights
     ref_chosen, ref_rejected = reference_log_probs(reference, pairs)
-    for step in range(start, config.steps):
-        index = minibatch(len(pairs), config.batch_size, step, seed)
-        batch = pairs.rows(index)
-        chosen, rejected = pair_log_probs(policy, batch)
+    row_bytes = training_bytes(policy, *pairs.columns)
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, Stats]:
+        chosen, rejected = pair_log_probs(policy, pairs.rows(rows))
         losses, chosen_rewards, rejected_rewards = dpo_loss(
             chosen,
             rejected,
-            ref_chosen[index],
-            ref_rejected[index],
+            ref_chosen[rows],
+            ref_rejected[rows],
             config.beta,
             config.label_smoothing,
             config.variant,
         )
-        loss = losses.mean()
-        set_learning_rate(optimizer, config.learning_rate, step, config.steps)
-        grad_norm = descend(loss, policy, optimizer)
-        both: Demonstrations = batch.stacked()
-        yield {
-            "step": step,
-            "loss": loss.item(),
+        return losses.mean(), {
             "chosen_reward": chosen_rewards.mean().item(),
             "rejected_reward": rejected_rewards.mean().item(),
             "margin": (chosen_rewards - rejected_rewards).mean().item(),
@@ -162,6 +155,17 @@ def train_dpo(
             "chosen_log_prob": chosen.mean().item(),
             "rejected_log_prob": rejected.mean().item(),
             "gradient_weight": dpo_gradient_weight(chosen_rewards, rejected_rewards).mean().item(),
+        }
+
+    for step in range(start, config.steps):
+        index = minibatch(len(pairs), config.batch_size, step, seed)
+        set_learning_rate(optimizer, config.learning_rate, step, config.steps)
+        loss, grad_norm, stats = descend_rows(loss_of, index, torch.ones(len(index)), policy, optimizer, row_bytes)
+        both = pairs.rows(index).stacked()
+        yield {
+            "step": step,
+            "loss": loss,
+            **stats,
             "grad_norm": grad_norm,
             "tokens": int(both.prompt_mask.sum() + both.response_mask.sum()),
         }

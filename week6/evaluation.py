@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from week6.compute import in_parts, inference_bytes, stack
 from week6.optim import generator_for
 from week6.sequences import Rollout, decode, encode_prompts, response_log_probs, sample
 from week6.tasks import Task
@@ -98,15 +99,7 @@ def sample_batches(
         rows = slice(start, start + batch_size)
         generator = generator_for(seed, step, prompts.device)
         parts.append(sample(policy, prompts[rows], prompt_mask[rows], max_new_tokens, generator=generator))
-    width = max(part.responses.shape[1] for part in parts)
-
-    def join(name: str) -> Tensor:
-        tensors = [getattr(part, name) for part in parts]
-        if name in ("responses", "response_mask", "log_probs"):
-            tensors = [nn.functional.pad(x, (0, width - x.shape[1])) for x in tensors]
-        return torch.cat(tensors)
-
-    return Rollout(**{field.name: join(field.name) for field in fields(Rollout)})
+    return Rollout(**{field.name: stack([getattr(part, field.name) for part in parts]) for field in fields(Rollout)})
 
 
 @torch.no_grad()
@@ -125,20 +118,21 @@ def judge(
     tokens, mask = (x.to(device) for x in encode_prompts(task.tokenizer, prompts))
     index = torch.arange(len(prompts), device=device).repeat_interleave(answers_per_prompt)
     answers = sample_batches(policy, tokens[index], mask[index], task.max_new_tokens, seed, batch_size)
-    proxy, kl = [], []
-    for start in range(0, len(answers), batch_size):
-        batch = answers.rows(slice(start, start + batch_size))
+
+    def rewards_and_kl(batch: Rollout) -> tuple[Tensor, Tensor]:
         reference = response_log_probs(sft, batch.prompts, batch.prompt_mask, batch.responses, batch.response_mask)
-        proxy.append(reward(batch))
-        kl.append((batch.log_probs - reference).sum(-1))
+        return reward(batch), (batch.log_probs - reference).sum(-1)
+
+    row_bytes = inference_bytes(sft, *answers.columns)
+    proxy, kl = in_parts(rewards_and_kl, answers, row_bytes, batch_size)
     texts = decode(task.tokenizer, answers.responses, answers.response_mask)
     asked = [prompt for prompt in prompts for _ in range(answers_per_prompt)]
     shape = (len(prompts), answers_per_prompt)
     return Judged(
         texts=[texts[i : i + answers_per_prompt] for i in range(0, len(texts), answers_per_prompt)],
-        proxy=torch.cat(proxy).cpu().reshape(shape),
+        proxy=proxy.cpu().reshape(shape),
         gold=None if task.gold is None else task.gold(asked, texts).reshape(shape),
-        kl=torch.cat(kl).cpu().reshape(shape),
+        kl=kl.cpu().reshape(shape),
         length=answers.response_mask.sum(-1).float().cpu().reshape(shape),
     )
 

@@ -32,6 +32,7 @@ from week6.checkpoint import (
     save_tensors,
     write_atomic,
 )
+from week6.compute import compute, main_process
 from week6.dpo import train_dpo
 from week6.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
 from week6.models import Model, Preset, frozen_copy, initial_policy
@@ -286,8 +287,7 @@ def fit_reward_model(
         seed = setting.stage_seed("calibration")
         index = minibatch(len(tokens), setting.preset.evaluation.calibration_answers, 0, seed)
         answers = sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed)
-        with torch.no_grad():
-            model.calibrate(score(model, answers))
+        model.calibrate(score_batches(model, answers, len(answers)))
         accuracy, ceiling = _accuracy(setting, pair_agreement(model, heldout).cpu(), probabilities)
         save_checkpoint(path, model)
         usage.tick()
@@ -479,7 +479,7 @@ def summarize(setting: Setting, evaluation: dict[str, Any]) -> dict[str, Any]:
         "reward_model": run.result("reward_model"),
         **evaluation,
     }
-    write_report(run, summary)
+    main_process(lambda: write_report(run, summary))
     return dict(read_json(run.folder / "summary.json"))
 
 
@@ -487,10 +487,10 @@ def _finish_policy(setting: Setting, stage: str, policy: PreTrainedModel, usage:
     """Save a trained policy with its tokenizer as a plain transformers folder, and record the stage as finished."""
     if stage in setting.run.finished:
         return
-    folder = setting.run.folder / "policies" / stage
-    with replacing(folder) as temporary:
-        policy.save_pretrained(temporary)
-        setting.task.tokenizer.save_pretrained(temporary)
+    if compute().is_main:
+        with replacing(setting.run.folder / "policies" / stage) as temporary:
+            policy.save_pretrained(temporary)
+            setting.task.tokenizer.save_pretrained(temporary)
     usage.tick()
     setting.run.finish(stage, usage)
 

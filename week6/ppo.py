@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from week6 import _validate as check
+from week6.compute import in_parts, inference_bytes, training_bytes
 from week6.objective import kl_estimators
-from week6.optim import descend, generator_for, minibatch, set_learning_rate
+from week6.optim import Stats, descend_rows, generator_for, minibatch, set_learning_rate
 from week6.reward_model import last_token_index
 from week6.sequences import (
     Rollout,
@@ -26,8 +27,6 @@ from week6.sequences import (
     sample,
     token_log_probs,
 )
-
-Stats = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,8 @@ class PolicyWithValue(nn.Module):
             output_hidden_states=True,
         )
         predicting = slice(answers.prompts.shape[1] - 1, -1)
-        values = self.value_head(output.hidden_states[-1][:, predicting]).squeeze(-1).float()
+        hidden = output.hidden_states[-1][:, predicting].to(self.value_head.weight.dtype)
+        values = self.value_head(hidden).squeeze(-1).float()
         log_probs = token_log_probs(output.logits / temperature, answers.responses)
         return log_probs.masked_fill(~answers.response_mask, 0.0), values
 
@@ -238,19 +238,27 @@ def ppo_update(
     before any weight changed: it must be rounding error. If it is not, answers were sampled from another distribution
     than the one that is scored.
     """
+
+    def loss_of(index: Tensor) -> tuple[Tensor, Stats]:
+        batch, mask = rollout.rows(index), rollout.response_mask[index]
+        log_probs, values = actor(batch, config.temperature)
+        policy_loss, policy_stats = clipped_policy_loss(
+            log_probs, batch.log_probs, advantages[index], mask, config.clip
+        )
+        value_loss, value_stats = clipped_value_loss(values, old_values[index], returns[index], mask, config.clip)
+        losses = {"policy_loss": policy_loss.item(), "value_loss": value_loss.item()}
+        return policy_loss + config.value_coef * value_loss, {**losses, **policy_stats, **value_stats}
+
+    row_bytes, lengths = training_bytes(actor.policy, *rollout.columns), rollout.response_mask.sum(-1)
     rows: list[Stats] = []
     for _ in range(config.epochs):
         order = torch.randperm(len(rollout), generator=generator, device=rollout.responses.device)
         for index in order.chunk(config.minibatches):
-            batch, mask = rollout.rows(index), rollout.response_mask[index]
-            log_probs, values = actor(batch, config.temperature)
-            policy_loss, policy_stats = clipped_policy_loss(
-                log_probs, batch.log_probs, advantages[index], mask, config.clip
+            _, grad_norm, stats = descend_rows(
+                loss_of, index, lengths[index], actor, optimizer, row_bytes, maxima=("ratio_deviation",)
             )
-            value_loss, value_stats = clipped_value_loss(values, old_values[index], returns[index], mask, config.clip)
-            grad_norm = descend(policy_loss + config.value_coef * value_loss, actor, optimizer)
-            losses = {"policy_loss": policy_loss.item(), "value_loss": value_loss.item(), "grad_norm": grad_norm}
-            rows.append({**losses, **policy_stats, **value_stats})
+            losses = {"policy_loss": stats.pop("policy_loss"), "value_loss": stats.pop("value_loss")}
+            rows.append({**losses, "grad_norm": grad_norm, **stats})
     means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "ratio_deviation"}
     return {**means, "first_ratio_deviation": rows[0]["ratio_deviation"]}
 
@@ -274,6 +282,17 @@ def train_ppo(
     an answer, nats), entropy (nats per token, estimated by −log π of the sampled tokens), length, finished, …
     """
     actor.eval()  # no dropout: the first ratio must be 1
+
+    @torch.no_grad()
+    def appraise(part: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+        mask = part.response_mask
+        ref_log_probs = response_log_probs(
+            reference, part.prompts, part.prompt_mask, part.responses, mask, config.temperature
+        )
+        _, values = actor(part, config.temperature)
+        scores = torch.where(part.finished, reward(part), config.unfinished_penalty)
+        return ref_log_probs, values, scores
+
     for step in range(start, config.steps):
         index = minibatch(len(prompts), config.batch_size, step, seed)
         generator = generator_for(seed, step, prompts.device)
@@ -281,12 +300,8 @@ def train_ppo(
             actor.policy, prompts[index], prompt_mask[index], config.max_new_tokens, config.temperature, generator
         )
         mask = rollout.response_mask
-        with torch.no_grad():
-            ref_log_probs = response_log_probs(
-                reference, rollout.prompts, rollout.prompt_mask, rollout.responses, mask, config.temperature
-            )
-            _, values = actor(rollout, config.temperature)
-            scores = torch.where(rollout.finished, reward(rollout), config.unfinished_penalty)
+        row_bytes = inference_bytes(actor.policy, *rollout.columns)
+        ref_log_probs, values, scores = in_parts(appraise, rollout, row_bytes)
         beta = controller.beta
         rewards = shape_rewards(scores, rollout.log_probs, ref_log_probs, mask, beta)
         advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from week6 import plots
 from week6.checkpoint import replacing, write_atomic
+from week6.compute import compute
 from week6.evaluation import Judged
 from week6.training import Run, to_json
 
@@ -169,7 +170,9 @@ def _escape(text: str) -> str:
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, in one piece."""
+    """Write a figure as PNG, in one piece; of several processes only the main one does."""
+    if not compute().is_main:
+        return
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from week6 import _validate as check
-from week6.optim import descend, minibatch, set_learning_rate
+from week6.compute import compute, in_parts, inference_bytes, training_bytes
+from week6.optim import Stats, descend_rows, minibatch, set_learning_rate
 from week6.preferences import bradley_terry_loss
 from week6.sequences import Demonstrations, Pairs, Rollout, position_ids
 
@@ -68,14 +69,15 @@ class RewardModel(nn.Module):
         check.has_dims("input_ids", input_ids, 2, "(B, L)")
         check.same_shape(input_ids=input_ids, attention_mask=attention_mask)
         last = last_token_index(attention_mask)
-        hidden = self.trunk(
-            input_ids=input_ids,
-            attention_mask=attention_mask.long(),
-            position_ids=position_ids(attention_mask),
-            use_cache=False,
-        ).last_hidden_state
+        with compute().precision(self.trunk):
+            hidden = self.trunk(
+                input_ids=input_ids,
+                attention_mask=attention_mask.long(),
+                position_ids=position_ids(attention_mask),
+                use_cache=False,
+            ).last_hidden_state
         at_end = hidden[torch.arange(len(hidden), device=hidden.device), last]
-        raw: Tensor = self.head(at_end).squeeze(-1).float()
+        raw: Tensor = self.head(at_end.to(self.head.weight.dtype)).squeeze(-1).float()
         return (raw - self.offset) / self.scale
 
     @torch.no_grad()
@@ -104,7 +106,9 @@ def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, 
 @torch.no_grad()
 def score_batches(model: nn.Module, answers: Rollout | Demonstrations, batch_size: int = 256) -> Float[Tensor, " B"]:
     """`score` of many answers, batch by batch, without gradients."""
-    return torch.cat([score(model, answers.rows(slice(i, i + batch_size))) for i in range(0, len(answers), batch_size)])
+    row_bytes = inference_bytes(model, answers.columns[0], 0)
+    (scores,) = in_parts(lambda part: (score(model, part),), answers, row_bytes, batch_size)
+    return scores
 
 
 def pair_scores(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
@@ -116,11 +120,13 @@ def pair_scores(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Fl
 @torch.no_grad()
 def pair_agreement(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Float[Tensor, " N"]:
     """1 for each pair in which the chosen answer scores higher, 0 where the rejected one does, ½ for a tie."""
-    wins = []
-    for i in range(0, len(pairs), batch_size):
-        chosen, rejected = pair_scores(model, pairs.rows(slice(i, i + batch_size)))
-        wins.append((chosen > rejected).float() + 0.5 * (chosen == rejected).float())
-    return torch.cat(wins)
+
+    def agreement(part: Pairs) -> tuple[Tensor]:
+        chosen, rejected = pair_scores(model, part)
+        return ((chosen > rejected).float() + 0.5 * (chosen == rejected).float(),)
+
+    (wins,) = in_parts(agreement, pairs, inference_bytes(model, pairs.columns[0], 0), batch_size)
+    return wins
 
 
 def pair_accuracy(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Float[Tensor, ""]:
@@ -148,18 +154,25 @@ def train_reward_model(
 ) -> Iterator[dict[str, float]]:
     """Fit `model` in place by the Bradley–Terry loss; yields the metrics of each step, taken before its update."""
     model.eval()  # no dropout: a score must not depend on chance
-    for step in range(start, config.steps):
-        batch = pairs.rows(minibatch(len(pairs), config.batch_size, step, seed))
-        chosen, rejected = pair_scores(model, batch)
-        loss = bradley_terry_loss(chosen, rejected)
-        set_learning_rate(optimizer, config.learning_rate, step, config.steps)
-        grad_norm = descend(loss, model, optimizer)
-        both = batch.stacked()
-        yield {
-            "step": step,
-            "loss": loss.item(),
+    row_bytes = training_bytes(model, pairs.columns[0], 0)
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, Stats]:
+        chosen, rejected = pair_scores(model, pairs.rows(rows))
+        stats = {
             "accuracy": (chosen > rejected).float().mean().item(),
             "margin": (chosen - rejected).mean().item(),
+        }
+        return bradley_terry_loss(chosen, rejected), stats
+
+    for step in range(start, config.steps):
+        index = minibatch(len(pairs), config.batch_size, step, seed)
+        set_learning_rate(optimizer, config.learning_rate, step, config.steps)
+        loss, grad_norm, stats = descend_rows(loss_of, index, torch.ones(len(index)), model, optimizer, row_bytes)
+        both = pairs.rows(index).stacked()
+        yield {
+            "step": step,
+            "loss": loss,
+            **stats,
             "grad_norm": grad_norm,
             "tokens": int(both.prompt_mask.sum() + both.response_mask.sum()),
         }

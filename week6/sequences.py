@@ -10,6 +10,7 @@ every row, so that response token t is always predicted by column P − 1 + t. M
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from inspect import signature
+from operator import itemgetter
 from typing import Any, Self
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from week6 import _validate as check
+from week6.compute import compute, every_process, in_parts, inference_bytes, stack
 
 KEY_VALUE_CACHE = "cache" if "cache" in signature(GPT2LMHeadModel.forward).parameters else "past_key_values"
 """What the installed transformers calls the keys and values of earlier tokens: 5.24 renamed them."""
@@ -38,8 +40,23 @@ class _Rows:
         return self._map(lambda tensor: tensor.to(device))
 
 
+class _Answers(_Rows):
+    """Rows with one prompt and one answer each."""
+
+    prompts: Int[Tensor, "B P"]
+    responses: Int[Tensor, "B T"]
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """How many tokens wide a row is, and how many of them are those of the answer."""
+        return self.prompts.shape[1] + self.responses.shape[1], self.responses.shape[1]
+
+
 @dataclass(frozen=True)
-class Rollout(_Rows):
+class Rollout(_Answers):
     """Answers sampled from a policy. The first EOS is part of the response: trained, scored and rewarded."""
 
     prompts: Int[Tensor, "B P"]
@@ -51,21 +68,15 @@ class Rollout(_Rows):
     finished: Bool[Tensor, " B"]
     """Whether the answer ended with EOS within the limit (always, for a model that has no EOS)."""
 
-    def __len__(self) -> int:
-        return len(self.responses)
-
 
 @dataclass(frozen=True)
-class Demonstrations(_Rows):
+class Demonstrations(_Answers):
     """Prompts with the answers to imitate."""
 
     prompts: Int[Tensor, "N P"]
     prompt_mask: Bool[Tensor, "N P"]
     responses: Int[Tensor, "N T"]
     response_mask: Bool[Tensor, "N T"]
-
-    def __len__(self) -> int:
-        return len(self.responses)
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,12 @@ class Pairs(_Rows):
 
     def __len__(self) -> int:
         return len(self.chosen)
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """How many tokens wide both answers with their prompts are, and how many are those of the answers."""
+        answers = self.chosen.shape[1] + self.rejected.shape[1]
+        return 2 * self.prompts.shape[1] + answers, answers
 
     def stacked(self) -> Demonstrations:
         """Both answers in one batch of 2N rows, the chosen ones first, for one forward pass."""
@@ -131,14 +148,15 @@ def response_forward(
     _check_batch(prompts, prompt_mask, responses, response_mask)
     mask = torch.cat([prompt_mask, response_mask], dim=1).long()
     columns = torch.arange(prompts.shape[1] - 1, mask.shape[1] - 1, device=mask.device)
-    return model(
-        input_ids=torch.cat([prompts, responses], dim=1),
-        attention_mask=mask,
-        position_ids=position_ids(mask),
-        logits_to_keep=columns,
-        use_cache=False,
-        **options,
-    )
+    with compute().precision(model):
+        return model(
+            input_ids=torch.cat([prompts, responses], dim=1),
+            attention_mask=mask,
+            position_ids=position_ids(mask),
+            logits_to_keep=columns,
+            use_cache=False,
+            **options,
+        )
 
 
 def response_log_probs(
@@ -204,15 +222,58 @@ def sample(
     Stops a row at its first EOS (`model.config.eos_token_id`) and returns as soon as all rows have one, so that
     T ≤ max_new_tokens. The log-probabilities are those the tokens were drawn with. Top-k and top-p are not offered:
     they sample from another distribution than the one that is scored, and the ratio π/π_old would no longer be 1.
+
+    The rows may be divided among processes and over parts that fit the memory; every row meets the random numbers that
+    it would meet in one batch, and the generator ends where it would. Raises ValueError for NaN logits.
     """
     check.positive("temperature", temperature)
     check.positive("max_new_tokens", max_new_tokens)
     _check_prompts(prompts, prompt_mask)
-    eos = _eos_ids(model)
-    pad = _pad_id(model)
-    mask = prompt_mask.long()
-    alive = torch.ones(len(prompts), dtype=torch.bool, device=prompts.device)
-    tokens, positions, cache = prompts, position_ids(mask), None
+    generator = generator or _default_generator(prompts.device)
+    start = generator.get_state()
+    ends = [(0, start)]
+
+    def sample_part(part: _Questions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        generator.set_state(start)
+        with compute().precision(model):
+            answers = _sample(model, part, len(prompts), max_new_tokens, temperature, generator)
+        ends.append((answers[0].shape[1], generator.get_state()))
+        return answers
+
+    questions = _Questions(prompts, prompt_mask, torch.arange(len(prompts), device=prompts.device))
+    row_bytes = inference_bytes(model, prompts.shape[1] + max_new_tokens, 1)
+    responses, response_mask, log_probs, finished = in_parts(sample_part, questions, row_bytes)
+    _, end = max(every_process(lambda: max(ends, key=itemgetter(0))), key=itemgetter(0))
+    generator.set_state(end)
+    responses = responses.masked_fill(~response_mask, _pad_id(model))
+    return Rollout(prompts, prompt_mask.bool(), responses, response_mask, log_probs, finished)
+
+
+@dataclass(frozen=True)
+class _Questions(_Rows):
+    """Prompts with the numbers of their rows in the whole batch."""
+
+    prompts: Int[Tensor, "b P"]
+    prompt_mask: Bool[Tensor, "b P"]
+    numbers: Int[Tensor, " b"]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def _sample(
+    model: nn.Module,
+    part: _Questions,
+    batch: int,
+    max_new_tokens: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> tuple[Int[Tensor, "b T"], Bool[Tensor, "b T"], Float[Tensor, "b T"], Bool[Tensor, " b"]]:
+    """Answers to a part of a batch of prompts: tokens, mask, log-probabilities, finished."""
+    eos, pad = _eos_ids(model), _pad_id(model)
+    tokens, mask = part.prompts, part.prompt_mask.long()
+    alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    positions, cache = position_ids(mask), None
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(max_new_tokens):
         output = model(
@@ -225,7 +286,11 @@ def sample(
         )
         cache = getattr(output, KEY_VALUE_CACHE)
         log_probs = (output.logits[:, -1].float() / temperature).log_softmax(-1)
-        token = torch.multinomial(log_probs.exp(), 1, generator=generator)
+        if log_probs.isnan().any():
+            raise ValueError("logits: got NaN, expected numbers; look at the model's weights")
+        # What torch.multinomial does for one draw, with random numbers for all rows of the batch.
+        noise = log_probs.new_empty(batch, log_probs.shape[1]).exponential_(1, generator=generator)
+        token = (log_probs.exp() / noise[part.numbers]).argmax(-1, keepdim=True)
         log_prob = log_probs.gather(-1, token).squeeze(-1)
         token = token.squeeze(-1).masked_fill(~alive, pad)
         columns.append((token, alive, log_prob.masked_fill(~alive, 0.0)))
@@ -236,7 +301,7 @@ def sample(
         tokens, positions = token.unsqueeze(1), position_ids(mask)[:, -1:]
     responses, response_mask, sampled_log_probs = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
     finished = ~alive if len(eos) else torch.ones_like(alive)
-    return Rollout(prompts, prompt_mask.bool(), responses, response_mask, sampled_log_probs, finished)
+    return responses, response_mask, sampled_log_probs, finished
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
@@ -319,15 +384,7 @@ def pair_rollouts(first: Rollout, second: Rollout, first_preferred: Bool[Tensor,
 
 def join_pairs(parts: Sequence[Pairs]) -> Pairs:
     """The rows of all parts, one below the other; answers are padded to the longest. Prompts must be equally wide."""
-    width = max(part.chosen.shape[1] for part in parts)
-
-    def column(name: str) -> Tensor:
-        tensors = [getattr(part, name) for part in parts]
-        if name not in ("prompts", "prompt_mask"):
-            tensors = [nn.functional.pad(x, (0, width - x.shape[1])) for x in tensors]
-        return torch.cat(tensors)
-
-    return Pairs(**{field.name: column(field.name) for field in fields(Pairs)})
+    return Pairs(**{field.name: stack([getattr(part, field.name) for part in parts]) for field in fields(Pairs)})
 
 
 def decode(
@@ -368,6 +425,12 @@ def _pad_id(model: nn.Module) -> int:
     """What to write after a row has ended; masked everywhere, so that any token serves where there is no pad."""
     pad: Any = model.config.pad_token_id  # type: ignore[union-attr]
     return 0 if pad is None else int(pad)
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    if device.type != "cuda":
+        return torch.default_generator
+    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
 
 
 def _tokenizer_pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from week6 import _validate as check
-from week6.optim import descend, minibatch, set_learning_rate
+from week6.compute import training_bytes
+from week6.optim import Stats, descend_rows, minibatch, set_learning_rate
 from week6.sequences import Demonstrations, masked_mean, response_log_probs
 
 
@@ -40,11 +41,17 @@ def train_sft(
 ) -> Iterator[dict[str, float]]:
     """Fine-tune `policy` in place on demonstrations; after each step yields step, loss, grad_norm and tokens."""
     policy.eval()  # no dropout anywhere in this course; gradients flow all the same
-    for step in range(start, config.steps):
-        batch = demonstrations.rows(minibatch(len(demonstrations), config.batch_size, step, seed))
+    row_bytes = training_bytes(policy, *demonstrations.columns)
+    lengths = demonstrations.response_mask.sum(-1)
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, Stats]:
+        batch = demonstrations.rows(rows)
         log_probs = response_log_probs(policy, batch.prompts, batch.prompt_mask, batch.responses, batch.response_mask)
-        loss = sft_loss(log_probs, batch.response_mask)
+        return sft_loss(log_probs, batch.response_mask), {}
+
+    for step in range(start, config.steps):
+        index = minibatch(len(demonstrations), config.batch_size, step, seed)
         set_learning_rate(optimizer, config.learning_rate, step, config.steps)
-        grad_norm = descend(loss, policy, optimizer)
-        tokens = int(batch.prompt_mask.sum() + batch.response_mask.sum())
-        yield {"step": step, "loss": loss.item(), "grad_norm": grad_norm, "tokens": tokens}
+        loss, grad_norm, _ = descend_rows(loss_of, index, lengths[index], policy, optimizer, row_bytes)
+        tokens = int(demonstrations.prompt_mask[index].sum() + lengths[index].sum())
+        yield {"step": step, "loss": loss, "grad_norm": grad_norm, "tokens": tokens}

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from week6 import pipeline
 from week6.checkpoint import RunError, write_atomic
+from week6.compute import main_process
 from week6.dpo import DPOConfig
 from week6.evaluation import Judged, best_of_n, figures, judge
 from week6.exact import ExactWorld, small_world, train_exact_dpo, train_exact_ppo
@@ -154,7 +155,7 @@ def sweep(
         pipeline.check_preset(config.preset)
         Run.open(folder, config, resume=True)
         todo = points_of(config, worlds, seeds)
-        known = {point: _read(folder, point) for point in todo if _path(folder, point).exists()}
+        known = main_process(lambda: {point: _read(folder, point) for point in todo if _path(folder, point).exists()})
         todo = [point for point in todo if point not in known]
         say(f"{folder}: {len(known)} points are there, {len(todo)} to measure")
         took = {point: float(row["took"]) for point, row in known.items()}
@@ -164,7 +165,7 @@ def sweep(
             took[point] = time.perf_counter() - start
             write_atomic(_path(folder, point), to_json(row | {"took": took[point]}))
             say(f"[{i + 1}/{len(todo)}] {point}: {_in_words(row)} ({took[point]:.0f} s; {_left(todo[i + 1 :], took)})")
-        return collect(folder)
+        return main_process(lambda: collect(folder))
     except ValueError as error:
         raise RunError(str(error)) from error
 

@@ -32,6 +32,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from week6.checkpoint import RunError, explain_no_space, load_checkpoint, save_checkpoint, write_atomic
+from week6.compute import compute, every_process, main_process
 from week6.ppo import AdaptiveKL
 
 CHECKPOINT_SECONDS = 10.0
@@ -42,7 +43,7 @@ SHOWN = {"loss": "loss", "policy_loss": "loss", "accuracy": "accuracy", "score":
 
 def choose_device() -> torch.device:
     """CUDA when it is there, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return compute().device
 
 
 def versions() -> dict[str, str]:
@@ -120,8 +121,12 @@ class Run:
         """Make the folder of a run with this configuration (a dataclass), or, with `resume`, come back to it.
 
         Raises RunError when the folder is taken, is no run, or belongs to another configuration; nothing in it is
-        touched then.
+        touched then. Of several processes the main one does it, and the others open what it made.
         """
+        return main_process(lambda: cls._open(folder, config, resume))
+
+    @classmethod
+    def _open(cls, folder: Path, config: Any, resume: bool) -> "Run":
         wanted = json.loads(to_json(dataclasses.asdict(config)))
         path = folder / "config.json"
         try:
@@ -146,9 +151,17 @@ class Run:
         return cls(folder, read_json(stages) if stages.exists() else {})
 
     def finish(self, stage: str, usage: Usage, result: dict[str, Any] | None = None) -> None:
-        """Record that a stage is done, with what it took and found, so that a resumed run skips it."""
-        self.finished[stage] = {"usage": usage.summary(), "result": result or {}}
-        write_atomic(self.folder / "stages.json", to_json(self.finished))
+        """Record that a stage is done, with what it took and found, so that a resumed run skips it.
+
+        Afterwards every process finds on the disk what the main one wrote before.
+        """
+
+        def record() -> dict[str, Any]:
+            found = {"usage": usage.summary(), "result": result or {}}
+            write_atomic(self.folder / "stages.json", to_json(self.finished | {stage: found}))
+            return found
+
+        self.finished[stage] = main_process(record)
 
     def result(self, stage: str) -> dict[str, Any]:
         """What a finished stage found."""
@@ -196,7 +209,8 @@ class MetricsWriter:
         write_atomic(path, "".join(kept))
         self.path = path
         self._columns = kept[0].strip().split(",") if kept else []
-        self._file = open(path, "a", newline="")  # noqa: SIM115  (closed by close)
+        # Of several processes only the main one writes.
+        self._file = open(path if compute().is_main else os.devnull, "a", newline="")  # noqa: SIM115  (closed by close)
         self._csv = csv.writer(self._file, lineterminator="\n")
 
     def write(self, row: dict[str, float]) -> None:
@@ -231,21 +245,25 @@ def run_stage(
     """Drive a training loop from its checkpoint to step `total`; afterwards `module` is the trained model.
 
     `loop(start)` does step `start`, yields its metrics, does the next. All that it needs to go on is in `module`,
-    `optimizer` and `controller.beta`, which a checkpoint holds. A row's "tokens" counts the tokens of its step.
+    `optimizer`, `controller.beta` and, in fp16, the loss scale, which a checkpoint holds. Device and precision are not
+    in it: a stage may go on elsewhere. A row's "tokens" counts the tokens of its step.
     Raises RunError, and leaves the last checkpoint as it was, when the loop meets numbers that it cannot learn from.
     """
-    path, step, usage = run.checkpoint(stage), 0, Usage()
-    if path.exists():
-        state = load_checkpoint(path, module, optimizer)
-        step, usage = int(state["step"]), Usage(state["seconds"], int(state["tokens"]), state["peak_memory_mb"])
-        if controller is not None:
-            controller.beta = state["beta"]
+    here, path = compute(), run.checkpoint(stage)
+    # When all processes have read it, the main one may replace it.
+    state, *_ = every_process(lambda: load_checkpoint(path, module, optimizer) if path.exists() else {})
+    step = int(state.get("step", 0))
+    usage = Usage(state.get("seconds", 0.0), int(state.get("tokens", 0)), state.get("peak_memory_mb", 0.0))
+    here.restart_scaler(state)
+    if controller is not None:
+        controller.beta = state.get("beta", controller.beta)
     if step == total:
         return usage
 
     metrics = MetricsWriter(run.metrics_path(stage), step)
     # On a terminal the bar moves; in a log file a line every ten seconds is enough.
-    bar = tqdm(total=total, initial=step, desc=stage, unit="step", mininterval=0.5 if sys.stderr.isatty() else 10.0)
+    seconds = 0.5 if sys.stderr.isatty() else 10.0
+    bar = tqdm(total=total, initial=step, desc=stage, unit="step", mininterval=seconds, disable=not here.is_main)
     shown: dict[str, str] = {}
     saved, cost = time.perf_counter(), 0.0
     try:
@@ -257,8 +275,9 @@ def run_stage(
             bar.set_postfix(shown, refresh=False)
             bar.update()
             now = time.perf_counter()
-            # Large models take long to write: at most a twentieth of the time goes into checkpoints.
-            if step == total or now - saved > max(CHECKPOINT_SECONDS, 20 * cost):
+            # Large models take long to write: at most a twentieth of the time goes into checkpoints. Processes do not
+            # wait for each other here, since each has its own clock.
+            if here.is_main and (step == total or now - saved > max(CHECKPOINT_SECONDS, 20 * cost)):
                 usage.tick()
                 metrics.sync()
                 numbers = {
@@ -268,7 +287,7 @@ def run_stage(
                     "peak_memory_mb": usage.peak_memory_mb,
                 }
                 beta = {} if controller is None else {"beta": controller.beta}
-                save_checkpoint(path, module, optimizer, numbers | beta)
+                save_checkpoint(path, module, optimizer, numbers | beta | here.scaler_state())
                 saved = time.perf_counter()
                 cost = saved - now
     except ValueError as error:
