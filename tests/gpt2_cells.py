@@ -21,6 +21,14 @@ from week6.compute import using
 from week6.models import PRESETS, Preset
 
 
+FEWER_STEPS = {
+    "05_ppo": ("replace(preset, steps=40,", "replace(preset, steps=4,"),
+    "06_dpo": ("replace(course.preset.dpo, steps=80,", "replace(course.preset.dpo, steps=8,"),
+    "07_frontier": ("min(150, preset.steps)", "min(3, preset.steps)"),
+}
+"""Of the trainings in a notebook: what stands there, and what is run."""
+
+
 def cells_of_the_lesson(cells: list[str]) -> list[int]:
     """The cells that use what `lesson(...)` has made, directly or not, and the earlier ones that these need."""
     first = next(i for i, cell in enumerate(cells) if "lesson(" in cell)
@@ -59,7 +67,9 @@ def main(folder: Path, notebooks: list[str]) -> None:
     PRESETS["lesson"] = quick_preset()
     museum.exhibit = functools.partial(museum.exhibit, steps=2)
     for notebook in notebooks:
-        cells = code_cells((ROOT / "solutions" / f"{notebook}.py").read_text())
+        source, (many, few) = (ROOT / "solutions" / f"{notebook}.py").read_text(), FEWER_STEPS[notebook]
+        assert source.count(many) == 1, f"{many!r} must occur once in {notebook}"
+        cells = code_cells(source.replace(many, few))
         namespace: dict = {"__name__": "notebook", "display": lambda *_: None}
         for i in cells_of_the_lesson(cells):
             exec(compile(cells[i], f"{notebook}, code cell {i}", "exec"), namespace)
