@@ -104,7 +104,16 @@ PRESETS["gpt2-cpu"] = replace(  # a pretrained model without a GPU: hours, on te
     n_pairs=1_800,
     sft=SFTConfig(steps=100, batch_size=16, learning_rate=5e-5),
     reward=RewardConfig(steps=110, batch_size=16, learning_rate=5e-5),
-    ppo=PPOConfig(steps=40, batch_size=32, epochs=2, minibatches=2, learning_rate=4e-5, beta=0.05, max_new_tokens=32),
+    ppo=PPOConfig(
+        steps=36,
+        batch_size=32,
+        epochs=2,
+        minibatches=2,
+        learning_rate=1e-4,
+        beta=0.05,
+        unfinished_penalty=-1.0,
+        max_new_tokens=32,
+    ),
     dpo=DPOConfig(steps=110, batch_size=8, learning_rate=3e-5, beta=0.1),
     evaluation=EvaluationConfig(
         calibration_answers=200, answers_per_prompt=1, best_of=4, best_of_answers=1, probes=5, probe_answers=32

@@ -235,7 +235,8 @@ def sample(
 
     def sample_part(part: _Questions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator.set_state(start)
-        answers = _sample(model, part, len(prompts), max_new_tokens, temperature, generator)
+        with compute().precision(model):
+            answers = _sample(model, part, len(prompts), max_new_tokens, temperature, generator)
         ends.append((answers[0].shape[1], generator.get_state()))
         return answers
 
@@ -275,15 +276,14 @@ def _sample(
     positions, cache = position_ids(mask), None
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(max_new_tokens):
-        with compute().precision(model):
-            output = model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=True,
-                logits_to_keep=1,
-                **{KEY_VALUE_CACHE: cache},
-            )
+        output = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **{KEY_VALUE_CACHE: cache},
+        )
         cache = getattr(output, KEY_VALUE_CACHE)
         log_probs = (output.logits[:, -1].float() / temperature).log_softmax(-1)
         if log_probs.isnan().any():
