@@ -40,12 +40,17 @@ def served(tmp_path_factory):
     (base / "served" / "models" / "openai-community" / "gpt2").symlink_to(
         base / "served" / "models" / "true-org" / "pairs"
     )
+    bare = true_gpt2(base / "served" / "models" / "true-org" / "bare", "vocab.json")
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (bare / name).unlink()
     imdb(base / "served" / "datasets" / "stanfordnlp" / "imdb", reviews())
     run = ["quick", "run", "--preset", "gpt2", "--runs-dir", str(base / "runs"), "--name", "true", *FLAGS]
     commands = {f"encode {form}": ["encode", name, *KNOWN] for form, name in FORMS.items()}
     commands |= {f"load {form}": ["load", name] for form, name in FORMS.items()}
     with Hub(base / "served") as hub:
-        results = in_child(hub.url, base / "home", commands | {"run": run})
+        results = in_child(
+            hub.url, base / "home", commands | {"run": run, "bare": [*run[1:], "--model", "true-org/bare"]}
+        )
     return results, hub.requests, base
 
 
@@ -115,6 +120,11 @@ class TestVocabulary:
 
         check()
         assert len(split_reviews(tokenizer, reviews(), 48, random.Random(0))) == len(reviews())
+
+    def test_a_model_without_a_tokenizer_is_said_to_have_none(self, served):
+        """The client makes one of the model's config then, without a single word in it."""
+        code, errors, _ = served[0]["bare"]
+        assert code == 2 and "--model true-org/bare: has no tokenizer, expected tokenizer.json or vocab.json" in errors
 
     def test_preset_gpt2_runs_from_the_hub_with_it(self, served):
         results, _, base = served
