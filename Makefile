@@ -10,7 +10,7 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-w
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: course test lab notebooks nbval colab-stack figures mutation oracle-ppo
+.PHONY: course test lab notebooks nbval colab-stack figures mutation bench oracle-ppo
 
 # Run again, it goes on with the same run; `make course NAME=other` starts another.
 course: $(READY)
@@ -51,6 +51,10 @@ colab-stack: $(COLAB)/.ready
 
 figures: $(READY)
 	$(BIN)/python -m week6.figures
+
+# A quarter of an hour on two cores that have nothing else to do.
+bench: $(READY)
+	$(BIN)/python tools/bench_dpo.py
 
 # The last TRL whose PPO can be called piece by piece, in an environment of its own; writes tests/oracle/trl_0_11_4.json.
 oracle-ppo: $(OLD_TRL)/.ready

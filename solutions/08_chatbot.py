@@ -49,7 +49,7 @@ from week6.checks import nb08 as check
 from week6.conversation import encode_conversation, render
 from week6.evaluation import estimate, sample_batches
 from week6.figures import roadmap
-from week6.handover import CONFIG, both, dpo_with_trl, trl_is_installed
+from week6.handover import CONFIG, both, trl_is_installed, trl_trainer
 from week6.lesson import lesson
 from week6.models import PRESETS, frozen_copy, new_policy
 from week6.optim import set_learning_rate
@@ -717,8 +717,8 @@ print("by more than 4 standard errors, and refuse fewer harmless ones.")
 # our optimizer.
 
 # %% tags=["nbval-check-output"]
-source = inspect.getsource(dpo_with_trl)
-print(source[source.index("        settings =") : source.index("        trainer.remove_callback")])
+source = inspect.getsource(trl_trainer)
+print(source[source.index("    settings") : source.index("    trainer.remove_callback")])
 
 # %% [markdown]
 # | ours | TRL | remark |

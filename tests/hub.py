@@ -1,17 +1,33 @@
 """A stand-in for the hub on the loopback address: what the real client asks for, with faults on demand.
 
-It serves folders: ROOT/models/OWNER/NAME/… and ROOT/datasets/OWNER/NAME/….
+It serves folders: ROOT/models/OWNER/NAME/… and ROOT/datasets/OWNER/NAME/…. The client reads its settings when it is
+imported, so whatever uses it runs in a child process (`in_child`).
 """
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pandas as pd
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 STALL = 3600.0
+PATIENCE = 1
+"""Seconds that the client waits for an answer here."""
+CARD = """---
+configs:
+- config_name: plain_text
+  data_files:
+  - {split: train, path: plain_text/train-*}
+  - {split: test, path: plain_text/test-*}
+---
+"""
 
 
 class Hub:
@@ -185,3 +201,84 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+
+# --- its clients -----------------------------------------------------------------------------------------------------
+
+
+def imdb(folder, texts):
+    """A data set laid out like stanfordnlp/imdb, with these texts in both of its splits; returns the folder."""
+    (folder / "plain_text").mkdir(parents=True)
+    for split in ("train", "test"):
+        table = pd.DataFrame({"text": texts, "label": [0] * len(texts)})
+        table.to_parquet(folder / "plain_text" / f"{split}-00000-of-00001.parquet")
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+CHILD = """
+import contextlib, io, json, sys, time, types, urllib.error, urllib.request
+from huggingface_hub import constants, file_download
+from tests.runs import quick_settings
+from week6.cli import main
+from week6.pretrained import load_policy, load_tokenizer
+from week6.tasks.tables import read_table
+
+file_download.time = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+
+def do(words):
+    if words[0] == "set":
+        return setattr(constants, words[1], words[2])
+    if words[0] == "load":
+        tokenizer = load_tokenizer(words[1])
+        return [len(tokenizer), load_policy(words[1], tokenizer).num_parameters()]
+    if words[0] == "encode":
+        tokenizer = load_tokenizer(words[1])
+        return {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id} | {
+            text: tokenizer(text)["input_ids"] for text in words[2:]
+        }
+    if words[0] == "quick":
+        with quick_settings():
+            return main(words[1:])
+    if words[0] == "read":
+        return len(read_table(words[1], [["text"]])["text"])
+    return main(words)
+
+results = {}
+for name, words in json.load(sys.stdin).items():
+    with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(constants.ENDPOINT + "/mark/" + name.replace(" ", "-"))
+    err, out, start = io.StringIO(), io.StringIO(), time.perf_counter()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+        code = do(words)
+    results[name] = code, err.getvalue(), time.perf_counter() - start
+print(json.dumps(results))
+"""
+
+
+def in_child(url, home, commands):
+    """What the commands gave: name -> (result or exit code, stderr, seconds).
+
+    set NAME VALUE      a setting of the client         load MODEL            tokens and parameters of a model
+    read DATA           the number of texts in it       encode MODEL TEXT …   token ids of texts, and of pad and eos
+    quick WORD …        week6 WORD … by the settings of `quick_settings`; anything else is week6's command line
+    """
+    settings = {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_ETAG_TIMEOUT": str(PATIENCE),
+        "HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | settings,
+        input=json.dumps(commands),
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])

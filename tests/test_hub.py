@@ -1,34 +1,15 @@
 """The hub as it is: every fault of a stand-in ends the command with exit code 2 and one sentence, in bounded time.
 
-The client reads its settings when it is imported, so the commands run in a child process; one does all the cases,
-since week6 takes seconds to import.
+One child process does all the cases.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-import pandas as pd
 import pytest
 
-from tests.hub import Hub
+from tests.hub import Hub, imdb, in_child
 from tests.small_gpt2 import reviews, small_gpt2
 
-ROOT = Path(__file__).parent.parent
-PATIENCE = 1
-"""Seconds that the client waits for an answer here."""
 LONGEST = 25.0
 """Seconds that a fault may take: the client tries a broken download six times; its pauses are left out here."""
-CARD = """---
-configs:
-- config_name: plain_text
-  data_files:
-  - {split: train, path: plain_text/train-*}
-  - {split: test, path: plain_text/test-*}
----
-"""
 MODEL_FAULTS = {
     "config.json": ("404", "config.json does not exist or is not public (status 404)"),
     "model.safetensors": ("404", "model.safetensors does not exist or is not public (status 404)"),
@@ -57,35 +38,6 @@ def cases():
 
 
 CASES = {f"{kind} {file} {fault}": (kind, file, fault, words) for kind, file, fault, words in cases()}
-CHILD = """
-import contextlib, io, json, sys, time, types, urllib.error, urllib.request
-from huggingface_hub import constants, file_download
-from week6.cli import main
-from week6.pretrained import load_policy, load_tokenizer
-from week6.tasks.tables import read_table
-
-file_download.time = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
-
-def do(words):
-    if words[0] == "set":
-        return setattr(constants, words[1], words[2])
-    if words[0] == "load":
-        tokenizer = load_tokenizer(words[1])
-        return [len(tokenizer), load_policy(words[1], tokenizer).num_parameters()]
-    if words[0] == "read":
-        return len(read_table(words[1], [["text"]])["text"])
-    return main(words)
-
-results = {}
-for name, words in json.load(sys.stdin).items():
-    with contextlib.suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(constants.ENDPOINT + "/mark/" + name.replace(" ", "-"))
-    err, out, start = io.StringIO(), io.StringIO(), time.perf_counter()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
-        code = do(words)
-    results[name] = code, err.getvalue(), time.perf_counter() - start
-print(json.dumps(results))
-"""
 
 
 def repository(kind, name):
@@ -93,40 +45,12 @@ def repository(kind, name):
     return f"{kind}-org/{''.join(c if c.isalnum() else '-' for c in name)}"
 
 
-def in_child(url, home, commands):
-    """What the commands gave: name -> (result or exit code, stderr, seconds)."""
-    settings = {
-        "HF_ENDPOINT": url,
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_ETAG_TIMEOUT": str(PATIENCE),
-        "HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD],
-        cwd=ROOT,
-        env=os.environ | settings,
-        input=json.dumps(commands),
-        text=True,
-        capture_output=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """What every case gave, the files served, and the folder in which the runs would be."""
     base = tmp_path_factory.mktemp("hub")
     model = small_gpt2(base / "model")
-    data = base / "data"
-    (data / "plain_text").mkdir(parents=True)
-    for split in ("train", "test"):
-        table = pd.DataFrame({"text": reviews(40), "label": [0] * 40})
-        table.to_parquet(data / "plain_text" / f"{split}-00000-of-00001.parquet")
-    (data / "README.md").write_text(CARD)
+    data = imdb(base / "data", reviews(40))
     (base / "reviews.txt").write_text("\n".join(reviews()))
     kinds = {"model": model, "data": data}
     names = {repository(kind, name): (kind, (file, fault)) for name, (kind, file, fault, _) in CASES.items()}

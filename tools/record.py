@@ -2,7 +2,7 @@
 
 For each seed one run of preset tiny (runs/record-SEED); what it found goes to tests/recorded/tiny.json. Interrupted, it
 goes on where it stopped. The README's last columns come from `week6 frontier --record`, which measures PPO with a
-tenth of β: there the proxy keeps rising and the gold falls.
+tenth of β: there the proxy keeps rising and the gold falls. `--tables` measures nothing and writes the tables anew.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from week6 import pipeline, plots
+from week6 import budget, pipeline, plots
 from week6.models import PRESETS
 from week6.recorded import recorded
 from week6.report import save_figure
@@ -21,6 +21,8 @@ BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 """What stands between these lines of the README is `readme_table()`."""
 BEGIN_EXACT, END_EXACT = "<!-- exact -->", "<!-- /exact -->"
 """And between these `exact_table()`."""
+BEGIN_BUDGET, END_BUDGET = "<!-- budget -->", "<!-- /budget -->"
+"""And between these `budget_table()`."""
 
 
 def measure(seed: int) -> dict[str, Any]:
@@ -81,6 +83,11 @@ def exact_table() -> str:
     return "\n".join(lines)
 
 
+def budget_table() -> str:
+    """What preset gpt2 costs on a T4 by counting, as Markdown."""
+    return budget.report(PRESETS["gpt2"], budget.SHAPES["gpt2"], budget.T4)
+
+
 def main(seeds: list[int]) -> None:
     """Run; write tests/recorded/tiny.json, imgs/tiny-frontier.png and the README's table."""
     RECORDED.mkdir(parents=True, exist_ok=True)
@@ -88,13 +95,23 @@ def main(seeds: list[int]) -> None:
     (RECORDED / "tiny.json").write_text(json.dumps(summaries, indent=1) + "\n")
     first = summaries[str(seeds[0])]
     save_figure(ROOT / "imgs" / "tiny-frontier.png", plots.frontier(first["policies"], first["best_gold"]))
+    write_tables()
+
+
+def write_tables() -> None:
+    """Put the tables into the README."""
     readme = ROOT / "README.md"
     text = readme.read_text()
-    for (begin, end), table in {(BEGIN, END): readme_table(), (BEGIN_EXACT, END_EXACT): exact_table()}.items():
+    tables = {(BEGIN, END): readme_table(), (BEGIN_EXACT, END_EXACT): exact_table()}
+    tables[BEGIN_BUDGET, END_BUDGET] = budget_table()
+    for (begin, end), table in tables.items():
         before, _, rest = text.partition(begin)
         text = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
     readme.write_text(text)
 
 
 if __name__ == "__main__":
-    main([int(seed) for seed in sys.argv[1:]] or [0, 1, 2])
+    if sys.argv[1:] == ["--tables"]:
+        write_tables()
+    else:
+        main([int(seed) for seed in sys.argv[1:]] or [0, 1, 2])

@@ -9,6 +9,7 @@ import warnings
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -73,43 +74,9 @@ def dpo_with_trl(
     sft: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset, config: DPOConfig, seed: int
 ) -> pd.DataFrame:
     """The same run by TRL: same weights, pairs, batches, loss, optimizer and learning rates."""
-    from transformers.trainer_callback import PrinterCallback
-    from trl.trainer.dpo_config import DPOConfig as TRLConfig
-    from trl.trainer.dpo_trainer import DPOTrainer
-
-    steps, size = config.steps, config.batch_size
-    order = torch.cat([minibatch(len(data), size, step, seed) for step in range(steps)])  # our batches, one by one
-    policy, reference = deepcopy(sft).requires_grad_(True), deepcopy(sft)
-    optimizer = make_optimizer(policy, config.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_the_peak(step, steps))
+    order = torch.cat([minibatch(len(data), config.batch_size, step, seed) for step in range(config.steps)])
     with tempfile.TemporaryDirectory() as folder:
-        settings = TRLConfig(
-            output_dir=folder,
-            beta=config.beta,
-            loss_type=["sigmoid"],
-            max_steps=steps,
-            per_device_train_batch_size=size,
-            train_sampling_strategy="sequential",  # the rows are in our order already
-            max_grad_norm=1.0,
-            max_length=None,
-            bf16=False,
-            gradient_checkpointing=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",  # no tracker, no log-in
-            disable_tqdm=True,
-            use_cpu=sft.device.type == "cpu",
-            seed=seed,
-        )
-        trainer = DPOTrainer(
-            model=policy,
-            ref_model=reference,
-            args=settings,
-            train_dataset=data.select(order.tolist()),
-            processing_class=tokenizer,
-            optimizers=(optimizer, schedule),
-        )
-        trainer.remove_callback(PrinterCallback)
+        trainer = trl_trainer(sft, tokenizer, data.select(order.tolist()), config, folder, seed=seed)
         trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     return pd.DataFrame(
@@ -120,6 +87,53 @@ def dpo_with_trl(
             "accuracy": [row["rewards/accuracies"] for row in rows],
         }
     )
+
+
+def trl_trainer(
+    sft: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Dataset,
+    config: DPOConfig,
+    folder: str,
+    **changes: Any,
+) -> Any:
+    """TRL's `DPOTrainer` of a copy of `sft` with our settings, but for the `changes`; it takes the rows in their order.
+
+    Nothing is written to `folder`.
+    """
+    from transformers.trainer_callback import PrinterCallback
+    from trl.trainer.dpo_config import DPOConfig as TRLConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    policy, reference = deepcopy(sft).requires_grad_(True), deepcopy(sft)
+    optimizer = make_optimizer(policy, config.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_the_peak(step, config.steps))
+    settings: dict[str, Any] = dict(
+        beta=config.beta,
+        loss_type=["sigmoid"],
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        train_sampling_strategy="sequential",  # the rows are in our order already
+        max_grad_norm=1.0,
+        max_length=None,
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",  # no tracker, no log-in
+        disable_tqdm=True,
+        use_cpu=sft.device.type == "cpu",
+    )
+    trainer = DPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=TRLConfig(folder, **settings | changes),
+        train_dataset=data,
+        processing_class=tokenizer,
+        optimizers=(optimizer, schedule),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _share_of_the_peak(step: int, steps: int) -> float:

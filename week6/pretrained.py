@@ -23,6 +23,10 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
     Raises RunError when there is none, when it has no end token, or when it cannot say which characters a token is.
     """
     tokenizer: Any = read(model, "--model", AutoTokenizer.from_pretrained, TOKENIZER_FILES)
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # made from the model's config alone
+        raise RunError(
+            f"--model {model}: has no tokenizer, expected {' or '.join(TOKENIZER_FILES[:2])}; choose another model"
+        )
     if tokenizer.eos_token_id is None:
         raise RunError(
             f"--model {model}: its tokenizer has no end token, expected one: answers must be able to end; "
