@@ -20,7 +20,6 @@ from week6 import museum
 from week6.compute import using
 from week6.models import PRESETS, Preset
 
-
 FEWER_STEPS = {
     "05_ppo": ("replace(preset, steps=40,", "replace(preset, steps=4,"),
     "06_dpo": ("replace(course.preset.dpo, steps=80,", "replace(course.preset.dpo, steps=8,"),
