@@ -15,7 +15,8 @@
 # - Look at five broken runs and name the bug in each.
 #
 # **You need:** notebooks 03 (the objective, KL per token) and 04 (GAE, the clip). **Time:** 90 minutes of work; the
-# cells run in about a minute on a laptop CPU. With `WEEK6_PRESET=gpt2` and a GPU, the same cells train GPT-2-small.
+# cells run in about a minute on a laptop CPU. Where there is a GPU, the same cells train GPT-2-small on film reviews.
+# The text and its numbers are about the embedded chatbot; with another model a cell says where they do not hold.
 
 # %%
 import math
@@ -56,6 +57,7 @@ from week6.checks import nb05 as check
 from week6.evaluation import judge
 from week6.figures import roadmap
 from week6.lesson import lesson
+from week6.models import PRESETS
 from week6.optim import set_learning_rate
 from week6.pipeline import watch_ppo
 from week6.plots import BLACK, BLUE, GREEN, ORANGE, STYLE
@@ -174,10 +176,10 @@ def apart(log_probs: Tensor, others: Tensor, mask: Tensor) -> float:
 
 scored = token_log_probs(z / temperature, cool.responses)  # (1), then log and pick the sampled token: (B, T)
 at_one = token_log_probs(z, cool.responses)
-assert apart(scored, cool.log_probs, cool.response_mask) < 1e-3
-assert apart(at_one, cool.log_probs, cool.response_mask) > 0.3
+assert apart(scored, cool.log_probs, cool.response_mask) < course.rounding
 print("Checked (1): log-probabilities by hand, at the temperature of sampling, are those noted while sampling.")
-print("Scored at temperature 1 instead, some token is off by more than 0.3 nats.")
+too_warm = apart(at_one, cool.log_probs, cool.response_mask)
+course.claim("Scored at temperature 1 instead, some token is off by more than 0.3 nats.", too_warm > 0.3)
 
 # %% [markdown]
 # ### Line 1, detail two: positions under left padding
@@ -201,10 +203,12 @@ with torch.no_grad():
     right, right_wider = (response_log_probs(reference, *batch) for batch in (arguments, wider))
     with museum.positions():
         wrong_wider = response_log_probs(reference, *wider)
-assert apart(right_wider, right, rollout.response_mask) < 1e-3
-assert apart(wrong_wider, right, rollout.response_mask) > 0.3
+assert apart(right_wider, right, rollout.response_mask) < course.rounding
 print("Checked (2), and that six columns of padding change no log-probability.")
-print("Without position_ids some token is off by more than 0.3 nats: another model has scored it.")
+misplaced = apart(wrong_wider, right, rollout.response_mask)
+course.claim(
+    "Without position_ids some token is off by more than 0.3 nats: another model has scored it.", misplaced > 0.3
+)
 
 # %% [markdown]
 # ### Line 1, detail three: where an answer ends
@@ -274,10 +278,13 @@ with torch.no_grad():
         noisy.eval()  # in the museum this leaves dropout on
         noisy_log_probs, _ = noisy(rollout)
 mask = rollout.response_mask
-assert float((log_probs - rollout.log_probs).exp().sub(1)[mask].abs().max()) < 1e-3  # (3)
-assert float((noisy_log_probs - rollout.log_probs).exp().sub(1)[mask].abs().max()) > 0.3
+assert float((log_probs - rollout.log_probs).exp().sub(1)[mask].abs().max()) < course.rounding  # (3)
+with_dropout = float((noisy_log_probs - rollout.log_probs).exp().sub(1)[mask].abs().max())
 assert bool((values[mask] == 0).all())
-print("Checked (3): without dropout the ratio is 1 up to rounding; with dropout of 0.1 it is off by more than 0.3.")
+course.claim(
+    "Checked (3): without dropout the ratio is 1 up to rounding; with dropout of 0.1 it is off by more than 0.3.",
+    with_dropout > 0.3,
+)
 print("And the value head says 0 everywhere: it has not learned yet.")
 
 # %% [markdown]
@@ -348,13 +355,13 @@ noise = torch.Generator().manual_seed(0)
 with torch.no_grad():
     for weight in moved.parameters():
         weight += 0.1 * weight.std(correction=0) * torch.randn(weight.shape, generator=noise).to(device)
-    short = sample(moved, prompts, prompt_mask, 10, generator=generator_for(0, 2, device))  # some do not finish
+    limit = 10 if task.name == "assistant" else task.max_new_tokens
+    short = sample(moved, prompts, prompt_mask, limit, generator=generator_for(0, 2, device))  # some do not finish
     scores = score(reward_model, short)  # line 2, shape (B,)
     ref_log_probs = response_log_probs(  # line 3, shape (B, T)
         reference, short.prompts, short.prompt_mask, short.responses, short.response_mask
     )
 rewards = shape(scores, short.finished, short.log_probs, ref_log_probs, short.response_mask, beta, penalty)
-assert 0 < int(short.finished.sum()) < len(short)
 
 k1 = short.log_probs.sum(1) - ref_log_probs.sum(1)  # shape (B,); both are 0 at padding
 earned = torch.stack(
@@ -366,7 +373,8 @@ late = torch.cat([torch.zeros_like(rewards[:, :1]), rewards[:, :-1]], dim=1)  # 
 lost = rewards.sum(1) - (late * short.response_mask).sum(1)
 last = rewards.gather(1, short.response_mask.sum(1, keepdim=True) - 1).squeeze(1)
 torch.testing.assert_close(lost, last, rtol=1e-4, atol=1e-4)
-print("Checked (4) and (6) on 64 answers, finished and unfinished.")
+both_kinds = 0 < int(short.finished.sum()) < len(short)
+course.claim("Checked (4) and (6) on 64 answers, finished and unfinished.", both_kinds)
 print("Checked: one slot late, exactly the reward of the last token, with the whole score in it, falls on padding.")
 
 # %% [markdown]
@@ -394,10 +402,12 @@ again = masked_whiten(wider_by_ten(advantages), wider_by_ten(short.response_mask
 torch.testing.assert_close(again, wider_by_ten(white))
 everywhere = torch.ones_like(short.response_mask)
 careless = masked_whiten(advantages, everywhere)
-assert not torch.allclose(masked_whiten(wider_by_ten(advantages), F.pad(everywhere, (0, 10), value=True))[:, :10],
-                          careless, rtol=0.05)  # fmt: skip
+careless_again = masked_whiten(wider_by_ten(advantages), F.pad(everywhere, (0, 10), value=True))[:, :-10]
 print("Checked: mean 0 and variance 1 over real tokens, and ten more columns of padding change nothing.")
-print("Whitened over padding as well, the same advantages change by more than 5 %.")
+course.claim(
+    "Whitened over padding as well, the same advantages change by more than 5 %.",
+    not torch.allclose(careless_again, careless, rtol=0.05),
+)
 
 # %% [markdown]
 # ### Line 7: the update
@@ -524,8 +534,10 @@ step_length = max(
 difference = max(
     float((a - b).detach().abs().max()) for a, b in zip(mine.parameters(), tested.parameters(), strict=True)
 )
-assert difference < 0.01 * step_length
-print("Checked: after one step, no weight of yours is more than 1 % of the step away from the tested loop's.")
+course.claim(
+    "Checked: after one step, no weight of yours is more than 1 % of the step away from the tested loop's.",
+    difference < 0.01 * step_length,
+)
 
 # %% [markdown]
 # (With one minibatch, whitening the batch and whitening the minibatch are the same. The tested loop whitens once,
@@ -659,16 +671,17 @@ def start_and_end(column: str, n: int = 10) -> tuple[float, float]:
     return float(metrics[column].head(3).mean()), float(metrics[column].tail(n).mean())
 
 
-assert metrics["first_ratio_deviation"].max() < 1e-3, "sampler and scorer disagree"
-assert abs(metrics["kl"][0]) < 1e-3, "at step 0 the policy is the reference"
 score_start, score_end = start_and_end("score")
-assert abs(score_start) < 0.5 < score_end - score_start
-assert 0.3 < start_and_end("kl")[1] < 1.6 * metrics["kl"][20:30].mean()  # it has moved, and it has settled
-if task.gold is not None:
-    gold_start, gold_end = start_and_end("gold")
-    assert gold_end > gold_start + 0.5
-print("Checked: ratio 1 at every first pass; KL 0 at step 0; the score starts near 0 and rises by more than 0.5;")
-print("the gold reward rises by more than 0.5; the KL of the last ten steps is no longer growing fast.")
+gold_start, gold_end = start_and_end("gold") if task.gold is not None else (0.0, 0.0)
+course.claim(
+    "Checked: ratio 1 at every first pass; KL 0 at step 0; the score starts near 0 and rises by more than 0.5;\n"
+    "the gold reward rises by more than 0.5; the KL of the last ten steps is no longer growing fast.",
+    metrics["first_ratio_deviation"].max() < course.rounding,  # else sampler and scorer disagree
+    abs(metrics["kl"][0]) < course.rounding,  # at step 0 the policy is the reference
+    abs(score_start) < 0.5 < score_end - score_start,
+    0.3 < start_and_end("kl")[1] < 1.6 * metrics["kl"][20:30].mean(),  # it has moved, and it has settled
+    gold_end > gold_start + 0.5,
+)
 
 # %% [markdown]
 # *Figure: the dashboard of 40 steps. Proxy and gold reward rise steeply for 15 steps and then slowly. The KL climbs to
@@ -722,10 +735,11 @@ def report(name: str, answers) -> None:
 # %% tags=["nbval-ignore-output"]
 report("SFT", after_sft)
 report("PPO", after_ppo)
-assert after_ppo.proxy.mean() > after_sft.proxy.mean() + 0.4
-if task.gold is not None:
-    assert after_ppo.gold.mean() > after_sft.gold.mean() + 0.5
-print("Checked: on prompts it was not trained on, proxy and gold are higher by more than 0.4 and 0.5.")
+course.claim(
+    "Checked: on prompts it was not trained on, proxy and gold are higher by more than 0.4 and 0.5.",
+    after_ppo.proxy.mean() > after_sft.proxy.mean() + 0.4,
+    task.gold is not None and after_ppo.gold.mean() > after_sft.gold.mean() + 0.5,
+)
 
 # %% [markdown]
 # Where did the policy spend its nats? Equation (5) says it token by token. This is one answer with the log-ratio and
@@ -750,9 +764,10 @@ top.bar(
     range(count), log_ratio[pick, :count].tolist(), color=ORANGE, label=r"$\log \pi_\theta - \log \pi_\mathrm{ref}$"
 )
 bottom.bar(range(count), spoken_rewards[pick, :count].tolist(), color=BLUE, label="$r_t$, equation (5)")
-top.set(title=f"Answer to: {words(asked[pick])}", ylabel="nats")
+top.set_title(f"Answer to: {words(asked[pick])}", parse_math=False)
+top.set(ylabel="nats")
 bottom.set(ylabel="reward units", xlabel="token of the answer")
-bottom.set_xticks(range(count), said, rotation=45, ha="right")
+bottom.set_xticks(range(count), said, rotation=45, ha="right", parse_math=False)
 for axes in (top, bottom):
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.legend()
@@ -807,15 +822,18 @@ for name, answers in (("SFT", after_sft), ("PPO, β = 0.05", after_ppo), ("PPO, 
     report(name, answers)
 
 # %%
-assert hacked["score"].tail(10).mean() > hacked["score"].head(3).mean() + 0.3
-assert hacked["kl"].tail(10).mean() > 2 * metrics["kl"].tail(10).mean()
 if task.gold is not None:
-    smooth = hacked["gold"].rolling(3).mean()
-    assert smooth.max() > hacked["gold"].tail(10).mean() + 0.5
-    assert hacked["gold"].tail(10).mean() < metrics["gold"].tail(10).mean() - 0.5
-    assert after_hack.gold.mean() < after_ppo.gold.mean() - 0.8
-print("Checked: with a tenth of β the proxy still rises by more than 0.3, the KL is more than twice as large,")
-print("and the gold reward ends more than 0.5 below its peak and more than 0.5 below that of β = 0.05.")
+    at_the_end = hacked["gold"].tail(10).mean()
+    peak, of_strong_leash = hacked["gold"].rolling(3).mean().max(), metrics["gold"].tail(10).mean()
+course.claim(
+    "Checked: with a tenth of β the proxy still rises by more than 0.3, the KL is more than twice as large,\n"
+    "and the gold reward ends more than 0.5 below its peak and more than 0.5 below that of β = 0.05.",
+    hacked["score"].tail(10).mean() > hacked["score"].head(3).mean() + 0.3,
+    hacked["kl"].tail(10).mean() > 2 * metrics["kl"].tail(10).mean(),
+    task.gold is not None and at_the_end < peak - 0.5,
+    task.gold is not None and at_the_end < of_strong_leash - 0.5,
+    task.gold is not None and after_hack.gold.mean() < after_ppo.gold.mean() - 0.8,
+)
 
 # %% [markdown]
 # *Figure: left, with β = 0.05, proxy and gold rise and stay, at a KL of a few nats. Right, with β = 0.005, the proxy
@@ -852,8 +870,10 @@ if task.name == "assistant":
     for name, row in table.items():
         print(f"{name:16s}" + "".join(f"{round(value, 2) + 0.0:+12.2f}" for value in row.values()))
     good, bad = table["PPO, β = 0.05"], table["PPO, β = 0.005"]
-    assert bad["grammar"] < table["SFT"]["grammar"] - 0.25  # worse than before PPO
-    assert bad["fit"] < good["fit"] - 0.2
+    assert not course.embedded or bad["grammar"] < table["SFT"]["grammar"] - 0.25  # worse than before PPO
+    assert not course.embedded or bad["fit"] < good["fit"] - 0.2
+else:
+    print("This cell and the text below it are about the embedded chatbot: the gold reward here is of one piece.")
 
 # %% [markdown]
 # Compare the last two rows. Fit fell: the answer is no longer the right one. And grammar fell below that of the SFT
@@ -915,14 +935,18 @@ print("and the gold reward is more than 0.5 lower than at its best: for all thre
 check.p3("b")  # SOLUTION
 
 # %% tags=["nbval-ignore-output"]
-healthy = museum.exhibit(None, course)
-late = museum.exhibit("late", course)
+# Other models would need longer runs to show the same: the museum always shows the embedded chatbot.
+exhibited = course if course.preset.name == "lesson" else lesson("reward_model", preset=PRESETS["lesson"])
+healthy = museum.exhibit(None, exhibited)
+late = museum.exhibit("late", exhibited)
 plots.exhibits(healthy, {"late": late}, "The score is paid one slot late")
 
 # %%
-assert museum.BUGS["late"].seen(late, healthy) and not museum.BUGS["late"].seen(healthy, healthy)
-assert late["first_ratio_deviation"].max() < 1e-3
-print("Checked: with the score one slot late, score and KL stay low, and the ratio is 1 as it should be.")
+exhibited.claim(
+    "Checked: with the score one slot late, score and KL stay low, and the ratio is 1 as it should be.",
+    museum.BUGS["late"].seen(late, healthy) and not museum.BUGS["late"].seen(healthy, healthy),
+    late["first_ratio_deviation"].max() < exhibited.rounding,
+)
 
 # %% [markdown]
 # *Figure: one row of five instruments. Grey, the healthy run: score, KL and length rise. Blue, the run with the bug: the
@@ -942,7 +966,7 @@ print("Checked: with the score one slot late, score and KL stay low, and the rat
 # | `"truncated"` | top-2 sampling: only the two likeliest tokens can be drawn, but the log-probabilities are full |
 
 # %% tags=["nbval-ignore-output"]
-runs = {letter: museum.exhibit(bug, course) for letter, bug in museum.EXHIBITS.items()}
+runs = {letter: museum.exhibit(bug, exhibited) for letter, bug in museum.EXHIBITS.items()}
 plots.exhibits(healthy, runs, "Five runs, one bug each")
 
 # %% [markdown]
@@ -982,11 +1006,13 @@ check.q5(diagnosis)
 # %% tags=["solution-only"]
 for letter, bug in museum.EXHIBITS.items():
     seen = [name for name, entry in museum.BUGS.items() if entry.seen(runs[letter], healthy)]
-    assert seen == [bug] and not museum.BUGS[bug].seen(healthy, healthy)
-    print(f"{letter} · {bug:10s} {museum.BUGS[bug].symptom}")
+    only_this = seen == [bug] and not museum.BUGS[bug].seen(healthy, healthy)
+    exhibited.claim(f"{letter} · {bug:10s} {museum.BUGS[bug].symptom}", only_this)
 short_ones, long_ones = runs["E"].tail(5).mean(), healthy.tail(5).mean()
-assert short_ones["length"] < long_ones["length"] - 1.2 and short_ones["score"] < long_ones["score"] - 0.1
-print("Checked: each run shows the symptom of its own bug and of no other; the healthy run shows none.")
+exhibited.claim(
+    "Checked: each run shows the symptom of its own bug and of no other; the healthy run shows none.",
+    short_ones["length"] < long_ones["length"] - 1.2 and short_ones["score"] < long_ones["score"] - 0.1,
+)
 
 # %% [markdown]
 # A checklist for every RLHF program, yours or someone else's, **before** you train:
@@ -1038,7 +1064,10 @@ print("Checked: each run shows the symptom of its own bug and of no other; the h
 with torch.no_grad():
     early = sample(moved, prompts.repeat(8, 1), prompt_mask.repeat(8, 1), task.max_new_tokens,
                    generator=generator_for(0, 4, device))  # fmt: skip
-    early_ref = response_log_probs(reference, early.prompts, early.prompt_mask, early.responses, early.response_mask)
+    parts = [early.rows(rows) for rows in torch.arange(len(early)).split(64)]  # the logits of all would be gigabytes
+    early_ref = torch.cat(
+        [response_log_probs(reference, y.prompts, y.prompt_mask, y.responses, y.response_mask) for y in parts]
+    )
 k1, _, k3 = kl_estimators(early.log_probs.sum(1), early_ref.sum(1))  # both (512,), one number an answer
 assert bool((k1 < 0).any()) and bool((k3 >= 0).all())
 assert float(k1.mean()) > -4 * float(k1.std()) / len(k1) ** 0.5

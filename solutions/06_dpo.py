@@ -16,8 +16,9 @@
 #
 # **You need:** notebook 01 (Bradley–Terry) and notebook 03 ($\pi^*$, KL, $\beta$). Notebook 04 helps for the
 # comparison with PPO. **Time:** 75 minutes of work; the cells run in about a minute on a laptop CPU, and one to two
-# minutes more if the course's small chatbot has to be trained first. Where there is a GPU, the chatbot uses it; the
-# exact worlds are too small to gain from one.
+# minutes more if the course's small chatbot has to be trained first. Where there is a GPU, GPT-2-small on film reviews
+# takes the chatbot's place; a cell says where a sentence of the text, which is about the embedded chatbot, does not hold
+# for it. The exact worlds are too small to gain from a GPU.
 
 # %%
 import copy
@@ -38,22 +39,20 @@ from week6 import (
     bayes_accuracy,
     decode,
     dpo_loss,
-    encode_prompts,
     expected_dpo_loss,
-    generator_for,
     implicit_reward,
     kl_divergence,
     make_optimizer,
     optimal_policy,
-    pair_log_probs,
     preference_probability,
     response_log_probs,
-    sample,
     small_world,
     train_dpo,
     train_ppo,
 )
 from week6.checks import nb06 as check
+from week6.dpo import reference_log_probs
+from week6.evaluation import judge
 from week6.figures import dpo_gradient, dpo_shortcut, roadmap
 from week6.lesson import lesson
 from week6.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE, dpo_dashboard, token_heatmap
@@ -722,7 +721,6 @@ print(
 
 # %% tags=["nbval-ignore-output"]
 course = lesson("dpo")
-embedded = course.preset.name == "lesson"  # the numbers in the text are those of the embedded chatbot
 task, sft, tokenizer = course.task, course.sft, course.task.tokenizer
 config = replace(course.preset.dpo, steps=80, batch_size=40)
 pairs = course.pairs.rows(slice(0, config.steps * config.batch_size)).to(course.device)  # each pair once
@@ -761,20 +759,14 @@ check.p3("b")  # SOLUTION
 
 # %% tags=["nbval-ignore-output"]
 chatbot = copy.deepcopy(sft).requires_grad_(True)
-asked_tokens, asked_mask = (
-    t.to(course.device) for t in encode_prompts(tokenizer, list(task.heldout_prompts["prompt"]))
-)
+questions = list(task.heldout_prompts["prompt"])
 
 
 def ask(policy: torch.nn.Module, n: int, seed: int) -> tuple[list[str], list[str], Float[Tensor, " n"]]:
     """n held-out prompts, the policy's answers, and their log-ratios log π(y | x) − log π_ref(y | x) in nats."""
-    index = torch.arange(n) % len(asked_tokens)
-    prompts, mask = asked_tokens[index], asked_mask[index]
-    y = sample(policy, prompts, mask, task.max_new_tokens, generator=generator_for(seed, 0, course.device))
-    with torch.no_grad():
-        log_ratio = y.log_probs.sum(-1) - response_log_probs(sft, prompts, mask, y.responses, y.response_mask).sum(-1)
-    texts = list(task.heldout_prompts["prompt"])
-    return [texts[i] for i in index], decode(tokenizer, y.responses, y.response_mask), log_ratio.cpu()
+    prompts = [questions[i % len(questions)] for i in range(n)]
+    judged = judge(policy, sft, lambda y: y.log_probs.sum(-1), task, prompts, 1, seed)  # its reward is not looked at
+    return prompts, [text for (text,) in judged.texts], judged.kl.flatten()
 
 
 def with_kl(rows):
@@ -801,20 +793,11 @@ display(dpo_dashboard(metrics))
 # %% tags=["nbval-ignore-output"]
 chatbot.requires_grad_(False)
 end = metrics.tail(15).mean()
-assert end["margin"] > 0 and end["rejected_reward"] < end["chosen_reward"] and end["gradient_weight"] < 0.5
-assert not embedded or (end["margin"] > 1 and end["rejected_reward"] < -1 and end["gradient_weight"] < 0.4)
-assert end["loss"] < math.log(2)
 first = metrics.iloc[0]
-assert (
-    abs(first["loss"] - math.log(2)) < 1e-3
-    and abs(first["margin"]) < 1e-3
-    and abs(first["gradient_weight"] - 0.5) < 1e-3
+r_w, r_l = (
+    implicit_reward(log_pi, log_sft, config.beta)  # shape (N,)
+    for log_pi, log_sft in zip(reference_log_probs(chatbot, heldout), reference_log_probs(sft, heldout), strict=True)
 )
-with torch.no_grad():
-    r_w, r_l = (
-        implicit_reward(log_pi, log_sft, config.beta)
-        for log_pi, log_sft in zip(pair_log_probs(chatbot, heldout), pair_log_probs(sft, heldout), strict=True)
-    )
 ranked_rightly = (r_w > r_l).float().mean().item()
 print(f"first step: loss {first['loss']:.4f} (log 2 = {math.log(2):.4f}), margin {first['margin']:.1e}")
 print(
@@ -822,7 +805,12 @@ print(
 )
 print(f"held-out pairs ranked as the annotator did: {ranked_rightly:.3f}; ", end="")
 print(f"the Bayes ceiling of notebook 02 is {bayes_accuracy(probabilities):.3f}")
-assert ranked_rightly > (0.7 if embedded else 0.5)
+at_first = (first["loss"] - math.log(2), first["margin"], first["gradient_weight"] - 0.5)
+assert max(map(abs, at_first)) < course.rounding
+if course.embedded:
+    assert end["loss"] < math.log(2) and end["margin"] > 1 and end["gradient_weight"] < 0.4
+    assert end["rejected_reward"] < -1 and end["rejected_reward"] < end["chosen_reward"]
+    assert ranked_rightly > 0.7
 
 # %% [markdown]
 # The policy is a reward model: it ranks *held-out* pairs as the annotator did, far more often than by chance, and nobody
@@ -830,7 +818,7 @@ assert ranked_rightly > (0.7 if embedded else 0.5)
 # But what does it *say* now?
 
 # %% tags=["nbval-ignore-output"]
-n = 2 * len(asked_tokens)
+n = 2 * len(questions)
 prompts_sft, answers_sft, _ = ask(sft, n, seed=1)
 prompts_dpo, answers_dpo, log_ratio = ask(chatbot, n, seed=2)
 for i in range(0, min(n, 50), 10):
@@ -840,7 +828,7 @@ if task.gold is not None:
     gold_sft, gold_dpo = task.gold(prompts_sft, answers_sft), task.gold(prompts_dpo, answers_dpo)
     error = (gold_sft.var() / n + gold_dpo.var() / n).sqrt().item()
     print(f"gold reward: SFT {gold_sft.mean():+.2f}, DPO {gold_dpo.mean():+.2f} (difference ± {error:.2f}, one s.e.)")
-    assert gold_dpo.mean() - gold_sft.mean() > 4 * error
+    assert not course.embedded or gold_dpo.mean() - gold_sft.mean() > 4 * error
 if task.rates is not None:
     rates_sft, rates_dpo = task.rates(prompts_sft, answers_sft), task.rates(prompts_dpo, answers_dpo)
     for name, before_training in rates_sft.items():
@@ -972,9 +960,11 @@ half = (r_w + r_l) / 2
 print(
     f"(16): half the sum is {half.mean():+.2f}, so KL(SFT ‖ chatbot) is about {-half.mean() / config.beta:.2f} nats per answer."
 )
-assert half.mean() + 4 * half.std() / len(half) ** 0.5 < 0 < fresh.mean() - 4 * fresh.std() / len(fresh) ** 0.5
-assert r_l.mean() < r_w.mean() < fresh.mean() and (r_w.mean() < 0 or not embedded)
-print("Checked: rejected < chosen < 0 < its own answers; (16) and the last one by more than 4 standard errors.")
+course.claim(
+    "Checked: rejected < chosen < 0 < its own answers; (16) and the last one by more than 4 standard errors.",
+    half.mean() + 4 * half.std() / len(half) ** 0.5 < 0 < fresh.mean() - 4 * fresh.std() / len(fresh) ** 0.5,
+    r_l.mean() < r_w.mean() < min(0, fresh.mean()),
+)
 
 # %% [markdown]
 # ### The reward, token by token
@@ -998,7 +988,7 @@ for kind, y, mask in (("chosen", shown.chosen, shown.chosen_mask), ("rejected", 
         values.append(per_token[i][mask[i]].tolist())
         asked = tokenizer.decode(shown.prompts[i][shown.prompt_mask[i]], skip_special_tokens=True)
         labels.append(f"{asked}   {kind}, sum {sum(values[-1]):+.1f}".replace("-", "−"))
-order = [0, 3, 1, 4, 2, 5]  # the two answers of a pair one below the other
+order = [i + side for i in range(len(shown)) for side in (0, len(shown))]  # the two answers of a pair together
 words, values, labels = ([column[i] for i in order] for column in (words, values, labels))
 display(token_heatmap(words, values, "Implicit reward of each token", labels))
 
@@ -1013,7 +1003,7 @@ with torch.no_grad():
     )
 at_first, later = per_token[:, 0].abs().mean(), per_token[:, 1:][some.rejected_mask[:, 1:]].abs().mean()
 print(f"200 rejected answers, mean |share|: first token {at_first:.2f}, later tokens {later:.2f} reward units")
-assert at_first > 2 * later or not embedded
+assert not course.embedded or at_first > 2 * later
 
 # %% [markdown]
 # *Figure 8. Three pairs, the chosen answer above the rejected one; under each word its share of the implicit reward in

@@ -17,15 +17,24 @@ ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 CONDA_SPECS = [entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, str)]
 CONDA_NAME = {"torch": "pytorch", "matplotlib": "matplotlib-base", "vaderSentiment": "vadersentiment"}
 
-# Google Colab, August 2026. A floor above one of these makes pip replace a package that the session has loaded.
+# Google Colab with a GPU, 19 August 2026. A floor above one of these makes pip replace a package that the session has
+# loaded. The other packages of REQUIRED are not there, and are installed.
 COLAB = {
     "torch": "2.11.0",
     "transformers": "5.15.0",
     "datasets": "4.0.0",
-    "ipywidgets": "7.7.1",
+    "accelerate": "1.14.0",
+    "huggingface_hub": "1.27.0",
+    "psutil": "5.9.5",
+    "safetensors": "0.8.0",
+    "filelock": "3.32.3",
+    "tqdm": "4.67.3",
     "matplotlib": "3.10.0",
-    "numpy": "2.1.0",
+    "ipywidgets": "7.7.1",
+    "pandas": "2.2.3",
+    "numpy": "2.1.3",
 }
+COLAB_LACKS = {"vaderSentiment", "tyro", "jaxtyping"}
 
 
 def conda_floors():
@@ -58,6 +67,10 @@ def test_required_packages_have_a_floor_and_no_ceiling(name):
 @pytest.mark.parametrize(("name", "version"), COLAB.items())
 def test_colab_keeps_its_packages(name, version):
     assert Requirement(f"{name}{REQUIRED[name]}").specifier.contains(version)
+
+
+def test_every_required_package_is_on_colab_or_new_there():
+    assert {*COLAB, *COLAB_LACKS} == set(REQUIRED)
 
 
 def test_the_oracle_is_no_dependency_of_the_package():

@@ -1,15 +1,21 @@
 """week6.lesson: made once, found again; who asks while another trains waits for it."""
 
 import dataclasses
+import errno
+import fcntl
 import multiprocessing
+import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.gpt2_cells import few_steps
 from tests.runs import quick_preset
 from week6 import lesson as lessons
 from week6 import pipeline
-from week6.lesson import lesson, lesson_preset, runs_folder
+from week6.compute import using
+from week6.lesson import Lesson, lesson, lesson_preset, runs_folder
 from week6.models import PRESETS
 
 processes = multiprocessing.get_context("forkserver")
@@ -84,5 +90,72 @@ def test_preset_of_the_notebooks(monkeypatch):
 def test_runs_are_kept_in_the_repository_or_on_a_mounted_drive(tmp_path, monkeypatch):
     monkeypatch.delenv("WEEK6_RUNS", raising=False)
     assert (runs_folder().parent / "pyproject.toml").exists()
-    monkeypatch.setenv("WEEK6_RUNS", str(tmp_path))
-    assert runs_folder() == tmp_path
+    monkeypatch.setattr(lessons, "DRIVE", tmp_path)
+    assert runs_folder() == tmp_path / "week6"
+    monkeypatch.setenv("WEEK6_RUNS", str(tmp_path / "own"))
+    assert runs_folder() == tmp_path / "own"
+
+
+def test_a_drive_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.delenv("WEEK6_RUNS", raising=False)
+    monkeypatch.setattr(lessons, "DRIVE", tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode == os.W_OK))
+    assert (runs_folder().parent / "pyproject.toml").exists()
+
+
+def test_a_drive_without_locks_is_no_trouble(tmp_path, monkeypatch):
+    """Nor does it keep the lock of a dropped session, for which the next one would wait."""
+    right = fcntl.flock
+
+    def flock(file, operation):
+        if os.readlink(f"/proc/self/fd/{file}").startswith(str(tmp_path)):
+            raise OSError(errno.ENOSYS, "Function not implemented")
+        return right(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    course = lesson(preset=quick_preset(), folder=tmp_path / "week6" / "run")
+    assert set(course.run.finished) == {"sft", "pairs"}
+    assert [path.name for path in (tmp_path / "week6").iterdir()] == ["run"]
+
+
+def a_lesson(name):
+    return Lesson(**{field.name: None for field in dataclasses.fields(Lesson)} | {"preset": SimpleNamespace(name=name)})
+
+
+def test_a_claim_about_the_embedded_chatbot_must_hold_for_it(capsys):
+    course = a_lesson("lesson")
+    assert course.embedded and course.rounding == 1e-3
+    course.claim("Checked: two.", True, torch.tensor(True))
+    assert capsys.readouterr().out == "Checked: two.\n"
+    with pytest.raises(AssertionError, match="Checked: two."):
+        course.claim("Checked: two.", True, torch.tensor(False))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("gpt2", torch.float32), ("lesson", torch.float16)])
+def test_a_claim_that_does_not_hold_for_another_model_is_no_error(name, dtype, capsys):
+    course = a_lesson(name)
+    with using(dtype=dtype):
+        assert not course.embedded
+        course.claim("Checked: it is so.", True)
+        course.claim("Checked: it is so.", True, False)
+        rounding = course.rounding
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == third == "Checked: it is so." and second.startswith(f"Does not hold for preset {name!r} in fp")
+    assert rounding == (1e-3 if dtype == torch.float32 else 0.1)
+
+
+def test_says_what_it_works_with_and_how_long_the_rest_will_take(tmp_path, capsys):
+    preset = few_steps(tmp_path)
+    preset = dataclasses.replace(preset, sft=dataclasses.replace(preset.sft, steps=14))
+    lesson("dpo", preset=preset, folder=tmp_path / "run")
+    captured = capsys.readouterr()
+    said = [line for line in captured.err.splitlines() if line.startswith("week6: ")]
+    assert captured.out == "" and len(said) == 2
+    assert said[0].endswith(f" GB free, fp32; the run is kept in {tmp_path / 'run'}")
+    assert said[1].startswith("week6: about ")
+    assert said[1].endswith(" for what is left: sft, pairs, dpo; interrupted, run the cell again: it goes on")
+    again = pipeline.announce(pipeline.open_setting(preset, tmp_path / "run", resume=True), pipeline.STAGES, "")
+    assert list(again.watcher.costs) == ["reward_model", "ppo", "evaluation"]
+    lesson(preset=quick_preset(), folder=tmp_path / "quick")
+    assert "for what is left" not in capsys.readouterr().err  # its costs are not counted

@@ -193,3 +193,9 @@ def test_plots_have_captions(path):
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             text = next((after.source for after in cells[i:] if after.cell_type == "markdown"), "")
             assert re.match(r"[*_]\w", text), cell.source
+
+
+@pytest.mark.parametrize("path", STUDENT, ids=lambda path: path.stem)
+def test_colab_opens_a_notebook_on_a_t4(path):
+    metadata = nbformat.read(path, nbformat.NO_CONVERT).metadata
+    assert metadata["accelerator"] == "GPU" and metadata["colab"]["gpuType"] == "T4"

@@ -1,4 +1,5 @@
-"""The command line: `week6 run` does the whole course, `week6 report` shows what a run found, `week6 chat` talks to it.
+"""The command line: `week6 run` does the whole course, `week6 report` shows what a run found, `week6 chat` talks to it,
+`week6 confirm` checks a GPU and the hub.
 
 Every setting of a preset is a flag: `week6 run --ppo.beta 0.02 --name weak-leash`. Bad input ends with one line on
 stderr and exit code 2, never with a traceback.
@@ -10,6 +11,7 @@ import dataclasses
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +24,7 @@ from week6 import pipeline
 from week6.chat import load_session
 from week6.checkpoint import RunError
 from week6.compute import compute
+from week6.confirm import confirm
 from week6.models import PRESETS, Preset
 from week6.sweep import WORLDS, SweepConfig, World, record, sweep
 from week6.terminal import converse, stdin_reader
@@ -46,6 +49,20 @@ class Chat:
 
 
 @dataclasses.dataclass(frozen=True)
+class Confirm:
+    """Check on this GPU and with the real hub, in some minutes, what a machine without them cannot: PASS or FAIL."""
+
+    preset: str = "gpt2"
+    """Settings to check."""
+    model: str | None = None
+    """A model folder, or a name on the hub; the preset's if not given."""
+    data: str | None = None
+    """A local file, or a data set of the hub; the preset's if not given."""
+    cpu: bool = False
+    """Try the command without a GPU."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Frontier:
     """PPO and DPO at several β and best-of-n, for several seeds: gold reward against KL. Called again, it goes on."""
 
@@ -64,7 +81,7 @@ class Frontier:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Run the command line; returns the exit code: 0 done, 1 not confirmed, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     # The bars of saving a model would tear up the run's own.
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -79,6 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tables = sweep(SweepConfig(preset), folder, command.worlds, command.seeds, say)
             if command.record:
                 record(tables)
+        elif isinstance(command, Confirm):
+            own = {name: x for name in ("model", "data") if (x := getattr(command, name)) is not None}
+            with tempfile.TemporaryDirectory() as runs:
+                return not confirm(dataclasses.replace(preset, **own), Path(runs), command.cpu)
         elif isinstance(command, Chat):
             converse(load_session(command.run), stdin_reader(), print)
         else:
@@ -101,11 +122,13 @@ def _say_nothing(line: str) -> None:
 
 
 def choose_preset(words: Sequence[str]) -> Preset:
-    """The preset of --preset, else of the environment variable WEEK6_PRESET, else `gpt2` for a run on CUDA, `tiny`."""
+    """The preset of --preset, else of the environment variable WEEK6_PRESET, else `gpt2` for `confirm` and for a run on
+    CUDA, `tiny`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", nargs="?")
     given = parser.parse_known_args(words)[0].preset
-    default = "gpt2" if words[:1] == ["run"] and torch.cuda.is_available() else DEFAULT_PRESET
+    big = words[:1] == ["confirm"] or (words[:1] == ["run"] and torch.cuda.is_available())
+    default = "gpt2" if big else DEFAULT_PRESET
     name = given or os.environ.get("WEEK6_PRESET") or default
     if name not in PRESETS:
         source = "--preset" if given else "WEEK6_PRESET"
@@ -128,6 +151,7 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
     commands = (
         Annotated[run, tyro.conf.subcommand("run", description=run.__doc__)]
         | Annotated[Report, tyro.conf.subcommand("report", description=Report.__doc__)]
+        | Annotated[Confirm, tyro.conf.subcommand("confirm", description=Confirm.__doc__)]
         | Annotated[Frontier, tyro.conf.subcommand("frontier", description=Frontier.__doc__)]
         | Annotated[Chat, tyro.conf.subcommand("chat", description=Chat.__doc__)]
     )

@@ -9,7 +9,7 @@ Every stage is a function that either does its work or, when the run resumes, re
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
@@ -35,6 +35,7 @@ from week6.checkpoint import (
 from week6.compute import compute, main_process
 from week6.dpo import train_dpo
 from week6.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
+from week6.forecast import Watcher, forecast, opening, say
 from week6.models import Model, Preset, frozen_copy, initial_policy
 from week6.objective import best_of_n_kl_bound
 from week6.optim import generator_for, make_optimizer, minibatch
@@ -92,6 +93,22 @@ class Setting:
     task: Task
     seed: int
     device: torch.device
+    watcher: Watcher | None = None
+    """What looks on while a stage trains, and says how long the rest will take, for instance."""
+
+    def train(
+        self,
+        stage: str,
+        loop: Callable[[int], Iterator[dict[str, float]]],
+        total: int,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        controller: AdaptiveKL | None = None,
+    ) -> Usage:
+        """`run_stage`, with the watcher looking on."""
+        watcher = self.watcher
+        rows = loop if watcher is None else lambda start: watcher.watch(stage, loop(start), start, total)
+        return run_stage(self.run, stage, rows, total, module, optimizer, controller)
 
     def stage_seed(self, stage: str) -> int:
         """The seed of the random numbers of one stage."""
@@ -110,21 +127,24 @@ def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False)
     that cannot be learned from; what is on the disk is kept then.
     """
     try:
-        setting = open_setting(preset, Path(folder), seed, resume)
-        sft = fine_tune(setting)
-        pairs, heldout_pairs, probabilities = collect_pairs(setting, sft)
-        reward_model = fit_reward_model(setting, sft, pairs, heldout_pairs, probabilities)
-        if not setting.task.pairs_share_prompts:
-            pairs = label_with(setting, sft, reward_model)
-        policies = {
-            "sft": sft,
-            "ppo": optimize_with_ppo(setting, sft, reward_model),
-            "dpo": optimize_with_dpo(setting, sft, pairs),
-        }
-        evaluation = evaluate(setting, policies, reward_model)
-        return summarize(setting, evaluation)
+        return finish(announce(open_setting(preset, Path(folder), seed, resume), STAGES, "--resume goes on"))
     except ValueError as error:
         raise RunError(str(error)) from error
+
+
+def finish(setting: Setting) -> dict[str, Any]:
+    """Do all stages that are not finished; returns the summary. Raises ValueError or RunError as `run` says."""
+    sft = fine_tune(setting)
+    pairs, heldout_pairs, probabilities = collect_pairs(setting, sft)
+    reward_model = fit_reward_model(setting, sft, pairs, heldout_pairs, probabilities)
+    if not setting.task.pairs_share_prompts:
+        pairs = label_with(setting, sft, reward_model)
+    policies = {
+        "sft": sft,
+        "ppo": optimize_with_ppo(setting, sft, reward_model),
+        "dpo": optimize_with_dpo(setting, sft, pairs),
+    }
+    return summarize(setting, evaluate(setting, policies, reward_model))
 
 
 def open_setting(preset: Preset, folder: Path, seed: int = 0, resume: bool = False) -> Setting:
@@ -144,6 +164,14 @@ def open_setting(preset: Preset, folder: Path, seed: int = 0, resume: bool = Fal
             )
     run = Run.open(folder, RunConfig(seed, preset), resume)
     return Setting(run, preset, task, seed, choose_device())
+
+
+def announce(setting: Setting, stages: Sequence[str], again: str) -> Setting:
+    """Say what the run works with; with the setting that is returned it also says, after its first steps, how long
+    `stages` will take as far as they are not finished, and, by `again`, what to do after an interruption."""
+    say(opening(setting.preset.name, setting.run.folder))
+    left = [stage for stage in stages if stage not in setting.run.finished]
+    return dataclasses.replace(setting, watcher=forecast(setting.preset, left, again))
 
 
 def preset_task(preset: Preset) -> Task:
@@ -172,7 +200,7 @@ def check_preset(preset: Preset) -> None:
 
 def fine_tune(setting: Setting) -> PreTrainedModel:
     """SFT: a policy, new or pretrained, imitates the demonstrations."""
-    run, task, config = setting.run, setting.task, setting.preset.sft
+    task, config = setting.task, setting.preset.sft
     policy = initial_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
     policy.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
     optimizer = make_optimizer(policy, config.learning_rate)
@@ -183,7 +211,7 @@ def fine_tune(setting: Setting) -> PreTrainedModel:
         )
         return train_sft(policy, optimizer, data.to(setting.device), config, setting.stage_seed("sft"), start)
 
-    usage = run_stage(run, "sft", loop, config.steps, policy, optimizer)
+    usage = setting.train("sft", loop, config.steps, policy, optimizer)
     _finish_policy(setting, "sft", policy, usage)
     return frozen_copy(policy)
 
@@ -282,7 +310,7 @@ def fit_reward_model(
         def loop(start: int) -> Iterator[dict[str, float]]:
             return train_reward_model(model, optimizer, pairs, config, setting.stage_seed("reward_model"), start)
 
-        usage = run_stage(run, "reward_model", loop, config.steps, model, optimizer)
+        usage = setting.train("reward_model", loop, config.steps, model, optimizer)
         tokens, mask = setting.prompts()
         seed = setting.stage_seed("calibration")
         index = minibatch(len(tokens), setting.preset.evaluation.calibration_answers, 0, seed)
@@ -390,7 +418,7 @@ def watch_ppo(
 
 def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel) -> PreTrainedModel:
     """PPO: sample, score with the reward model, climb, held near the SFT model by β."""
-    run, task, config = setting.run, setting.task, setting.preset.ppo
+    task, config = setting.task, setting.preset.ppo
     actor = PolicyWithValue(_trainable_copy(sft)).to(setting.device)
     optimizer = make_optimizer(actor, config.learning_rate, eps=1e-5)
     controller = AdaptiveKL(config.beta, config.target_kl or 1.0, config.horizon)  # no target: β stays, 1.0 is unread
@@ -400,7 +428,7 @@ def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: Rewa
             actor, sft, reward_model, task, optimizer, controller, config, setting.stage_seed("ppo"), start
         )
 
-    usage = run_stage(run, "ppo", loop, config.steps, actor, optimizer, controller)
+    usage = setting.train("ppo", loop, config.steps, actor, optimizer, controller)
     policy: PreTrainedModel = actor.policy
     _finish_policy(setting, "ppo", policy, usage)
     return frozen_copy(policy)
@@ -408,7 +436,7 @@ def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: Rewa
 
 def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> PreTrainedModel:
     """DPO: the same pairs, without a reward model and without sampling; samples are only taken to measure the KL."""
-    run, task, config = setting.run, setting.task, setting.preset.dpo
+    task, config = setting.task, setting.preset.dpo
     policy = _trainable_copy(sft)
     optimizer = make_optimizer(policy, config.learning_rate)
     prompts = list(task.prompts["prompt"])
@@ -427,7 +455,7 @@ def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> P
                 row["gold"] = math.nan if probe.gold is None else probe.gold.mean().item()
             yield row
 
-    usage = run_stage(run, "dpo", loop, config.steps, policy, optimizer)
+    usage = setting.train("dpo", loop, config.steps, policy, optimizer)
     _finish_policy(setting, "dpo", policy, usage)
     return frozen_copy(policy)
 
