@@ -231,9 +231,11 @@ def children(names: Sequence[str], shape: Shape, steps: int, threads: int) -> It
     try:
         yield {name: near for name, (near, _) in pipes.items()}
     finally:
+        for near, _ in pipes.values():
+            near.close()  # a child that waits for its turn ends then
         for process in processes:
+            process.join(10)
             process.terminate()
-            process.join()
 
 
 def measure(names: Sequence[str], shape: Shape, steps: int, warmup: int, threads: int) -> dict[str, Measured]:
