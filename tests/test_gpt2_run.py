@@ -13,9 +13,11 @@ from tests.small_gpt2 import BAD as BLAME
 from tests.small_gpt2 import END, GOOD, byte_tokenizer, conversations, reviews, small_gpt2
 from week6 import pipeline
 from week6.chat import load_session
-from week6.checkpoint import load_tensors
+from week6.checkpoint import load_checkpoint, load_tensors
 from week6.cli import main
 from week6.pretrained import load_policy, load_tokenizer
+from week6.reward_model import RewardModel, score
+from week6.sequences import encode_demonstrations
 from week6.training import Run
 
 PAIRS = ("pairs", "answer_pairs")
@@ -115,6 +117,20 @@ class TestRun:
         assert list(summary["stages"])[2:4] == ["reward_model", "answer_pairs"]
         assert 0.5 < summary["reward_model"]["bayes_accuracy"] < 1
         assert len(pd.read_csv(folder / "metrics" / "dpo.csv")) == 4
+
+    def test_the_reward_model_prefers_what_it_has_chosen(self, runs, base):
+        """Every time, and not by a toss of a coin. Equal scores are those of equal answers."""
+        folder = runs / "gpt2-cpu"
+        tokenizer = load_tokenizer(str(base / "model"))
+        model = RewardModel(load_policy(str(folder / "policies" / "sft"), tokenizer))
+        load_checkpoint(folder / "reward_model.safetensors", model)
+        rows = pd.read_json(folder / "answer_pairs.jsonl", lines=True)
+        with torch.no_grad():
+            chosen, rejected = (
+                score(model, encode_demonstrations(tokenizer, list(rows["prompt"]), list(rows[column])))
+                for column in ("chosen", "rejected")
+            )
+        assert (chosen >= rejected - 1e-5).all() and (chosen > rejected + 1e-3).float().mean() > 0.5
 
     def test_training_starts_from_the_model(self, runs, base):
         """One step of SFT changes little: from other weights the first loss would not be the folder's own."""

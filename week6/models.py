@@ -114,7 +114,7 @@ PRESETS["gpt2-cpu"] = replace(  # a pretrained model without a GPU: hours, on te
         unfinished_penalty=-1.0,
         max_new_tokens=32,
     ),
-    dpo=DPOConfig(steps=110, batch_size=8, learning_rate=1e-4, beta=0.1),
+    dpo=DPOConfig(steps=110, batch_size=8, learning_rate=3e-5, beta=0.1),
     evaluation=EvaluationConfig(
         calibration_answers=200, answers_per_prompt=1, best_of=2, best_of_answers=1, probes=5, probe_answers=32
     ),

@@ -66,6 +66,8 @@ from week6.training import Run, Usage, choose_device, read_json, run_stage, stag
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 """Names of the answers to a prompt that annotators compare; their random numbers derive from these."""
+NO_NOISE = 1e-6
+"""In reward units: an annotator of so little noise chooses the better answer."""
 STAGES = ("sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "evaluation")
 POSITIVE = {
     "steps", "batch_size", "learning_rate", "beta", "target_kl", "epochs", "minibatches", "horizon", "clip",
@@ -346,7 +348,8 @@ def _accuracy(setting: Setting, agreement: Tensor, probabilities: Tensor | None)
 def label_with(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel) -> Pairs:
     """Pairs for DPO where people compared whole texts: answers of the SFT model, chosen by the reward model.
 
-    The annotator is Bradley–Terry in the reward that was fitted to people: before calibration, whose scale is theirs.
+    It always chooses the answer with the higher reward. A person's toss of a coin between two answers that are nearly
+    as good is noise, which the reward model has averaged out; tossed again, it would drown what few pairs can tell.
     """
     run, task, path = setting.run, setting.task, setting.run.folder / "answer_pairs.safetensors"
     if "answer_pairs" not in run.finished:
@@ -357,11 +360,10 @@ def label_with(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel
             asked = list(zip(prompts, answers, strict=True))
             if new := [pair for pair in dict.fromkeys(asked) if pair not in scores]:
                 batch = encode_demonstrations(task.tokenizer, *zip(*new, strict=True)).to(setting.device)
-                fresh = reward_model.scale * score_batches(reward_model, batch)
-                scores.update(zip(new, fresh.cpu(), strict=True))
+                scores.update(zip(new, score_batches(reward_model, batch).cpu(), strict=True))
             return torch.stack([scores[pair] for pair in asked])
 
-        labelled = dataclasses.replace(setting, task=dataclasses.replace(task, gold=strength, annotator_noise=1.0))
+        labelled = dataclasses.replace(setting, task=dataclasses.replace(task, gold=strength, annotator_noise=NO_NOISE))
         k, dpo = task.answers_per_prompt, setting.preset.dpo
         n_pairs = min(setting.preset.n_pairs, dpo.steps * dpo.batch_size)  # no more than DPO will meet
         index = minibatch(
