@@ -21,6 +21,8 @@ from week6.tasks.tables import read_table
 TOKENIZER = byte_tokenizer()
 TOKENIZER.pad_token = TOKENIZER.eos_token
 NEW = 20
+MANY = 240
+"""Reviews of the task: so many that a fifth of them has ten beginnings of its own."""
 
 
 def ids(text):
@@ -40,7 +42,7 @@ def write(tmp_path):
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "reviews.txt"
-    path.write_text("\n".join(reviews()))
+    path.write_text("\n".join(reviews(MANY)))
     return load_task("sentiment", TOKENIZER, str(path), gold="vader", max_new_tokens=NEW)
 
 
@@ -104,11 +106,11 @@ class TestSplit:
 class TestTask:
     def test_held_out_prompts_begin_no_training_review(self, task):
         heldout = list(task.heldout_prompts["prompt"])
-        assert 5 <= len(heldout) == len(set(heldout)) and not set(heldout) & set(task.prompts["prompt"])
+        assert 10 <= len(heldout) == len(set(heldout)) and not set(heldout) & set(task.prompts["prompt"])
         assert len(task.prompts) == len(task.demonstrations) >= 80
 
     def test_is_the_same_at_every_call(self, task, write):
-        again = load_task("sentiment", TOKENIZER, write("r.txt", "\n".join(reviews())), None, "vader", NEW)
+        again = load_task("sentiment", TOKENIZER, write("r.txt", "\n".join(reviews(MANY))), None, "vader", NEW)
         for split in ("prompts", "heldout_prompts", "demonstrations"):
             assert getattr(again, split).to_dict() == getattr(task, split).to_dict()
 
