@@ -16,8 +16,8 @@ from week6.chat import load_session
 from week6.checkpoint import load_checkpoint, load_tensors
 from week6.cli import main
 from week6.pretrained import load_policy, load_tokenizer
-from week6.reward_model import RewardModel, score
-from week6.sequences import encode_demonstrations
+from week6.reward_model import RewardModel, pair_scores
+from week6.sequences import Pairs
 from week6.training import Run
 
 PAIRS = ("pairs", "answer_pairs")
@@ -118,19 +118,29 @@ class TestRun:
         assert 0.5 < summary["reward_model"]["bayes_accuracy"] < 1
         assert len(pd.read_csv(folder / "metrics" / "dpo.csv")) == 4
 
-    def test_the_reward_model_prefers_what_it_has_chosen(self, runs, base):
-        """Every time, and not by a toss of a coin. Equal scores are those of equal answers."""
+    def test_the_reward_model_prefers_what_it_has_chosen(self, runs):
+        """Every time, not by a toss of a coin, and by the reward of PPO: an answer without its end is charged for it.
+
+        Of two answers without an end the one with the higher score is chosen; equal scores are those of equal answers.
+        """
         folder = runs / "gpt2-cpu"
-        tokenizer = load_tokenizer(str(base / "model"))
+        tokenizer = load_tokenizer(str(folder / "policies" / "sft"))
         model = RewardModel(load_policy(str(folder / "policies" / "sft"), tokenizer))
         load_checkpoint(folder / "reward_model.safetensors", model)
-        rows = pd.read_json(folder / "answer_pairs.jsonl", lines=True)
+        pairs = Pairs(**load_tensors(folder / "answer_pairs.safetensors")[0])
         with torch.no_grad():
-            chosen, rejected = (
-                score(model, encode_demonstrations(tokenizer, list(rows["prompt"]), list(rows[column])))
-                for column in ("chosen", "rejected")
-            )
-        assert (chosen >= rejected - 1e-5).all() and (chosen > rejected + 1e-3).float().mean() > 0.5
+            scores = torch.stack(pair_scores(model, pairs))
+        tokens, mask = (
+            torch.stack([pairs.chosen, pairs.rejected]),
+            torch.stack([pairs.chosen_mask, pairs.rejected_mask]),
+        )
+        ended = ((tokens == tokenizer.eos_token_id) & mask).any(-1)
+        penalty = json.loads((folder / "config.json").read_text())["preset"]["ppo"]["unfinished_penalty"]
+        (chosen, rejected), (better, worse) = torch.where(ended, scores, penalty), scores
+        tied = chosen == rejected
+        assert 0 < tied.sum() < len(pairs)
+        assert (chosen >= rejected - 1e-5).all() and (better >= worse - 1e-5)[tied].all()
+        assert (better > worse + 1e-3).float().mean() > 0.5 and (better < worse - 1e-3).any()  # the charge decided
 
     def test_training_starts_from_the_model(self, runs, base):
         """One step of SFT changes little: from other weights the first loss would not be the folder's own."""

@@ -53,6 +53,7 @@ from week6.reward_model import (
 )
 from week6.sequences import (
     Pairs,
+    Rollout,
     decode,
     encode_demonstrations,
     encode_pairs,
@@ -66,8 +67,6 @@ from week6.training import Run, Usage, choose_device, read_json, run_stage, stag
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 """Names of the answers to a prompt that annotators compare; their random numbers derive from these."""
-NO_NOISE = 1e-6
-"""In reward units: an annotator of so little noise chooses the better answer."""
 STAGES = ("sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "evaluation")
 POSITIVE = {
     "steps", "batch_size", "learning_rate", "beta", "target_kl", "epochs", "minibatches", "horizon", "clip",
@@ -267,24 +266,31 @@ def _encode(task: Task, pairs: Dataset) -> Pairs:
     return encode_pairs(task.tokenizer, *(list(pairs[column]) for column in ("prompt", "chosen", "rejected")))
 
 
-def _label_answers(
+def _sample_answers(
     setting: Setting, sft: PreTrainedModel, split: str, index: Tensor, k: int, usage: Usage
-) -> tuple[Pairs, Tensor, list[dict[str, str]]]:
-    """k answers to each of the chosen prompts of `split`, every two of them labelled.
-
-    Returns the k(k − 1)/2 pairs of each prompt as tokens, the probabilities of the choices made, and the text.
-    """
-    task = setting.task
+) -> tuple[list[str], list[Rollout]]:
+    """The chosen prompts of `split`, and k answers to each of them."""
     tokens, mask = setting.prompts(split)
     answers = [
         sample_batches(
-            sft, tokens[index], mask[index], task.max_new_tokens, setting.stage_seed(f"pairs/{split}/{which}")
+            sft, tokens[index], mask[index], setting.task.max_new_tokens, setting.stage_seed(f"pairs/{split}/{which}")
         )
         for which in ORDINALS[:k]
     ]
     usage.tokens += sum(int(answer.response_mask.sum()) for answer in answers)
-    every = list(getattr(task, split)["prompt"])
-    asked = [every[i] for i in index.tolist()]
+    every = list(getattr(setting.task, split)["prompt"])
+    return [every[i] for i in index.tolist()], answers
+
+
+def _label_answers(
+    setting: Setting, sft: PreTrainedModel, split: str, index: Tensor, k: int, usage: Usage
+) -> tuple[Pairs, Tensor, list[dict[str, str]]]:
+    """k answers to each of the chosen prompts of `split`, every two of them labelled by the task's annotator.
+
+    Returns the k(k − 1)/2 pairs of each prompt as tokens, the probabilities of the choices made, and the text.
+    """
+    task = setting.task
+    asked, answers = _sample_answers(setting, sft, split, index, k, usage)
     texts = [decode(task.tokenizer, answer.responses, answer.response_mask) for answer in answers]
     pairs, probabilities, rows = [], [], []
     for step, (i, j) in enumerate(combinations(range(k), 2)):
@@ -348,30 +354,31 @@ def _accuracy(setting: Setting, agreement: Tensor, probabilities: Tensor | None)
 def label_with(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel) -> Pairs:
     """Pairs for DPO where people compared whole texts: answers of the SFT model, chosen by the reward model.
 
-    It always chooses the answer with the higher reward. A person's toss of a coin between two answers that are nearly
-    as good is noise, which the reward model has averaged out; tossed again, it would drown what few pairs can tell.
+    It always chooses the answer of higher reward. A person's toss of a coin between two answers that are nearly as
+    good is noise, which the reward model has averaged out; tossed again, it would drown what few pairs can tell.
+    The reward is that of PPO, which charges an answer that did not end: else DPO would learn to go on for ever.
+    Of two that did not end, the one with the better beginning is chosen.
     """
-    run, task, path = setting.run, setting.task, setting.run.folder / "answer_pairs.safetensors"
+    run, path = setting.run, setting.run.folder / "answer_pairs.safetensors"
     if "answer_pairs" not in run.finished:
         usage = Usage()
-        scores: dict[tuple[str, str], Tensor] = {}  # an answer is compared several times
-
-        def strength(prompts: list[str], answers: list[str]) -> Tensor:
-            asked = list(zip(prompts, answers, strict=True))
-            if new := [pair for pair in dict.fromkeys(asked) if pair not in scores]:
-                batch = encode_demonstrations(task.tokenizer, *zip(*new, strict=True)).to(setting.device)
-                scores.update(zip(new, score_batches(reward_model, batch).cpu(), strict=True))
-            return torch.stack([scores[pair] for pair in asked])
-
-        labelled = dataclasses.replace(setting, task=dataclasses.replace(task, gold=strength, annotator_noise=NO_NOISE))
-        k, dpo = task.answers_per_prompt, setting.preset.dpo
+        k, dpo, n_prompts = setting.task.answers_per_prompt, setting.preset.dpo, len(setting.task.prompts)
         n_pairs = min(setting.preset.n_pairs, dpo.steps * dpo.batch_size)  # no more than DPO will meet
-        index = minibatch(
-            len(task.prompts), math.ceil(n_pairs / math.comb(k, 2)), 0, setting.stage_seed("answer_pairs")
-        )
-        pairs, _, texts = _label_answers(labelled, sft, "prompts", index, k, usage)
-        save_tensors(path, vars(pairs.rows(slice(n_pairs))))
-        _write_texts(run.folder / "answer_pairs.jsonl", texts[:n_pairs])
+        index = minibatch(n_prompts, math.ceil(n_pairs / math.comb(k, 2)), 0, setting.stage_seed("answer_pairs"))
+        asked, answers = _sample_answers(setting, sft, "prompts", index, k, usage)
+        scores = [score_batches(reward_model, answer) for answer in answers]
+        penalty = setting.preset.ppo.unfinished_penalty
+        rewards = [torch.where(y.finished, r, penalty) for y, r in zip(answers, scores, strict=True)]
+        said = [decode(setting.task.tokenizer, answer.responses, answer.response_mask) for answer in answers]
+        pairs, rows = [], []
+        for i, j in combinations(range(k), 2):
+            first = torch.where(rewards[i] == rewards[j], scores[i] > scores[j], rewards[i] > rewards[j])
+            pairs.append(pair_rollouts(answers[i], answers[j], first))
+            for prompt, a, b, preferred in zip(asked, said[i], said[j], first.tolist(), strict=True):
+                chosen, rejected = (a, b) if preferred else (b, a)
+                rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        save_tensors(path, vars(join_pairs(pairs).rows(slice(n_pairs))))
+        _write_texts(run.folder / "answer_pairs.jsonl", rows[:n_pairs])
         usage.tick()
         run.finish("answer_pairs", usage)
     tensors, _ = load_tensors(path)
