@@ -14,7 +14,7 @@ from unittest import mock
 
 import torch
 
-from week6 import pipeline, report, training
+from week6 import pipeline, report, setting, training
 from week6.cli import main
 from week6.evaluation import EvaluationConfig
 from week6.models import PRESETS, Preset
@@ -69,7 +69,7 @@ def quick_settings(checkpoint_seconds: float = 0.0, plots: bool = False) -> Iter
     torch.set_num_threads(1)
     try:
         with (
-            mock.patch.object(pipeline, "load_task", task_once),
+            mock.patch.object(setting, "load_task", task_once),
             mock.patch.object(training, "CHECKPOINT_SECONDS", checkpoint_seconds),
             nullcontext() if plots else mock.patch.object(report, "save_figure", lambda path, figure: None),
             nullcontext() if plots else mock.patch.object(pipeline, "save_figure", lambda path, figure: None),

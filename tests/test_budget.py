@@ -153,6 +153,21 @@ def kept(shape):
     return sum(n for address, n in stored.items() if address not in weights)
 
 
+def test_a_trained_model_takes_16_bytes_a_parameter():
+    """Weights, gradients and the two moments of AdamW, each in four bytes; a frozen one its weights."""
+    policy = model(SMALL)
+    optimizer = torch.optim.AdamW(policy.parameters())
+    response_log_probs(policy, *batch(SMALL, 2)).sum().backward()
+    optimizer.step()
+    moments = [x for state in optimizer.state.values() for x in state.values() if x.dim()]
+    tensors = [x for p in policy.parameters() for x in (p, p.grad)] + moments
+    per_parameter = sum(x.nbytes for x in tensors) / policy.num_parameters()
+    assert per_parameter == 16
+    memory = budget.stage_bytes(PRESETS["gpt2"], SMALL, T4)
+    assert [memory["sft"][0], memory["pairs"][1]] == [per_parameter * SMALL.parameters, 4 * SMALL.parameters]
+    assert [len(memory["ppo"]), memory["ppo"][0], memory["ppo"][1]] == [5, memory["sft"][0], 2 * memory["pairs"][1]]
+
+
 def test_a_block_keeps_28_numbers_per_token_and_unit_of_width():
     deep, shallow = (Shape(n, 96, 50, 64, 8, 48, heldout_prompts=1, answers_per_prompt=2) for n in (3, 1))
     per_row = (kept(deep) - kept(shallow)) / 4

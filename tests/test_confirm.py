@@ -72,7 +72,6 @@ def test_memory_ratio_and_lost_moments_fail(preset, tmp_path, monkeypatch):
     with quick_settings(checkpoint_seconds=10):
         assert confirm(preset, tmp_path, cpu=True, limits=limits, tell=told.append) is False
     assert failed(told) == {"peak memory", "PPO's first ratio", "killed, resumed"}
-    print(lines_of(told)["killed, resumed"])
     assert lines_of(told)["peak memory"][1].endswith("expected less than 0.01 GB")
 
 

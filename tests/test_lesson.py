@@ -12,11 +12,12 @@ import torch
 
 from tests.gpt2_cells import few_steps
 from tests.runs import quick_preset
+from week6 import labelling, pipeline
 from week6 import lesson as lessons
-from week6 import pipeline
 from week6.compute import using
 from week6.lesson import Lesson, lesson, lesson_preset, runs_folder
 from week6.models import PRESETS
+from week6.setting import STAGES, announce, open_setting
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.runs", "week6.lesson"])
@@ -39,8 +40,8 @@ def test_makes_what_is_asked_for_and_only_that(tmp_path):
 
 def test_the_second_notebook_trains_nothing(tmp_path, monkeypatch):
     first = lesson("reward_model", preset=quick_preset(), folder=tmp_path / "run")
-    for stage in ("train_sft", "train_reward_model", "_label_answers"):
-        monkeypatch.setattr(pipeline, stage, lambda *_: pytest.fail("trained again"))
+    for module, work in ((pipeline, "train_sft"), (pipeline, "train_reward_model"), (labelling, "_label_answers")):
+        monkeypatch.setattr(module, work, lambda *_: pytest.fail("trained again"))
     assert trained(lesson("reward_model", preset=quick_preset(), folder=tmp_path / "run")) == trained(first)
 
 
@@ -73,6 +74,8 @@ def test_the_folder_follows_from_the_settings(tmp_path, monkeypatch):
 def test_unknown_model_or_preset_is_named(monkeypatch):
     with pytest.raises(ValueError, match="models: got 'rlhf'"):
         lesson("rlhf")
+    with pytest.raises(ValueError, match="preset.ratings: got 'stars', expected None"):
+        lesson("dpo", preset=dataclasses.replace(quick_preset(), ratings="stars"))
     monkeypatch.setenv("WEEK6_PRESET", "gpt9")
     with pytest.raises(ValueError, match="WEEK6_PRESET: got 'gpt9'"):
         lesson_preset()
@@ -155,7 +158,7 @@ def test_says_what_it_works_with_and_how_long_the_rest_will_take(tmp_path, capsy
     assert said[0].endswith(f" GB free, fp32; the run is kept in {tmp_path / 'run'}")
     assert said[1].startswith("week6: about ")
     assert said[1].endswith(" for what is left: sft, pairs, dpo; interrupted, run the cell again: it goes on")
-    again = pipeline.announce(pipeline.open_setting(preset, tmp_path / "run", resume=True), pipeline.STAGES, "")
+    again = announce(open_setting(preset, tmp_path / "run", resume=True), STAGES, "")
     assert list(again.watcher.costs) == ["reward_model", "ppo", "evaluation"]
     lesson(preset=quick_preset(), folder=tmp_path / "quick")
     assert "for what is left" not in capsys.readouterr().err  # its costs are not counted

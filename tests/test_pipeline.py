@@ -29,10 +29,12 @@ from tests.runs import (
 from week6 import pipeline
 from week6.checkpoint import RunError
 from week6.evaluation import sample_batches
+from week6.labelling import collect_pairs
 from week6.objective import best_of_n_kl_bound
 from week6.optim import minibatch
 from week6.reward_model import score
 from week6.sequences import encode_prompts
+from week6.setting import RunConfig, open_setting
 from week6.tasks import load_task
 from week6.training import Run
 
@@ -135,9 +137,9 @@ def test_policies_are_plain_transformers_folders(whole):
 def test_reward_model_is_centred_and_scaled_on_sft_answers(whole):
     """The very answers that it was calibrated on have mean 0 and variance 1, but for rounding in fp32."""
     with quick_settings():
-        setting = pipeline.open_setting(quick_preset(), whole, resume=True)
+        setting = open_setting(quick_preset(), whole, resume=True)
         sft = pipeline.fine_tune(setting)
-        model = pipeline.fit_reward_model(setting, sft, *pipeline.collect_pairs(setting, sft))
+        model = pipeline.fit_reward_model(setting, sft, *collect_pairs(setting, sft))
         tokens, mask = setting.prompts()
         seed = setting.stage_seed("calibration")
         index = minibatch(len(tokens), SMALL.calibration_answers, 0, seed)
@@ -219,7 +221,7 @@ def test_nan_rewards_stop_the_run_and_keep_what_was_done(whole, tmp_path, monkey
     monkeypatch.setattr(pipeline, "score", lambda model, answers: torch.full((len(answers),), math.nan))
     with pytest.raises(RunError, match=r"stage ppo stopped at step \d: scores: got .* NaN"):
         quick_run(folder, resume=True)
-    config = pipeline.RunConfig(0, quick_preset())
+    config = RunConfig(0, quick_preset())
     assert list(Run.open(folder, config, resume=True).finished) == ["sft", "pairs", "reward_model"]
     monkeypatch.undo()
     quick_run(folder, resume=True)

@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 from tests.small_gpt2 import byte_tokenizer, small_gpt2
 from week6.checkpoint import RunError
 from week6.models import PRESETS, initial_policy
-from week6.pipeline import preset_task
 from week6.pretrained import load_policy, load_tokenizer
 from week6.sequences import encode_demonstrations, response_log_probs, sample
+from week6.setting import preset_task
 
 
 @pytest.fixture(scope="module")

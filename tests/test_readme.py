@@ -1,25 +1,15 @@
 """The README states what was measured: its tables are those of the recorded runs."""
 
-from tools.record import (
-    BEGIN,
-    BEGIN_BUDGET,
-    BEGIN_EXACT,
-    END,
-    END_BUDGET,
-    END_EXACT,
-    ROOT,
-    budget_table,
-    exact_table,
-    readme_table,
-)
+import pytest
+
+from tools.record import ROOT, TABLES, between
 
 README = (ROOT / "README.md").read_text()
 
 
-def test_tables_are_the_recorded_ones():
-    assert README.partition(BEGIN)[2].partition(END)[0].strip() == readme_table()
-    assert README.partition(BEGIN_EXACT)[2].partition(END_EXACT)[0].strip() == exact_table()
-    assert README.partition(BEGIN_BUDGET)[2].partition(END_BUDGET)[0].strip() == budget_table()
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_the_recorded_ones(name):
+    assert between(README, name)[1] == TABLES[name]()
 
 
 def test_commands_are_targets_of_make():

@@ -32,10 +32,14 @@ def test_summary_is_the_runs_without_places_on_one_machine(kept):
 
 
 def test_first_answers_only(kept):
-    text, whole = (kept / "real_samples.md").read_text(), (finished_run() / "samples.md").read_text()
-    assert whole.startswith(text.rstrip()) and text.count("\n**") == SAMPLES < whole.count("\n**")
+    """Those of every policy to the same prompts, in the words of samples.json."""
+    rows = json.loads((finished_run() / "samples.json").read_text())
+    table = pd.read_csv(kept / "real_samples.csv")
+    pd.testing.assert_frame_equal(table, pd.DataFrame(rows[: len(table)]), rtol=1e-4)
+    assert table["prompt"].nunique() == SAMPLES < len({row["prompt"] for row in rows})
+    assert table["policy"].value_counts().eq(SAMPLES).all()
 
 
 def test_nothing_else_is_kept(kept):
-    names = {*(f"real_{stage}.csv" for stage in STAGES), "real.json", "real_samples.md"}
+    names = {*(f"real_{stage}.csv" for stage in STAGES), "real.json", "real_samples.csv"}
     assert {path.name for path in kept.iterdir()} == names

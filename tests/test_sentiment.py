@@ -10,7 +10,6 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from tests.small_gpt2 import byte_tokenizer, conversations, reviews, small_gpt2
-from tests.tiny import merging_tokenizer
 from week6.checkpoint import RunError
 from week6.preferences import bayes_accuracy
 from week6.sequences import encode_demonstrations, encode_prompts
@@ -71,10 +70,17 @@ class TestSplit:
             assert len(second) <= NEW
 
     def test_a_merge_across_the_cut_leaves_the_text_out(self):
-        tokenizer = merging_tokenizer()
-        for prompt, completion in split_reviews(tokenizer, ["a b a b ab a b"] * 20, 4, random.Random(0)):
-            whole = tokenizer(prompt + completion)["input_ids"]
-            assert whole[: len(tokenizer(prompt)["input_ids"])] == tokenizer(prompt)["input_ids"]
+        """The tokenizer of this test reads its first token otherwise where more than a prompt follows."""
+
+        def merging(texts, **options):
+            encoding = TOKENIZER(texts, **options)
+            if not options:
+                for row in encoding["input_ids"]:
+                    row[0] += len(row) > PROMPT_TOKENS[1]
+            return encoding
+
+        texts = [text for text in reviews() if len(ids(text)) > 2 * PROMPT_TOKENS[1]]
+        assert len(texts) > 100 and split_reviews(merging, texts, NEW, random.Random(0)) == []
 
     def test_a_completion_ends_where_something_ends(self):
         text = (
@@ -83,7 +89,9 @@ class TestSplit:
         )
         assert all((p + c).endswith("great!") for p, c in split_reviews(TOKENIZER, [text] * 9, 30, random.Random(0)))
         endless = "the film was great and " * 50
-        for prompt, completion in split_reviews(TOKENIZER, [endless] * 9, NEW, random.Random(0)):
+        rows = split_reviews(TOKENIZER, [endless] * 9, NEW, random.Random(0))
+        assert len(rows) == 9
+        for prompt, completion in rows:
             assert len(ids(prompt + completion)) - len(ids(prompt)) == NEW - 1
 
     def test_markup_of_line_breaks_goes(self):
@@ -132,6 +140,17 @@ class TestTask:
         texts, other = reviews(300, 1), reviews(300, 2)
         probability = task.preference_probability([""] * 300, texts, other)
         assert 0.8 < bayes_accuracy(probability) < 0.95
+
+
+def test_rated_reviews_are_compared_and_no_held_out_one_twice(write):
+    """Held-out pairs without a text in common are independent: their accuracy has a standard error."""
+    rows = [f"{text}\t{i % 5 - 2},{i % 7 - 3}" for i, text in enumerate(reviews(MANY))]
+    path = write("rated.tsv", "\n".join(["text\tratings", *rows]))
+    task = load_task("sentiment", TOKENIZER, path, None, "vader", 60, "ratings")
+    train, heldout = ([*pairs["chosen"], *pairs["rejected"]] for pairs in (task.pairs, task.heldout_pairs))
+    assert not task.pairs_share_prompts and len(heldout) > MANY / 10
+    assert len(set(heldout)) == len(heldout) and not set(heldout) & set(train)
+    assert set(task.pairs["prompt"]) == {TOKENIZER.eos_token}
 
 
 FORMS = {

@@ -12,17 +12,11 @@ from typing import Any
 
 from week6 import budget, pipeline, plots
 from week6.models import PRESETS
-from week6.recorded import recorded
+from week6.recorded import recorded, recorded_summary
 from week6.report import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "recorded"
-BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
-"""What stands between these lines of the README is `readme_table()`."""
-BEGIN_EXACT, END_EXACT = "<!-- exact -->", "<!-- /exact -->"
-"""And between these `exact_table()`."""
-BEGIN_BUDGET, END_BUDGET = "<!-- budget -->", "<!-- /budget -->"
-"""And between these `budget_table()`."""
 
 
 def measure(seed: int) -> dict[str, Any]:
@@ -88,6 +82,42 @@ def budget_table() -> str:
     return budget.report(PRESETS["gpt2"], budget.SHAPES["gpt2"], budget.T4)
 
 
+def real_table() -> str:
+    """The recorded run on SmolLM2 as Markdown."""
+    summary = recorded_summary("smollm2")
+    lines = [
+        "| policy | gold reward (VADER) | proxy reward | KL to SFT (nats) | length (tokens) | wins against SFT |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in summary["policies"].items():
+        label = plots.POLICIES[name][0].replace("of n", f"of {summary['best_of']}")
+        kl = f"≤ {row['kl']:.2f}" if name == "best_of_n" else f"{abs(row['kl']):.2f} ± {row['kl_se']:.2f}"
+        figures = [f"{row[x]:.{d}f} ± {row[x + '_se']:.{d}f}" for x, d in (("gold", 3), ("proxy", 2), ("length", 1))]
+        wins = "" if row["win_rate"] is None else f"{100 * row['win_rate']:.1f} ± {100 * row['win_rate_se']:.1f} %"
+        lines.append(f"| {' | '.join([label, *figures[:2], kl, figures[2], wins])} |")
+    judge = summary["reward_model"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{row['n']} answers to {row['prompts']} held-out prompts each, ± standard error. A person agrees with the "
+            f"reward model's ranking on {100 * judge['accuracy']:.1f} ± {100 * judge['accuracy_se']:.1f} % of "
+            f"{judge['n']} held-out pairs; the best that any judge can reach is {100 * judge['bayes_accuracy']:.1f} %.",
+        ]
+    )
+
+
+TABLES = {"figures": readme_table, "exact": exact_table, "real": real_table, "budget": budget_table}
+"""What stands in the README between <!-- NAME --> and <!-- /NAME -->."""
+
+
+def between(text: str, name: str) -> tuple[str, str, str]:
+    """What stands in `text` before, between and after the marks of a table."""
+    before, begin, rest = text.partition(f"<!-- {name} -->\n")
+    table, end, after = rest.partition(f"\n<!-- /{name} -->")
+    return before + begin, table, end + after
+
+
 def main(seeds: list[int]) -> None:
     """Run; write tests/recorded/tiny.json, imgs/tiny-frontier.png and the README's table."""
     RECORDED.mkdir(parents=True, exist_ok=True)
@@ -102,11 +132,9 @@ def write_tables() -> None:
     """Put the tables into the README."""
     readme = ROOT / "README.md"
     text = readme.read_text()
-    tables = {(BEGIN, END): readme_table(), (BEGIN_EXACT, END_EXACT): exact_table()}
-    tables[BEGIN_BUDGET, END_BUDGET] = budget_table()
-    for (begin, end), table in tables.items():
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+    for name, table in TABLES.items():
+        before, _, after = between(text, name)
+        text = before + table() + after
     readme.write_text(text)
 
 

@@ -1,8 +1,8 @@
 """Week 6: Alignment and Chatbots. The tested implementations behind the notebooks.
 
 Reading order: preferences, compute, sequences, optim, reward_model, objective, ppo, dpo, sft, exact, checkpoint, hub,
-pretrained, tasks, models, budget, forecast, training, plots, evaluation, report, pipeline, conversation, chat,
-terminal, widgets, lesson, handover. Each module imports only from those before it.
+pretrained, tasks, models, budget, forecast, training, plots, evaluation, report, setting, labelling, pipeline,
+conversation, chat, terminal, widgets, lesson, handover. Each module imports only from those before it.
 """
 
 from week6.dpo import DPOConfig, DPOOutput, dpo_gradient_weight, dpo_loss, implicit_reward, pair_log_probs, train_dpo

@@ -22,7 +22,8 @@ from week6.compute import compute, using
 from week6.forecast import SHORT, Stopwatch, describe
 from week6.lesson import ROUNDING
 from week6.models import Preset, initial_policy
-from week6.pipeline import Setting, fine_tune, finish, open_setting, preset_task
+from week6.pipeline import fine_tune, finish
+from week6.setting import Setting, open_setting, preset_task
 from week6.tasks import Task
 
 STEPS = 12

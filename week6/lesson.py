@@ -18,19 +18,12 @@ from transformers import PreTrainedModel
 from week6 import _validate as check
 from week6.compute import compute
 from week6.forecast import SHORT
+from week6.labelling import collect_pairs
 from week6.models import PRESETS, Preset
-from week6.pipeline import (
-    STAGES,
-    announce,
-    collect_pairs,
-    fine_tune,
-    fit_reward_model,
-    open_setting,
-    optimize_with_dpo,
-    optimize_with_ppo,
-)
+from week6.pipeline import fine_tune, fit_reward_model, optimize_with_dpo, optimize_with_ppo
 from week6.reward_model import RewardModel
 from week6.sequences import Pairs
+from week6.setting import STAGES, announce, open_setting
 from week6.tasks import Task
 from week6.training import Run
 
@@ -91,12 +84,17 @@ def lesson(*models: str, preset: Preset | None = None, folder: Path | None = Non
     """The SFT model with its preference pairs, and those of "reward_model", "ppo" and "dpo" that are asked for.
 
     Trains what the folder lacks and goes on where an interrupted run stopped; other settings get another folder. Two
-    notebooks may ask at the same time: one trains, the other waits. Raises ValueError for an unknown model, RunError
-    as `pipeline.run` does.
+    notebooks may ask at the same time: one trains, the other waits. Raises ValueError for an unknown model or a preset
+    with ratings, RunError as `pipeline.run` does.
     """
     for model in models:
         check.one_of("models", model, MODELS)
     preset = preset or lesson_preset()
+    if preset.ratings is not None:
+        raise ValueError(
+            f"preset.ratings: got {preset.ratings!r}, expected None: the notebooks compare answers to the same prompt; "
+            "`week6 run` learns from ratings of whole texts"
+        )
     folder = folder or runs_folder() / f"lesson-{preset.name}-{zlib.crc32(repr(preset).encode()):08x}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_of(folder)):

@@ -29,11 +29,13 @@ from week6.compute import main_process
 from week6.dpo import DPOConfig
 from week6.evaluation import Judged, best_of_n, figures, judge
 from week6.exact import ExactWorld, small_world, train_exact_dpo, train_exact_ppo
+from week6.labelling import collect_pairs
 from week6.models import Preset
 from week6.objective import best_of_n_kl_bound, best_of_n_policy, optimal_policy
 from week6.ppo import PPOConfig
 from week6.reward_model import RewardModel, score
 from week6.sequences import Pairs
+from week6.setting import RunConfig, Setting, check_preset
 from week6.tasks import Task, load_task
 from week6.training import Run, choose_device, stage_seed, to_json
 
@@ -152,7 +154,7 @@ def sweep(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise RunError(f"--seeds: got {' '.join(map(str, seeds)) or 'none'}, expected different numbers ≥ 0")
     try:
-        pipeline.check_preset(config.preset)
+        check_preset(config.preset)
         Run.open(folder, config, resume=True)
         todo = points_of(config, worlds, seeds)
         known = main_process(lambda: {point: _read(folder, point) for point in todo if _path(folder, point).exists()})
@@ -244,7 +246,7 @@ def _exact_policy(config: ExactSettings, world: ExactWorld, reference: Any, poin
 class _Shared(NamedTuple):
     """What the points of one seed share. `answers` are the SFT model's to the held-out prompts."""
 
-    setting: pipeline.Setting
+    setting: Setting
     sft: PreTrainedModel
     pairs: Pairs
     reward_model: RewardModel
@@ -255,10 +257,10 @@ class _Shared(NamedTuple):
 @functools.lru_cache(maxsize=1)
 def _shared(preset: Preset, answers: int, folder: Path, seed: int) -> _Shared:
     """Train the SFT model, label pairs and fit the reward model of one seed, or read what was made before."""
-    run = Run.open(folder / f"assistant-{seed}", pipeline.RunConfig(seed, preset), resume=True)
-    setting = pipeline.Setting(run, preset, load_task(preset.task), seed, choose_device())
+    run = Run.open(folder / f"assistant-{seed}", RunConfig(seed, preset), resume=True)
+    setting = Setting(run, preset, load_task(preset.task), seed, choose_device())
     sft = pipeline.fine_tune(setting)
-    pairs, heldout, probabilities = pipeline.collect_pairs(setting, sft)
+    pairs, heldout, probabilities = collect_pairs(setting, sft)
     reward_model = pipeline.fit_reward_model(setting, sft, pairs, heldout, probabilities)
     prompts = list(setting.task.heldout_prompts["prompt"])
     judged = _judge(sft, sft, reward_model, setting.task, prompts, answers, setting.stage_seed("frontier/sft"))
@@ -293,7 +295,7 @@ def _assistant_point(config: SweepConfig, folder: Path, point: Point) -> dict[st
     method = "ppo" if weak else point.method
     change = {"beta": point.setting} | ({"steps": settings.weak_steps} if weak else {})
     preset = dataclasses.replace(preset, **{method: dataclasses.replace(getattr(preset, method), **change)})
-    run = Run.open(folder / point.name, pipeline.RunConfig(point.seed, preset), resume=True)
+    run = Run.open(folder / point.name, RunConfig(point.seed, preset), resume=True)
     setting = dataclasses.replace(shared.setting, run=run, preset=preset)
     if method == "ppo":
         policy = pipeline.optimize_with_ppo(setting, shared.sft, shared.reward_model)

@@ -50,7 +50,7 @@ class Bug(NamedTuple):
     @property
     def tests(self) -> str:
         """The file whose tests must fail."""
-        return f"tests/test_{self.module}"
+        return f"tests/test_{Path(self.module).name}"
 
 
 def read_bugs(path: Path) -> list[Bug]:
