@@ -202,6 +202,26 @@ def test_verdicts(answer, kind, words):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms here")
+def test_one_alarm_ends_a_loop_and_no_line_of_it_is_traced(monkeypatch):
+    """Debuggers and coverage measure by that one trace function: it is taken only where an alarm was swallowed."""
+    traced = []
+    monkeypatch.setattr(sys, "settrace", traced.append)
+    assert isinstance(call(loops, (1, 2), 0.1).error, TimeLimitReached)
+    assert traced == []
+
+
+def test_a_value_that_comes_after_the_alarm_is_too_late():
+    def catches_once():
+        try:
+            loops(1, 2)
+        except BaseException:
+            return 1
+
+    outcome = call(catches_once, (), 0.1)
+    assert isinstance(outcome.error, TimeLimitReached) and outcome.value is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms here")
 @pytest.mark.parametrize("answer", [loops, lambda *_: 1])
 def test_an_alarm_that_comes_when_the_code_has_ended_stops_nothing(monkeypatch, answer):
     """On a busy machine the alarms of every 50 ms may come while the timer is being switched off."""

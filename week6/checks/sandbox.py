@@ -128,37 +128,45 @@ def _limit(seconds: float) -> Iterator[Callable[..., Any]]:
         yield lambda function, arguments: _run_in_thread(function, arguments, seconds)
         return
 
-    old_handler, old_trace = signal.signal(signal.SIGALRM, _stop), sys.gettrace()
+    alarm = _Alarm()
+    old_handler, old_trace = signal.signal(signal.SIGALRM, alarm), sys.gettrace()
     # Again every 50 ms: a bare `except:` in the student's loop may swallow the first.
     old_timer = signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
     try:
-        yield _run
+        yield alarm.run
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.settrace(old_trace)
+        if sys.gettrace() is not old_trace:
+            sys.settrace(old_trace)
         signal.signal(signal.SIGALRM, old_handler if old_handler is not None else signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, *old_timer)
 
 
-def _run(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    return function(*arguments)
+class _Alarm:
+    """The handler of the alarms: raises TimeLimitReached in the code that `run` calls, if that still runs."""
 
+    def __init__(self) -> None:
+        self.rang = False
 
-def _stop(_: int, frame: FrameType | None) -> None:
-    """Raise TimeLimitReached here, and where a bare `except:` swallows it, at the next line of the student's code.
+    def run(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+        value = function(*arguments)
+        if self.rang:
+            raise TimeLimitReached
+        return value
 
-    Only while that code runs: on a busy machine an alarm may come when it has just ended.
-    """
-    students: list[FrameType] = []
-    while frame is not None and frame.f_code is not _run.__code__:
-        students.append(frame)
-        frame = frame.f_back
-    if frame is None:
-        return
-    sys.settrace(lambda *_: None)
-    for student in students:
-        student.f_trace = _raise_at_next_line
-    raise TimeLimitReached
+    def __call__(self, _: int, frame: FrameType | None) -> None:
+        students: list[FrameType] = []
+        while frame is not None and frame.f_code is not _Alarm.run.__code__:
+            students.append(frame)
+            frame = frame.f_back
+        if frame is None:  # on a busy machine an alarm may come when the code has just ended
+            return
+        if self.rang:  # and a bare `except:` has swallowed it: raise at every next line, until one lets it out
+            sys.settrace(lambda *_: None)
+            for student in students:
+                student.f_trace = _raise_at_next_line
+        self.rang = True
+        raise TimeLimitReached
 
 
 def _raise_at_next_line(frame: FrameType, event: str, argument: object) -> TraceFunction:
