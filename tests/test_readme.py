@@ -1,5 +1,7 @@
 """The README states what was measured: its tables are those of the recorded runs."""
 
+import re
+
 import pytest
 
 from tools.record import ROOT, TABLES, between
@@ -10,6 +12,10 @@ README = (ROOT / "README.md").read_text()
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_the_recorded_ones(name):
     assert between(README, name)[1] == TABLES[name]()
+
+
+def test_every_table_stands_once():
+    assert sorted(re.findall(r"<!-- (\w+) -->", README)) == sorted(TABLES)
 
 
 def test_commands_are_targets_of_make():

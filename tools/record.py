@@ -1,4 +1,4 @@
-"""Measure what the README states: `python tools/record.py [SEED ...]`.
+"""Measure what the README states: `python -m tools.record [SEED ...]`.
 
 For each seed one run of preset tiny (runs/record-SEED); what it found goes to tests/recorded/tiny.json. Interrupted, it
 goes on where it stopped. The README's last columns come from `week6 frontier --record`, which measures PPO with a
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tools import bench_dpo
 from week6 import budget, pipeline, plots
 from week6.models import PRESETS
 from week6.recorded import recorded, recorded_summary
@@ -107,7 +108,19 @@ def real_table() -> str:
     )
 
 
-TABLES = {"figures": readme_table, "exact": exact_table, "real": real_table, "budget": budget_table}
+def bench_table() -> str:
+    """The recorded comparison with TRL as Markdown."""
+    measured = json.loads((RECORDED / "bench_dpo.json").read_text())["measured"]
+    return bench_dpo.table({name: bench_dpo.Measured(**row) for name, row in measured.items()})
+
+
+TABLES = {
+    "figures": readme_table,
+    "exact": exact_table,
+    "bench": bench_table,
+    "real": real_table,
+    "budget": budget_table,
+}
 """What stands in the README between <!-- NAME --> and <!-- /NAME -->."""
 
 
