@@ -82,6 +82,13 @@ class TestSplit:
         texts = [text for text in reviews() if len(ids(text)) > 2 * PROMPT_TOKENS[1]]
         assert len(texts) > 100 and split_reviews(merging, texts, NEW, random.Random(0)) == []
 
+    def test_characters_of_several_tokens_make_no_prompt_longer(self):
+        """Each of the three tokens of this character ends where it does."""
+        texts = [" ".join(["漢" * 5] * k) for k in range(1, 40)]
+        assert len(ids("漢")) == 3
+        rows = split_reviews(TOKENIZER, texts, NEW, random.Random(0))
+        assert rows and max(len(ids(prompt)) for prompt, _ in rows) <= PROMPT_TOKENS[1]
+
     def test_a_completion_ends_where_something_ends(self):
         text = (
             "I think the music and the dialogue of the film and the plot was great! "

@@ -122,7 +122,7 @@ def split_reviews(
     A completion has room for the end token within `max_new_tokens`. It goes to the end of the text; where that is too
     far, to the last end of a sentence before the limit; where there is none, to the limit: answers should learn to
     end. The tokens of prompt and completion together are those of the prompt and then those of the completion; a
-    text in which they merge is left out.
+    text in which they merge is left out, and a boundary within a character of several tokens moves to its beginning.
     """
     shortest, longest = PROMPT_TOKENS
     room = CHARACTERS_PER_TOKEN * (longest + max_new_tokens)
@@ -137,6 +137,8 @@ def split_reviews(
         if len(ends) <= shortest:
             continue
         n = rng.randint(shortest, min(longest, len(ends) - 1))
+        while n > shortest and ends[n - 1] == ends[n]:  # within a character of several tokens
+            n -= 1
         start, limit = ends[n - 1], ends[min(len(ends), n + max_new_tokens - 1) - 1]
         sentences = [start + match.end() for match in re.finditer(r"[.!?]+(?=\s|$)", text[start:limit])]
         end = sentences[-1] if limit < len(text) and sentences else limit
