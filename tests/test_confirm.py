@@ -76,6 +76,15 @@ def test_memory_ratio_and_lost_moments_fail(preset, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_loss_of_the_resumed_stage_fails_alone(preset, tmp_path):
+    """No difference is below a limit of less than nothing."""
+    told = []
+    with quick_settings(checkpoint_seconds=10):
+        assert confirm(preset, tmp_path, cpu=True, limits=Limits(loss=-1.0), tell=told.append) is False
+    assert failed(told) == {"killed, resumed"}
+
+
+@pytest.mark.slow
 def test_time_infinite_losses_and_a_lost_checkpoint_fail(preset, tmp_path, monkeypatch):
     right = Run.metrics
 
