@@ -39,7 +39,7 @@ def count_threes(rollout: Rollout) -> Tensor:
     return ((rollout.responses == 3) & rollout.response_mask).sum(-1).float()
 
 
-def steps_of(method: str, dtype: torch.dtype = torch.float32, prepare=lambda model: None) -> Result:
+def steps_of(method: str, dtype: torch.dtype = torch.float32, prepare=lambda model: None, clip: float = 0.1) -> Result:
     """Metrics of each step, and the weights and sampled tokens at the end. `prepare` gets the model that is trained."""
     policy, tensors = base(dtype), {}
     if method == "sft":
@@ -62,7 +62,7 @@ def steps_of(method: str, dtype: torch.dtype = torch.float32, prepare=lambda mod
         prepare(model.policy)
         config = PPOConfig(
             STEPS, batch_size=7, epochs=2, minibatches=2, learning_rate=RATE, beta=0.3, target_kl=0.5, horizon=50,
-            clip=0.1, max_new_tokens=6,
+            clip=clip, max_new_tokens=6,
         )  # fmt: skip
         prompts, mask = ragged([1, 2, 3, 2, 1, 3, 2], [1] * 7, seed=4)[:2]
         controller = AdaptiveKL(0.3, 0.5, 50)
