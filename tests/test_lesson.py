@@ -14,6 +14,7 @@ from tests.gpt2_cells import few_steps
 from tests.runs import quick_preset
 from week6 import labelling, pipeline
 from week6 import lesson as lessons
+from week6.checkpoint import RunError
 from week6.compute import using
 from week6.lesson import Lesson, lesson, lesson_preset, runs_folder
 from week6.models import PRESETS
@@ -79,6 +80,12 @@ def test_unknown_model_or_preset_is_named(monkeypatch):
     monkeypatch.setenv("WEEK6_PRESET", "gpt9")
     with pytest.raises(ValueError, match="WEEK6_PRESET: got 'gpt9'"):
         lesson_preset()
+
+
+def test_several_processes_do_not_wait_for_each_other(tmp_path):
+    with using(processes=2), pytest.raises(RunError, match="lesson: got 2 processes, expected one"):
+        lesson(preset=quick_preset(), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_preset_of_the_notebooks(monkeypatch):

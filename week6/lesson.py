@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from week6 import _validate as check
+from week6.checkpoint import RunError
 from week6.compute import compute
 from week6.forecast import SHORT
 from week6.labelling import collect_pairs
@@ -85,7 +86,7 @@ def lesson(*models: str, preset: Preset | None = None, folder: Path | None = Non
 
     Trains what the folder lacks and goes on where an interrupted run stopped; other settings get another folder. Two
     notebooks may ask at the same time: one trains, the other waits. Raises ValueError for an unknown model or a preset
-    with ratings, RunError as `pipeline.run` does.
+    with ratings, RunError as `pipeline.run` does and under several processes of one program.
     """
     for model in models:
         check.one_of("models", model, MODELS)
@@ -95,6 +96,8 @@ def lesson(*models: str, preset: Preset | None = None, folder: Path | None = Non
             f"preset.ratings: got {preset.ratings!r}, expected None: the notebooks compare answers to the same prompt; "
             "`week6 run` learns from ratings of whole texts"
         )
+    if compute().processes > 1:  # each would wait for the lock that another holds, and that one for the others
+        raise RunError(f"lesson: got {compute().processes} processes, expected one; on several `week6 run` trains")
     folder = folder or runs_folder() / f"lesson-{preset.name}-{zlib.crc32(repr(preset).encode()):08x}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_of(folder)):
