@@ -149,6 +149,10 @@ def _ratio_is_wrong(run: pd.DataFrame) -> bool:
     return bool(run["first_ratio_deviation"].min() > 1e-2)
 
 
+def _starts_well(run: pd.DataFrame, healthy: pd.DataFrame) -> bool:
+    return bool(abs(run["entropy"][0] - healthy["entropy"][0]) < 1e-3)
+
+
 def _end(run: pd.DataFrame, column: str) -> float:
     return float(run[column].tail(5).mean())
 
@@ -162,7 +166,7 @@ BUGS = {
     "positions": Bug(
         positions,
         "the ratio at the first pass is far from 1, though score, entropy and length start as they should",
-        lambda run, healthy: _ratio_is_wrong(run) and bool(abs(run["entropy"][0] - healthy["entropy"][0]) < 1e-3),
+        lambda run, healthy: _ratio_is_wrong(run) and _starts_well(run, healthy),
     ),
     "eos": Bug(
         eos,
@@ -177,7 +181,9 @@ BUGS = {
     "sign": Bug(
         sign,
         "starts well, then the KL runs away",
-        lambda run, healthy: not _ratio_is_wrong(run) and _end(run, "kl") > 2 * _end(healthy, "kl"),
+        lambda run, healthy: (
+            not _ratio_is_wrong(run) and _starts_well(run, healthy) and _end(run, "kl") > 2 * _end(healthy, "kl")
+        ),
     ),
     "late": Bug(
         late,
