@@ -90,7 +90,7 @@ print(f"log_ref: shape (N,) = {tuple(log_ref.shape)}, the probabilities sum to {
 # We fit the six numbers $\phi_v$ to 2,000 human comparisons with the Bradley–Terry loss (notebook 01). Then we shift
 # the score so that its mean under $\pi_\mathrm{ref}$ is 0: only differences matter.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 gold = world.rewards  # shape (N,), reward units; for judging only
 counts = F.one_hot(world.sequences, len(world.vocab)).sum(1).double()  # shape (N, V): how often each word occurs
 pairs = world.sample_pairs(reference, 2000, torch.Generator().manual_seed(0))
@@ -118,7 +118,7 @@ print(f"Bradley–Terry loss {loss.item():.3f} nats (guessing: {math.log(2):.3f}
 # sentences that the reference writes. Keep that condition in mind.
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def favourites(log_pi: Tensor, k: int = 4) -> None:
     """Print the k likeliest sentences of a policy given by log π, shape (N,)."""
     for i in log_pi.topk(k).indices:
@@ -152,7 +152,7 @@ print(f"On average r_φ is {expected(log_ref, reward):+.2f}, gold is {expected(l
 check.p1("b")  # SOLUTION
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def climb(objective, steps: int) -> tuple[torch.nn.Module, Float[Tensor, "steps N"]]:
     """Gradient ascent on objective(log π), from the reference. Returns the policy and log π at every step."""
     policy = copy.deepcopy(reference)
@@ -526,7 +526,7 @@ optimal_policy = check.q3.or_ours(optimum)
 # %% tags=["nbval-check-output"]
 check.p3("b")  # SOLUTION
 
-# %%
+# %% tags=["nbval-ignore-output"]
 beta_world = 0.2
 policy, leashed = climb(lambda log_pi: rlhf_objective(log_pi, log_ref, reward, beta_world), steps=60)
 log_star, log_z = optimal_policy(log_ref, reward, beta_world)  # shapes (N,) and ()
@@ -817,7 +817,7 @@ plt.show()
 # best, best-of-n pleases people even a little more than any $\pi^*$: the best policy for $r_\phi$ is not the best one
 # for people. **Choosing $\beta$ means choosing where to stop.**
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-ignore-output"]
 everything = torch.cat([others, unleashed, leashed, best_of_n, log_ref[None]])  # shape (policies, N)
 lines = betas[:, None] * (log_zs[:, None] + distance(everything))  # shape (150, policies), right side of (13)
 assert torch.all(expected(everything, reward) <= lines + 1e-9)  # (13)
@@ -852,7 +852,7 @@ print(f"Gold is highest at β = {betas[peak]:.2f}, {D[peak]:.1f} nats from the r
 # $$\mathbb{E}_\pi[d_t] = \mathbb{E}_{y_{\lt t} \sim \pi}\Big[
 # \mathrm{KL}\big(\pi(\cdot \mid y_{\lt t}) \parallel \pi_\mathrm{ref}(\cdot \mid y_{\lt t})\big)\Big]. \tag{20}$$
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-ignore-output"]
 prompts, prompt_mask = world.prompts(N)
 mask = torch.ones(N, T, dtype=torch.bool)  # shape (N, T): all four tokens are real
 with torch.no_grad():
@@ -924,7 +924,7 @@ check.q4(token_rewards)
 # %% tags=["nbval-check-output"]
 shape_rewards = check.q4.or_ours(token_rewards)
 
-# %%
+# %% tags=["nbval-ignore-output"]
 r_t = shape_rewards(reward, token_log_pi, token_log_ref, mask, beta_world)  # shape (N, T): for every sentence
 J_by_tokens = expected(log_pi, r_t.sum(-1))
 J_direct = rlhf_objective(log_pi.log_softmax(-1), log_ref, reward, beta_world)
@@ -1390,7 +1390,7 @@ print("Checked: negative single values under honest sampling, a negative mean on
 # **"A larger β makes the policy move more, doesn't it?"** No: less. $\beta$ is what a nat *costs*. This sentence
 # stands the wrong way round in more than one tutorial. The price goes up, the distance goes down:
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-ignore-output"]
 previous = math.inf
 for b in (0.05, 0.1, 0.2, 0.5, 1.0, 5.0):
     nats = float(distance(optimal_policy(log_ref, reward, b)[0]))
@@ -1403,7 +1403,7 @@ for b in (0.05, 0.1, 0.2, 0.5, 1.0, 5.0):
 # $\mathrm{KL}(\pi \parallel \text{uniform}) = \log N - H(\pi)$ with the entropy $H$, so the leash asks for variety
 # only. It protects against collapse. It does not protect grammar and knowledge, because it does not know them:
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-ignore-output"]
 uniform = torch.full((N,), -math.log(N), dtype=torch.float64)
 entropy = -(leashed[-1].exp() * leashed[-1]).sum()
 torch.testing.assert_close(kl_divergence(leashed[-1], uniform), math.log(N) - entropy)
