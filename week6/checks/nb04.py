@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from week6.checks.cases import ragged_mask
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.ppo import gae
 from week6.sequences import masked_mean, masked_whiten
@@ -42,20 +43,12 @@ def clipped_loss(
     return masked_mean(torch.maximum(unclipped, clipped), mask)
 
 
-def _lengths(g: torch.Generator, rows: int, width: int) -> Tensor:
-    """A mask (rows, width) of random lengths from 1 to width; the first row is full, the second is not."""
-    lengths = torch.randint(1, width + 1, (rows,), generator=g)
-    lengths[0] = width
-    lengths[1:2] = max(1, width - 2)
-    return torch.arange(width) < lengths.unsqueeze(1)
-
-
 # --- 1 · reward-to-go -----------------------------------------------------------------------------------------------
 
 
 def _rewards(g: torch.Generator) -> list[tuple[object, ...]]:
     def batch(rows: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        return torch.randn(rows, width, generator=g, dtype=dtype), _lengths(g, rows, width)
+        return torch.randn(rows, width, generator=g, dtype=dtype), ragged_mask(g, rows, width)
 
     return [
         batch(2, 3),
@@ -169,7 +162,7 @@ def _trajectories(g: torch.Generator) -> list[tuple[object, ...]]:
         return (
             torch.randn(rows, width, generator=g, dtype=dtype),
             torch.randn(rows, width, generator=g, dtype=dtype),
-            _lengths(g, rows, width),
+            ragged_mask(g, rows, width),
         )
 
     return [
@@ -345,7 +338,7 @@ def _updates(g: torch.Generator) -> list[tuple[object, ...]]:
     def batch(rows: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         old = -3 * torch.rand(rows, width, generator=g) - 0.1
         new = old + 0.6 * torch.randn(rows, width, generator=g)
-        return new, old, torch.randn(rows, width, generator=g), _lengths(g, rows, width)
+        return new, old, torch.randn(rows, width, generator=g), ragged_mask(g, rows, width)
 
     return [batch(2, 4), (*batch(4, 6), 0.2), (*batch(3, 8), 0.1), (*batch(1, 7), 0.5)]
 
@@ -569,7 +562,7 @@ q4 = Question(
 
 def _to_whiten(g: torch.Generator) -> list[tuple[object, ...]]:
     def batch(rows: int, width: int, scale: float, shift: float) -> tuple[Tensor, Tensor]:
-        return scale * torch.randn(rows, width, generator=g) + shift, _lengths(g, rows, width)
+        return scale * torch.randn(rows, width, generator=g) + shift, ragged_mask(g, rows, width)
 
     equal = torch.full((2, 3), 2.0)
     return [

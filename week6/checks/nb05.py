@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from week6.checks.cases import ragged_mask
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.ppo import clipped_policy_loss, clipped_value_loss, shape_rewards
 from week6.sequences import masked_mean, masked_whiten
@@ -57,14 +58,6 @@ def next_beta(beta: float, kl: float, target: float, n: int, horizon: float) -> 
     """The price of KL after n answers whose mean KL was `kl`: β (1 + clip(KL/target − 1, −0.2, 0.2) · n/horizon)."""
     error = min(max(kl / target - 1, -0.2), 0.2)
     return beta * (1 + error * n / horizon)
-
-
-def _lengths(g: torch.Generator, rows: int, width: int) -> Tensor:
-    """A mask (rows, width) of random lengths from 1 to width; the first row is full, the second is not."""
-    lengths = torch.randint(1, width + 1, (rows,), generator=g)
-    lengths[0] = width
-    lengths[1:2] = max(1, width - 2)
-    return torch.arange(width) < lengths.unsqueeze(1)
 
 
 # --- 5.1 · the mask of an answer ------------------------------------------------------------------------------------
@@ -161,7 +154,7 @@ def _batches(g: torch.Generator) -> list[tuple[object, ...]]:
     def batch(
         rows: int, width: int, beta: float, penalty: float, dtype: torch.dtype = torch.float32
     ) -> tuple[object, ...]:
-        mask = _lengths(g, rows, width)
+        mask = ragged_mask(g, rows, width)
         log_probs, ref_log_probs = (-2 * torch.rand(rows, width, generator=g, dtype=dtype) for _ in range(2))
         finished = torch.rand(rows, generator=g) < 0.5
         finished[0], finished[1:2] = False, True
@@ -328,7 +321,7 @@ def _updates(g: torch.Generator) -> list[tuple[object, ...]]:
 
         old_log_probs, old_values = -normal(1.0).abs(), normal(0.5)
         log_probs, values = old_log_probs + normal(0.4), old_values + normal(0.4)
-        mask = _lengths(g, rows, width)
+        mask = ragged_mask(g, rows, width)
         return log_probs, values, old_log_probs, old_values, normal(2.0, 0.7), normal(1.0), mask, *settings
 
     return [
