@@ -36,6 +36,12 @@ def test_a_bug_shows_its_own_symptom_and_no_other(bug, course, healthy):
     assert [name for name in BUGS if museum.BUGS[name].seen(run, healthy)] == [bug]
 
 
+def test_a_runaway_kl_is_that_of_the_sign_only_after_a_good_start(healthy):
+    run_away = healthy.assign(kl=3 * healthy["kl"])
+    assert museum.BUGS["sign"].seen(run_away, healthy)
+    assert not museum.BUGS["sign"].seen(run_away.assign(entropy=0.6 * healthy["entropy"]), healthy)
+
+
 @pytest.mark.parametrize("bug", BUGS)
 def test_afterwards_everything_is_as_it_was(bug):
     def functions():
