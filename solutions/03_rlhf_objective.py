@@ -109,8 +109,10 @@ reward = counts @ phi  # shape (N,): r_φ(y) for every sentence
 reward = reward - (log_ref.exp() * reward).sum()
 assert loss < math.log(2), "the reward model is better than guessing"
 print("reward model, points for each word:")
-for word, value in zip(world.vocab, phi.tolist(), strict=True):
+points = dict(zip(world.vocab, phi.tolist(), strict=True))
+for word, value in points.items():
     print(f"   {word:7s}{value:+.2f}")
+assert min(points["please"], points["you"]) > 0 > max(points["go"], points["away"])
 print(f"Bradley–Terry loss {loss.item():.3f} nats (guessing: {math.log(2):.3f})")
 
 # %% [markdown]
@@ -134,6 +136,7 @@ def expected(log_pi: Float[Tensor, "*B N"], values: Float[Tensor, " N"]) -> Floa
 print("The reference likes best:")
 favourites(log_ref)
 print(f"On average r_φ is {expected(log_ref, reward):+.2f}, gold is {expected(log_ref, gold):+.2f}.")
+assert abs(expected(log_ref, reward)) < 1e-9 and expected(log_ref, gold) < 0
 
 # %% [markdown]
 # ## 2 · Without the leash
@@ -185,6 +188,8 @@ plt.show()
 
 print("After 30 steps:")
 favourites(unleashed[-1])
+likeliest = unleashed[-1].argmax()
+assert unleashed[-1][likeliest].exp() > 0.8 and reward[likeliest] == reward.max() and gold[likeliest] < 0
 
 # %% [markdown]
 # *Figure: left, the reward model's score climbs all the way to 1.4 while the gold reward jumps up in the first few
