@@ -22,6 +22,7 @@ test: $(READY) nbval
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q -n $(WORKERS) --cov --durations=10
 	$(BIN)/python -m tests.mutation.run --workers $(WORKERS)
 
@@ -50,7 +51,7 @@ colab-stack: $(COLAB)/.ready
 	WEEK6_STRICT=1 $(COLAB)/bin/pytest $(NBVAL) solutions
 
 figures: $(READY)
-	$(BIN)/python -m week6.figures
+	$(BIN)/python -m week6.pictures.figures
 
 # A quarter of an hour on two cores that have nothing else to do.
 bench: $(READY)

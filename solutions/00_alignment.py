@@ -35,9 +35,9 @@ from week6 import (
     train_sft,
 )
 from week6.checks import nb00 as check
-from week6.figures import rlhf_pipeline, roadmap
-from week6.models import PRESETS, new_policy
-from week6.plots import BLUE, LOOKS, ORANGE, STYLE
+from week6.pictures.figures import rlhf_pipeline, roadmap
+from week6.pictures.plots import BLUE, LOOKS, ORANGE, STYLE
+from week6.run.models import PRESETS, new_policy
 from week6.sft import SFTConfig
 from week6.tasks import load_task
 from week6.tasks.assistant import RIGHT_KIND, classify, gold_parts, read_request

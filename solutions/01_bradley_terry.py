@@ -27,9 +27,9 @@ import torch.nn.functional as F
 
 from week6 import fit_bradley_terry, kl_divergence, sample_preferences
 from week6.checks import nb01 as check
-from week6.figures import roadmap
-from week6.plots import BLACK, BLUE, GREEN, ORANGE, STYLE
-from week6.widgets import slider
+from week6.classroom.widgets import slider
+from week6.pictures.figures import roadmap
+from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, STYLE
 
 plt.rcParams.update(STYLE)
 generator = torch.Generator().manual_seed(0)

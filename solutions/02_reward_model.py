@@ -43,10 +43,10 @@ from week6 import (
     train_sft,
 )
 from week6.checks import nb02 as check
-from week6.figures import roadmap
-from week6.models import PRESETS, frozen_copy, new_policy
-from week6.plots import BLACK, BLUE, ORANGE, STYLE
+from week6.pictures.figures import roadmap
+from week6.pictures.plots import BLACK, BLUE, ORANGE, STYLE
 from week6.reward_model import RewardConfig
+from week6.run.models import PRESETS, frozen_copy, new_policy
 from week6.sequences import Pairs
 from week6.sft import SFTConfig
 from week6.tasks import load_task

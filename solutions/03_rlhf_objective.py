@@ -32,9 +32,9 @@ from torch import Tensor
 
 from week6 import best_of_n_kl_bound, best_of_n_policy, bradley_terry_loss, response_log_probs, small_world
 from week6.checks import nb03 as check
-from week6.figures import roadmap
-from week6.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
-from week6.widgets import slider
+from week6.classroom.widgets import slider
+from week6.pictures.figures import roadmap
+from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
 
 plt.rcParams.update(STYLE)
 _ = torch.manual_seed(0)

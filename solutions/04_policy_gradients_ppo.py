@@ -42,9 +42,9 @@ from week6 import (
     train_ppo,
 )
 from week6.checks import nb04 as check
-from week6.figures import roadmap
-from week6.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
-from week6.widgets import slider
+from week6.classroom.widgets import slider
+from week6.pictures.figures import roadmap
+from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
 
 plt.rcParams.update(STYLE)
 torch.set_num_threads(1)  # the tensors are tiny: more threads would only wait for each other

@@ -44,8 +44,6 @@ from week6 import (
     make_optimizer,
     masked_whiten,
     minibatch,
-    museum,
-    plots,
     position_ids,
     response_log_probs,
     sample,
@@ -54,15 +52,17 @@ from week6 import (
     train_ppo,
 )
 from week6.checks import nb05 as check
-from week6.evaluation import judge
-from week6.figures import roadmap
-from week6.lesson import lesson
-from week6.models import PRESETS
-from week6.optim import set_learning_rate
-from week6.pipeline import watch_ppo
-from week6.plots import BLACK, BLUE, GREEN, ORANGE, STYLE
+from week6.classroom import museum
+from week6.classroom.lesson import lesson
+from week6.classroom.widgets import live
+from week6.machine.optim import set_learning_rate
+from week6.pictures import plots
+from week6.pictures.figures import roadmap
+from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, STYLE
 from week6.recorded import recorded, recorded_summary
-from week6.widgets import live
+from week6.run.evaluation import judge
+from week6.run.models import PRESETS
+from week6.run.pipeline import watch_ppo
 
 plt.rcParams.update(STYLE)
 torch.set_num_threads(1)  # the model is small: a second thread would only wait
@@ -965,7 +965,7 @@ print("and the gold reward is more than 0.5 lower than at its best: for all thre
 #
 # PPO with a bug does not crash. It trains, a bit worse. Here you learn to recognise five famous bugs by their curves.
 # Each run takes 18 steps of 40 answers from the SFT model, with the same seed. One function of the loop is swapped for
-# a wrong one, and that is all (`week6/museum.py`).
+# a wrong one, and that is all (`week6/classroom/museum.py`).
 #
 # One for practice. In the first exhibit the score is paid **one slot after the EOS**, as in section 2.
 #

@@ -44,7 +44,6 @@ from week6 import (
     kl_divergence,
     make_optimizer,
     optimal_policy,
-    plots,
     preference_probability,
     response_log_probs,
     small_world,
@@ -52,13 +51,14 @@ from week6 import (
     train_ppo,
 )
 from week6.checks import nb06 as check
+from week6.classroom.lesson import lesson
+from week6.classroom.widgets import live, slider
 from week6.dpo import reference_log_probs
-from week6.evaluation import judge
-from week6.figures import dpo_gradient, dpo_shortcut, roadmap
-from week6.lesson import lesson
-from week6.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE, dpo_dashboard, token_heatmap
+from week6.pictures import plots
+from week6.pictures.figures import dpo_gradient, dpo_shortcut, roadmap
+from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE, dpo_dashboard, token_heatmap
 from week6.recorded import recorded, recorded_summary
-from week6.widgets import live, slider
+from week6.run.evaluation import judge
 
 plt.rcParams.update(STYLE)
 _ = torch.manual_seed(0)

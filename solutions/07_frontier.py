@@ -34,20 +34,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from week6 import best_of_n_kl_bound, kl_estimators, optimal_policy, plots, response_log_probs, sample
+from week6 import best_of_n_kl_bound, kl_estimators, optimal_policy, response_log_probs, sample
 from week6.checks import nb07 as check
+from week6.classroom.lesson import lesson
 from week6.dpo import train_dpo
-from week6.evaluation import figures, judge, win_rate
 from week6.exact import small_world
-from week6.figures import roadmap
-from week6.frontier import fit_gao
 from week6.group import grpo_advantages
-from week6.lesson import lesson
-from week6.optim import descend, generator_for, make_optimizer, set_learning_rate
-from week6.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
+from week6.machine.optim import descend, generator_for, make_optimizer, set_learning_rate
+from week6.pictures import plots
+from week6.pictures.figures import roadmap
+from week6.pictures.frontier import fit_gao
+from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
 from week6.ppo import clipped_policy_loss
 from week6.recorded import recorded, recorded_summary
 from week6.reward_model import score
+from week6.run.evaluation import figures, judge, win_rate
 
 plt.rcParams.update(STYLE)
 _ = torch.manual_seed(0)
@@ -165,7 +166,7 @@ plots.frontiers(points[points["method"] != "dpo_two_rounds"], curve)
 # that belong to them and somewhat below the curve; the triangles (best-of-n) follow the curve a little below it.*
 #
 # Recorded by `week6 frontier --worlds exact` with seeds 0, 1, 2 on one CPU core; the settings stand in
-# `week6/sweep.py`. All numbers in this world are sums over the 1296 sentences: no sampling error, no bars. How far is
+# `week6/run/sweep.py`. All numbers in this world are sums over the 1296 sentences: no sampling error, no bars. How far is
 # each policy from the optimum of its own β?
 
 # %% tags=["nbval-check-output"]

@@ -16,9 +16,9 @@ from tests.runs import SMALL, quick_preset
 from tests.small_gpt2 import reviews, small_gpt2
 from tests.test_equations import code_cells, names, needed
 from tools.build_notebooks import ROOT
-from week6 import museum
-from week6.compute import using
-from week6.models import PRESETS, Preset
+from week6.classroom import museum
+from week6.machine.compute import using
+from week6.run.models import PRESETS, Preset
 
 FEWER_STEPS = {
     "05_ppo": ("replace(preset, steps=40,", "replace(preset, steps=4,"),

@@ -221,7 +221,7 @@ import contextlib, io, json, sys, time, types, urllib.error, urllib.request
 from huggingface_hub import constants, file_download
 from tests.runs import quick_settings
 from week6.cli import main
-from week6.pretrained import load_policy, load_tokenizer
+from week6.machine.pretrained import load_policy, load_tokenizer
 from week6.tasks.tables import read_table
 
 file_download.time = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})

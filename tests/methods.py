@@ -7,9 +7,10 @@ from torch import Tensor
 
 from tests.tiny import ragged, ragged_pairs, tiny_gpt2
 from week6.dpo import DPOConfig, train_dpo
+from week6.log_probs import response_log_probs
 from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
 from week6.reward_model import RewardConfig, RewardModel, train_reward_model
-from week6.sequences import Demonstrations, Rollout, response_log_probs
+from week6.sequences import Demonstrations, Rollout
 from week6.sft import SFTConfig, train_sft
 
 METHODS = ("sft", "reward_model", "dpo", "one_pair", "ppo")

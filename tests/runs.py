@@ -14,10 +14,10 @@ from unittest import mock
 
 import torch
 
-from week6 import pipeline, report, setting, training
 from week6.cli import main
-from week6.evaluation import EvaluationConfig
-from week6.models import PRESETS, Preset
+from week6.run import pipeline, report, setting, training
+from week6.run.evaluation import EvaluationConfig
+from week6.run.models import PRESETS, Preset
 from week6.tasks import load_task
 
 SMALL = EvaluationConfig(

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from tests.runs import finished_run, forget, numbers, quick_flags, quick_preset, quick_settings
-from week6 import cli, pipeline
-from week6.checkpoint import RunError
+from week6 import cli
 from week6.cli import choose_preset, main, parse
-from week6.models import PRESETS
+from week6.machine.checkpoint import RunError
+from week6.run import pipeline
+from week6.run.models import PRESETS
 
 
 @pytest.fixture

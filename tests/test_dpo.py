@@ -18,7 +18,7 @@ from week6.dpo import (
     reference_log_probs,
     train_dpo,
 )
-from week6.optim import make_optimizer, minibatch
+from week6.machine.optim import make_optimizer, minibatch
 from week6.preferences import bradley_terry_loss
 
 OPTIONS = [

@@ -8,7 +8,7 @@ from tests.tiny import log_probs_by_hand
 from week6.dpo import dpo_loss
 from week6.exact import ExactWorld, expected_dpo_loss, small_world
 from week6.objective import kl_divergence, optimal_policy, rlhf_objective
-from week6.sequences import sample
+from week6.sampling import sample
 
 WORDS = ["yes", "no", "so"]
 

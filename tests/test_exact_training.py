@@ -7,7 +7,7 @@ import pytest
 
 from week6.dpo import DPOConfig
 from week6.exact import small_world, train_exact_dpo
-from week6.optim import make_optimizer
+from week6.machine.optim import make_optimizer
 from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
 
 pytestmark = pytest.mark.slow

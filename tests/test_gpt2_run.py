@@ -11,14 +11,14 @@ import torch
 from tests.runs import SMALL, quick_settings
 from tests.small_gpt2 import BAD as BLAME
 from tests.small_gpt2 import END, GOOD, byte_tokenizer, conversations, reviews, small_gpt2
-from week6.chat import load_session
-from week6.checkpoint import load_checkpoint, load_tensors
+from week6.chat.session import load_session
 from week6.cli import main
-from week6.pretrained import load_policy, load_tokenizer
+from week6.machine.checkpoint import load_checkpoint, load_tensors
+from week6.machine.pretrained import load_policy, load_tokenizer
 from week6.reward_model import RewardModel, pair_scores
+from week6.run.training import Run
 from week6.sequences import Pairs
 from week6.tasks import load_task
-from week6.training import Run
 
 PAIRS = ("pairs", "answer_pairs")
 FLAGS = (

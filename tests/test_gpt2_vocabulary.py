@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.hub import COMMIT, Hub, imdb, in_child
 from tests.small_gpt2 import VOCABULARY, reviews, true_gpt2, vocabulary_file
 from tests.test_gpt2_run import FLAGS
-from week6.pretrained import load_policy, load_tokenizer
+from week6.machine.pretrained import load_policy, load_tokenizer
 from week6.sequences import encode_demonstrations
 from week6.tasks.sentiment import split_reviews
 

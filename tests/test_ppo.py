@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from tests.tiny import EOS, ragged, tiny_gpt2
-from week6.optim import generator_for, make_optimizer, minibatch
+from week6.log_probs import response_log_probs
+from week6.machine.optim import generator_for, make_optimizer, minibatch
 from week6.ppo import (
     AdaptiveKL,
     PolicyWithValue,
@@ -21,7 +22,8 @@ from week6.ppo import (
     shape_rewards,
     train_ppo,
 )
-from week6.sequences import Rollout, response_log_probs, sample
+from week6.sampling import sample
+from week6.sequences import Rollout
 
 NAN = float("nan")
 

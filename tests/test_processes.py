@@ -15,10 +15,10 @@ import torch
 import week6
 from tests.methods import METHODS, largest_difference, steps_of
 from tests.runs import finished_run, quick_flags, quick_settings
-from week6.checkpoint import load_tensors
 from week6.cli import main
-from week6.compute import compute, every_process, main_process
-from week6.training import Run
+from week6.machine.checkpoint import load_tensors
+from week6.machine.compute import compute, every_process, main_process
+from week6.run.training import Run
 
 LIMIT = 100.0
 """Seconds after which processes are said to wait for ever; alone on the machine they take ten."""
@@ -156,8 +156,8 @@ def test_an_error_in_one_process_is_an_error_in_all():
 
 
 def do_main_writes(folder):
-    from week6.checkpoint import save_checkpoint, write_atomic
-    from week6.training import MetricsWriter
+    from week6.machine.checkpoint import save_checkpoint, write_atomic
+    from week6.run.training import MetricsWriter
 
     name = f"{compute().rank}"
     write_atomic(folder / f"text-{name}", name)
@@ -179,7 +179,7 @@ FAILING = """
 import sys
 from tests.runs import main, quick_flags, quick_settings
 from week6 import pipeline
-from week6.compute import compute
+from week6.machine.compute import compute
 
 train_dpo = pipeline.train_dpo
 def broken(*arguments):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.runs import finished_run
 from tools.record_real import SAMPLES, STAGES, keep
-from week6.training import Run
+from week6.run.training import Run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.tiny import EOS, ragged, ragged_pairs, tiny_gpt2
-from week6.optim import make_optimizer, minibatch
+from week6.machine.optim import make_optimizer, minibatch
 from week6.reward_model import (
     RewardConfig,
     RewardModel,

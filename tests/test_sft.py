@@ -5,8 +5,9 @@ import torch
 from torch.autograd import gradcheck
 
 from tests.tiny import EOS, log_probs_by_hand, ragged, tiny_gpt2
-from week6.optim import make_optimizer, minibatch
-from week6.sequences import Demonstrations, sample
+from week6.machine.optim import make_optimizer, minibatch
+from week6.sampling import sample
+from week6.sequences import Demonstrations
 from week6.sft import SFTConfig, sft_loss, train_sft
 
 

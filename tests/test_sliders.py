@@ -4,7 +4,7 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
 
-from week6.widgets import slider
+from week6.classroom.widgets import slider
 
 
 def plot(value):

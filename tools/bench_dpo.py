@@ -35,12 +35,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
 from transformers import logging as transformers_logging
 
+from week6.classroom.handover import trl_trainer
 from week6.dpo import DPOConfig, train_dpo
-from week6.handover import trl_trainer
-from week6.models import PRESETS, frozen_copy, new_policy
-from week6.optim import make_optimizer
+from week6.machine.optim import make_optimizer
+from week6.run.models import PRESETS, frozen_copy, new_policy
+from week6.run.training import Usage
 from week6.sequences import encode_pairs
-from week6.training import Usage
 
 OURS, MATCHED, DEFAULTS = "week6", "TRL, matched", "TRL, as it comes"
 CONTENDERS = {

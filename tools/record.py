@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tools import bench_dpo
-from week6 import budget, pipeline, plots
-from week6.models import PRESETS
+from week6.pictures import plots
 from week6.recorded import recorded, recorded_summary
-from week6.report import save_figure
+from week6.run import budget, pipeline
+from week6.run.models import PRESETS
+from week6.run.report import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "recorded"

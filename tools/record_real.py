@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from week6.checkpoint import write_atomic
+from week6.machine.checkpoint import write_atomic
 from week6.recorded import __file__ as recorded
-from week6.training import Run, to_json
+from week6.run.training import Run, to_json
 
 STAGES = ("sft", "reward_model", "ppo", "dpo")
 DIGITS = 5

@@ -1,12 +1,19 @@
 """Week 6: Alignment and Chatbots. The tested implementations behind the notebooks.
 
-Reading order: preferences, compute, sequences, optim, reward_model, objective, ppo, dpo, sft, exact, checkpoint, hub,
-pretrained, tasks, models, budget, forecast, training, plots, evaluation, report, setting, labelling, pipeline,
-conversation, chat, terminal, widgets, lesson, handover. Each module imports only from those before it.
+The course, in reading order: preferences (01), reward_model (02), objective (03), ppo (04, 05), dpo (06), group (07),
+sft (00, 08); exact is the enumerable world in which they are held to the optimum. They stand on sequences (texts as
+padded tokens), log_probs and sampling.
+
+Its rooms: machine (where and how it is computed, files, the gradient step), tasks (prompts, answers, gold rewards),
+pictures (drawings of numbers), run (a run from top to bottom), chat, classroom (what the notebooks use beside the
+course), checks (the graders), recorded (tables of long runs). Imports point down only; the contract "rooms" in
+pyproject.toml holds them to it.
 """
 
 from week6.dpo import DPOConfig, DPOOutput, dpo_gradient_weight, dpo_loss, implicit_reward, pair_log_probs, train_dpo
 from week6.exact import ExactReport, ExactWorld, expected_dpo_loss, small_world
+from week6.log_probs import masked_mean, masked_whiten, position_ids, response_log_probs, token_log_probs
+from week6.machine.optim import descend, generator_for, make_optimizer, minibatch
 from week6.objective import (
     best_of_n_kl_bound,
     best_of_n_policy,
@@ -15,7 +22,6 @@ from week6.objective import (
     optimal_policy,
     rlhf_objective,
 )
-from week6.optim import descend, generator_for, make_optimizer, minibatch
 from week6.ppo import (
     AdaptiveKL,
     PolicyWithValue,
@@ -46,6 +52,7 @@ from week6.reward_model import (
     score,
     train_reward_model,
 )
+from week6.sampling import sample
 from week6.sequences import (
     Demonstrations,
     Pairs,
@@ -55,14 +62,8 @@ from week6.sequences import (
     encode_pairs,
     encode_prompts,
     left_pad,
-    masked_mean,
-    masked_whiten,
     pair_rollouts,
-    position_ids,
-    response_log_probs,
     right_pad,
-    sample,
-    token_log_probs,
 )
 from week6.sft import SFTConfig, sft_loss, train_sft
 

@@ -20,14 +20,14 @@ import torch
 import transformers
 import tyro
 
-from week6 import pipeline
-from week6.chat import load_session
-from week6.checkpoint import RunError
-from week6.compute import compute
-from week6.confirm import confirm
-from week6.models import PRESETS, Preset
-from week6.sweep import WORLDS, SweepConfig, World, record, sweep
-from week6.terminal import converse, stdin_reader
+from week6.chat.session import load_session
+from week6.chat.terminal import converse, stdin_reader
+from week6.classroom.confirm import confirm
+from week6.machine.checkpoint import RunError
+from week6.machine.compute import compute
+from week6.run import pipeline
+from week6.run.models import PRESETS, Preset
+from week6.run.sweep import WORLDS, SweepConfig, World, record, sweep
 
 DEFAULT_PRESET = "tiny"
 

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from week6 import _validate as check
-from week6.compute import in_parts, inference_bytes, training_bytes
-from week6.optim import Stats, descend_rows, minibatch, set_learning_rate
-from week6.sequences import Pairs, response_log_probs
+from week6.log_probs import response_log_probs
+from week6.machine import validate as check
+from week6.machine.compute import in_parts, inference_bytes, training_bytes
+from week6.machine.optim import Stats, descend_rows, minibatch, set_learning_rate
+from week6.sequences import Pairs
 
 Variant = Literal["sigmoid", "ipo"]
 

@@ -14,13 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from week6 import _validate as check
 from week6.dpo import DPOConfig, dpo_loss, train_dpo
+from week6.log_probs import response_forward
+from week6.machine import validate as check
+from week6.machine.optim import generator_for, make_optimizer
 from week6.objective import kl_divergence, optimal_policy, rlhf_objective
-from week6.optim import generator_for, make_optimizer
 from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
 from week6.preferences import preference_probability, sample_preferences
-from week6.sequences import Pairs, Rollout, join_pairs, response_forward
+from week6.sequences import Pairs, Rollout, join_pairs
 
 
 class ExactReport(NamedTuple):

@@ -7,7 +7,7 @@ reward says it too: no value head, no GAE. Rewards are (B, K): B prompts, K answ
 from jaxtyping import Float
 from torch import Tensor
 
-from week6 import _validate as check
+from week6.machine import validate as check
 
 
 def rloo_advantages(rewards: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from week6 import _validate as check
+from week6.machine import validate as check
 
 
 def kl_divergence(log_p: Float[Tensor, "*B N"], log_q: Float[Tensor, "*B N"], dim: int = -1) -> Float[Tensor, "*B"]:

@@ -13,20 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from week6 import _validate as check
-from week6.compute import in_parts, inference_bytes, training_bytes
+from week6.log_probs import masked_mean, masked_whiten, response_forward, response_log_probs, token_log_probs
+from week6.machine import validate as check
+from week6.machine.compute import in_parts, inference_bytes, training_bytes
+from week6.machine.optim import Stats, descend_rows, generator_for, minibatch, set_learning_rate
 from week6.objective import kl_estimators
-from week6.optim import Stats, descend_rows, generator_for, minibatch, set_learning_rate
 from week6.reward_model import last_token_index
-from week6.sequences import (
-    Rollout,
-    masked_mean,
-    masked_whiten,
-    response_forward,
-    response_log_probs,
-    sample,
-    token_log_probs,
-)
+from week6.sampling import sample
+from week6.sequences import Rollout
 
 
 @dataclass(frozen=True)

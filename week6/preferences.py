@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from week6 import _validate as check
+from week6.machine import validate as check
 
 
 def preference_probability(reward_a: Float[Tensor, "*B"], reward_b: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:

@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from week6 import _validate as check
-from week6.compute import compute, in_parts, inference_bytes, training_bytes
-from week6.optim import Stats, descend_rows, minibatch, set_learning_rate
+from week6.log_probs import position_ids
+from week6.machine import validate as check
+from week6.machine.compute import compute, in_parts, inference_bytes, training_bytes
+from week6.machine.optim import Stats, descend_rows, minibatch, set_learning_rate
 from week6.preferences import bradley_terry_loss
-from week6.sequences import Demonstrations, Pairs, Rollout, position_ids
+from week6.sequences import Demonstrations, Pairs, Rollout
 
 
 @dataclass(frozen=True)

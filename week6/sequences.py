@@ -1,4 +1,4 @@
-"""Tokens, masks, positions, log-probabilities, sampling: everything about shapes lives here.
+"""Texts as tokens, and how a batch of them is laid out: everything about padding lives here.
 
 Axes: B batch, P prompt length (padded on the left), T response length (padded on the right), V vocabulary.
 
@@ -9,23 +9,18 @@ every row, so that response token t is always predicted by column P − 1 + t. M
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from inspect import signature
-from operator import itemgetter
 from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from week6 import _validate as check
-from week6.compute import compute, every_process, in_parts, inference_bytes, stack
-
-KEY_VALUE_CACHE = "cache" if "cache" in signature(GPT2LMHeadModel.forward).parameters else "past_key_values"
-"""What the installed transformers calls the keys and values of earlier tokens: 5.24 renamed them."""
+from week6.machine import validate as check
+from week6.machine.compute import stack
 
 
-class _Rows:
+class Rows:
     """A dataclass of tensors whose first axis is the batch."""
 
     def _map(self, change: Any) -> Self:
@@ -40,7 +35,7 @@ class _Rows:
         return self._map(lambda tensor: tensor.to(device))
 
 
-class _Answers(_Rows):
+class _Answers(Rows):
     """Rows with one prompt and one answer each."""
 
     prompts: Int[Tensor, "B P"]
@@ -80,7 +75,7 @@ class Demonstrations(_Answers):
 
 
 @dataclass(frozen=True)
-class Pairs(_Rows):
+class Pairs(Rows):
     """Preference pairs: for each prompt the chosen answer y_w and the rejected answer y_l."""
 
     prompts: Int[Tensor, "N P"]
@@ -107,201 +102,6 @@ class Pairs(_Rows):
             responses=torch.cat([self.chosen, self.rejected]),
             response_mask=torch.cat([self.chosen_mask, self.rejected_mask]),
         )
-
-
-def position_ids(attention_mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-    """Position of each token among the real tokens of its row: cumsum(mask) − mask.
-
-    GPT-2 adds an embedding per position; without this, left padding would shift the positions of the prompt.
-    """
-    check.has_dims("attention_mask", attention_mask, 2, "(B, L)")
-    mask = attention_mask.long()
-    return mask.cumsum(-1) - mask
-
-
-def token_log_probs(logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """log π(token_t) from the logits that predict it, in nats; the softmax is taken in fp32 (or fp64).
-
-    `logits[:, t]` must already be those that predict `tokens[:, t]` (shifted by one against the input).
-    """
-    check.has_dims("logits", logits, 3, "(B, T, V)")
-    if logits.shape[:2] != tokens.shape:
-        raise ValueError(f"tokens: got shape {tuple(tokens.shape)}, expected {tuple(logits.shape[:2])} as logits have")
-    # A bfloat16 softmax over a vocabulary of 50k errs by hundredths of a nat per token.
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-
-
-def response_forward(
-    model: nn.Module,
-    prompts: Int[Tensor, "B P"],
-    prompt_mask: Bool[Tensor, "B P"],
-    responses: Int[Tensor, "B T"],
-    response_mask: Bool[Tensor, "B T"],
-    **options: Any,
-) -> Any:
-    """The model's output with `.logits` (B, T, V): those that predict the response tokens, and no others.
-
-    Response token t stands in column P + t and is predicted by column P − 1 + t. The language-model head, which for
-    GPT-2 costs as much as four layers, is not evaluated on the prompt.
-    """
-    _check_batch(prompts, prompt_mask, responses, response_mask)
-    mask = torch.cat([prompt_mask, response_mask], dim=1).long()
-    columns = torch.arange(prompts.shape[1] - 1, mask.shape[1] - 1, device=mask.device)
-    with compute().precision(model):
-        return model(
-            input_ids=torch.cat([prompts, responses], dim=1),
-            attention_mask=mask,
-            position_ids=position_ids(mask),
-            logits_to_keep=columns,
-            use_cache=False,
-            **options,
-        )
-
-
-def response_log_probs(
-    model: nn.Module,
-    prompts: Int[Tensor, "B P"],
-    prompt_mask: Bool[Tensor, "B P"],
-    responses: Int[Tensor, "B T"],
-    response_mask: Bool[Tensor, "B T"],
-    temperature: float = 1.0,
-) -> Float[Tensor, "B T"]:
-    """log π(y_t | x, y_<t) of each response token, in nats, 0 at padding; summed over T it is log π(y | x).
-
-    The logits are divided by `temperature`, which must be the one the responses were sampled at. Raises ValueError
-    for wrong shapes, a temperature ≤ 0, or a row without any prompt or response token.
-    """
-    check.positive("temperature", temperature)
-    logits = response_forward(model, prompts, prompt_mask, responses, response_mask).logits
-    return token_log_probs(logits / temperature, responses).masked_fill(~response_mask.bool(), 0.0)
-
-
-def masked_mean(
-    x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"] | Float[Tensor, "*S"], dim: int | None = None
-) -> Float[Tensor, "*R"]:
-    """Mean of x where the mask is 1: Σ x·m / Σ m, over everything or along `dim`.
-
-    Raises ValueError where there is nothing to average.
-    """
-    check.same_shape(x=x, mask=mask)
-    x = torch.where(mask.bool(), x, 0)  # not x * mask: that would let a NaN at padding through
-    total, count = (x.sum(), mask.sum()) if dim is None else (x.sum(dim), mask.sum(dim))
-    if (count == 0).any():
-        raise ValueError("mask: got no 1 to average over, expected at least one (in every row)")
-    return total / count
-
-
-def masked_whiten(
-    x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"] | Float[Tensor, "*S"], shift_mean: bool = True
-) -> Float[Tensor, "*S"]:
-    """Scale x to variance 1 over the masked entries, and shift it to mean 0 if `shift_mean`; 0 elsewhere.
-
-        (x − mean) / √(var + 1e-8),  plus the mean again where shift_mean is False
-
-    Mean and (biased) variance are those of the masked entries. PPO shifts advantages; rewards are only scaled, since
-    a shift would change which answers are worth giving (Huang et al. 2023, "N implementation details of RLHF").
-    """
-    mean = masked_mean(x, mask)
-    variance = masked_mean((x - mean) ** 2, mask)
-    white = (x - mean) * torch.rsqrt(variance + 1e-8)
-    return torch.where(mask.bool(), white if shift_mean else white + mean, 0)
-
-
-@torch.no_grad()
-def sample(
-    model: nn.Module,
-    prompts: Int[Tensor, "B P"],
-    prompt_mask: Bool[Tensor, "B P"],
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Rollout:
-    """Sample one answer per prompt from the policy itself: plain multinomial at `temperature`, nothing truncated.
-
-    Stops a row at its first EOS (`model.config.eos_token_id`) and returns as soon as all rows have one, so that
-    T ≤ max_new_tokens. The log-probabilities are those the tokens were drawn with. Top-k and top-p are not offered:
-    they sample from another distribution than the one that is scored, and the ratio π/π_old would no longer be 1.
-
-    The rows may be divided among processes and over parts that fit the memory; every row meets the random numbers that
-    it would meet in one batch, and the generator ends where it would. Raises ValueError for NaN logits.
-    """
-    check.positive("temperature", temperature)
-    check.positive("max_new_tokens", max_new_tokens)
-    _check_prompts(prompts, prompt_mask)
-    generator = generator or _default_generator(prompts.device)
-    start = generator.get_state()
-    ends = [(0, start)]
-
-    def sample_part(part: _Questions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        generator.set_state(start)
-        with compute().precision(model):
-            answers = _sample(model, part, len(prompts), max_new_tokens, temperature, generator)
-        ends.append((answers[0].shape[1], generator.get_state()))
-        return answers
-
-    questions = _Questions(prompts, prompt_mask, torch.arange(len(prompts), device=prompts.device))
-    row_bytes = inference_bytes(model, prompts.shape[1] + max_new_tokens, 1)
-    responses, response_mask, log_probs, finished = in_parts(sample_part, questions, row_bytes)
-    _, end = max(every_process(lambda: max(ends, key=itemgetter(0))), key=itemgetter(0))
-    generator.set_state(end)
-    responses = responses.masked_fill(~response_mask, _pad_id(model))
-    return Rollout(prompts, prompt_mask.bool(), responses, response_mask, log_probs, finished)
-
-
-@dataclass(frozen=True)
-class _Questions(_Rows):
-    """Prompts with the numbers of their rows in the whole batch."""
-
-    prompts: Int[Tensor, "b P"]
-    prompt_mask: Bool[Tensor, "b P"]
-    numbers: Int[Tensor, " b"]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-
-def _sample(
-    model: nn.Module,
-    part: _Questions,
-    batch: int,
-    max_new_tokens: int,
-    temperature: float,
-    generator: torch.Generator,
-) -> tuple[Int[Tensor, "b T"], Bool[Tensor, "b T"], Float[Tensor, "b T"], Bool[Tensor, " b"]]:
-    """Answers to a part of a batch of prompts: tokens, mask, log-probabilities, finished."""
-    eos, pad = _eos_ids(model), _pad_id(model)
-    tokens, mask = part.prompts, part.prompt_mask.long()
-    alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-    positions, cache = position_ids(mask), None
-    columns: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(max_new_tokens):
-        output = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **{KEY_VALUE_CACHE: cache},
-        )
-        cache = getattr(output, KEY_VALUE_CACHE)
-        log_probs = (output.logits[:, -1].float() / temperature).log_softmax(-1)
-        if log_probs.isnan().any():
-            raise ValueError("logits: got NaN, expected numbers; look at the model's weights")
-        # What torch.multinomial does for one draw, with random numbers for all rows of the batch.
-        noise = log_probs.new_empty(batch, log_probs.shape[1]).exponential_(1, generator=generator)
-        token = (log_probs.exp() / noise[part.numbers]).argmax(-1, keepdim=True)
-        log_prob = log_probs.gather(-1, token).squeeze(-1)
-        token = token.squeeze(-1).masked_fill(~alive, pad)
-        columns.append((token, alive, log_prob.masked_fill(~alive, 0.0)))
-        mask = torch.cat([mask, alive.long().unsqueeze(1)], dim=1)
-        alive = alive & ~torch.isin(token, eos)
-        if not alive.any():
-            break
-        tokens, positions = token.unsqueeze(1), position_ids(mask)[:, -1:]
-    responses, response_mask, sampled_log_probs = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
-    finished = ~alive if len(eos) else torch.ones_like(alive)
-    return responses, response_mask, sampled_log_probs, finished
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
@@ -396,7 +196,8 @@ def decode(
     return texts
 
 
-def _check_prompts(prompts: Tensor, prompt_mask: Tensor) -> None:
+def check_prompts(prompts: Tensor, prompt_mask: Tensor) -> None:
+    """Raise ValueError unless the prompts are a batch padded on the left, none of them empty."""
     check.has_dims("prompts", prompts, 2, "(B, P)")
     check.same_shape(prompts=prompts, prompt_mask=prompt_mask)
     check.mask_rows("prompt_mask", prompt_mask)
@@ -404,8 +205,9 @@ def _check_prompts(prompts: Tensor, prompt_mask: Tensor) -> None:
         raise ValueError("prompt_mask: got padding after a token, expected prompts padded on the left")
 
 
-def _check_batch(prompts: Tensor, prompt_mask: Tensor, responses: Tensor, response_mask: Tensor) -> None:
-    _check_prompts(prompts, prompt_mask)
+def check_batch(prompts: Tensor, prompt_mask: Tensor, responses: Tensor, response_mask: Tensor) -> None:
+    """Raise ValueError unless this is a batch of prompts with answers, laid out as this module says."""
+    check_prompts(prompts, prompt_mask)
     check.has_dims("responses", responses, 2, "(B, T)")
     check.same_shape(responses=responses, response_mask=response_mask)
     if len(prompts) != len(responses):
@@ -413,24 +215,6 @@ def _check_batch(prompts: Tensor, prompt_mask: Tensor, responses: Tensor, respon
     check.mask_rows("response_mask", response_mask)
     if (response_mask[:, 1:].bool() & ~response_mask[:, :-1].bool()).any():
         raise ValueError("response_mask: got a token after padding, expected responses padded on the right")
-
-
-def _eos_ids(model: nn.Module) -> Int[Tensor, " n"]:
-    eos: Any = model.config.eos_token_id  # type: ignore[union-attr]
-    device = next(model.parameters()).device
-    return torch.tensor([] if eos is None else eos if isinstance(eos, list) else [eos], dtype=torch.long, device=device)
-
-
-def _pad_id(model: nn.Module) -> int:
-    """What to write after a row has ended; masked everywhere, so that any token serves where there is no pad."""
-    pad: Any = model.config.pad_token_id  # type: ignore[union-attr]
-    return 0 if pad is None else int(pad)
-
-
-def _default_generator(device: torch.device) -> torch.Generator:
-    if device.type != "cuda":
-        return torch.default_generator
-    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
 
 
 def _tokenizer_pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

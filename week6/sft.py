@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from week6 import _validate as check
-from week6.compute import training_bytes
-from week6.optim import Stats, descend_rows, minibatch, set_learning_rate
-from week6.sequences import Demonstrations, masked_mean, response_log_probs
+from week6.log_probs import masked_mean, response_log_probs
+from week6.machine import validate as check
+from week6.machine.compute import training_bytes
+from week6.machine.optim import Stats, descend_rows, minibatch, set_learning_rate
+from week6.sequences import Demonstrations
 
 
 @dataclass(frozen=True)

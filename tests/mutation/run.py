@@ -50,7 +50,8 @@ class Bug(NamedTuple):
     @property
     def tests(self) -> str:
         """The file whose tests must fail."""
-        return f"tests/test_{Path(self.module).name}"
+        path = Path(self.module)
+        return f"tests/{path.with_name('test_' + path.name)}"
 
 
 def read_bugs(path: Path) -> list[Bug]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from week6 import ppo
-from week6.sequences import masked_whiten
+from week6.log_probs import masked_whiten
 
 RECORD = json.loads((Path(__file__).parent / "trl_0_11_4.json").read_text())
 ROUNDING = {"rtol": 1e-5, "atol": 5e-6}

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from week6.checks.cases import ragged_mask
 from week6.checks.engine import Misconception, Prediction, Question
+from week6.log_probs import masked_mean, masked_whiten
 from week6.ppo import gae
-from week6.sequences import masked_mean, masked_whiten
 
 
 def reward_to_go(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float = 1.0) -> Float[Tensor, "B T"]:

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from week6.checks.cases import ragged_mask
 from week6.checks.engine import Misconception, Prediction, Question
+from week6.log_probs import masked_mean, masked_whiten
 from week6.ppo import clipped_policy_loss, clipped_value_loss, shape_rewards
-from week6.sequences import masked_mean, masked_whiten
 
 
 def answer_mask(responses: Int[Tensor, "B T"], eos_id: int) -> Bool[Tensor, "B T"]:

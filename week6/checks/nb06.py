@@ -7,7 +7,7 @@ from torch import Tensor
 
 from week6 import dpo
 from week6.checks.engine import Misconception, Prediction, Question
-from week6.sequences import token_log_probs
+from week6.log_probs import token_log_probs
 
 # --- 6.1 · log-probability of an answer -----------------------------------------------------------------------------
 

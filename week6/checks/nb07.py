@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from week6 import frontier, group
+from week6 import group
 from week6.checks.engine import Misconception, Prediction, Question
+from week6.pictures import frontier
 
 # --- 7.1 · Pareto ---------------------------------------------------------------------------------------------------
 

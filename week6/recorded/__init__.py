@@ -6,9 +6,13 @@ Each table says in README.md beside it which command made it, on which model, da
 import json
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+FOLDER = Path(__file__).parent
+"""Where whoever makes them anew writes them."""
 
 
 def recorded(name: str) -> pd.DataFrame:

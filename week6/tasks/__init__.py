@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from week6 import _validate as check
+from week6.machine import validate as check
 from week6.preferences import preference_probability, sample_preferences
 
 Gold = Callable[[list[str], list[str]], Float[Tensor, " N"]]

@@ -9,7 +9,7 @@ import random
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from week6.checkpoint import RunError
+from week6.machine.checkpoint import RunError
 from week6.tasks import Task
 from week6.tasks.sentiment import CHARACTERS_PER_TOKEN
 from week6.tasks.tables import read_table

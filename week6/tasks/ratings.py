@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from datasets import Dataset
 
-from week6.checkpoint import RunError
+from week6.machine.checkpoint import RunError
 
 
 def parse_ratings(cells: Sequence[str], where: str) -> list[list[float]]:

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from week6.checkpoint import RunError
-from week6.pretrained import TOKENIZER_FILES, read
+from week6.machine.checkpoint import RunError
+from week6.machine.pretrained import TOKENIZER_FILES, read
 from week6.tasks import Gold, Task
 from week6.tasks.ratings import comparisons, parse_ratings
 from week6.tasks.tables import read_table

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 from datasets import load_dataset
 
-from week6.checkpoint import RunError
-from week6.hub import fetch
+from week6.machine.checkpoint import RunError
+from week6.machine.hub import fetch
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 """Local files: a text a line, or a table."""

@@ -1,0 +1,76 @@
+"""The hand-over to TRL: the same run gives the same curves, and the recorded ones are those of such a run."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.runs import quick_preset
+from week6.classroom import handover
+from week6.dpo import DPOConfig
+from week6.recorded import recorded
+from week6.run.models import new_policy
+from week6.sequences import encode_pairs
+from week6.tasks.assistant import build_tokenizer
+
+TOKENIZER = build_tokenizer()
+ANSWERS = [
+    "mix the flour and bake the bread .",
+    "go away .",
+    "i can not help with that .",
+    "boil the water , then add the tea .",
+]
+
+
+def pairs(n):
+    prompts = [f"<|user|> how do i {what} ? <|assistant|>" for what in ("bake bread", "make tea", "steal a car")] * n
+    chosen = [" " + ANSWERS[i % 4] for i in range(len(prompts))]
+    rejected = [" " + ANSWERS[(i * 3 + 1) % 4] for i in range(len(prompts))]
+    return encode_pairs(TOKENIZER, prompts[:n], chosen[:n], rejected[:n])
+
+
+def test_pairs_as_messages_without_those_that_never_ended():
+    data = pairs(8)
+    data.chosen[2][data.chosen_mask[2].sum() - 1] = 9  # the end token of one answer is gone
+    table = handover.preference_dataset(TOKENIZER, data, 100)
+    assert len(table) == 7
+    assert table[0]["prompt"] == [{"role": "user", "content": "how do i bake bread ?"}]
+    assert table[0]["chosen"] == [{"role": "assistant", "content": ANSWERS[0]}]
+    assert len(handover.preference_dataset(TOKENIZER, data, 3)) == 3
+
+
+def test_both_libraries_take_the_same_steps():
+    sft = new_policy(quick_preset(), TOKENIZER, seed=1)
+    data = handover.preference_dataset(TOKENIZER, pairs(24), 24)
+    config = DPOConfig(steps=5, batch_size=6, learning_rate=5e-3, beta=0.5)
+    ours = handover.dpo_with_week6(sft, TOKENIZER, data, config, seed=3)
+    theirs = handover.dpo_with_trl(sft, TOKENIZER, data, config, seed=3)
+    assert len(ours) == len(theirs) == 5
+    for name in ("loss", "margin"):
+        torch.testing.assert_close(torch.tensor(ours[name]), torch.tensor(theirs[name]), rtol=0, atol=2e-4)
+    assert (
+        ours["loss"] - ours["loss"][0]
+    ).abs().max() > 0.02  # something was learned, so the agreement means something
+    other = handover.dpo_with_week6(sft, TOKENIZER, data, config, seed=4)
+    assert (other["loss"] - theirs["loss"]).abs().max() > 1e-3  # another order of the data is seen
+
+
+def test_the_recorded_curves():
+    table = recorded("trl_dpo")
+    ours, theirs = (table[table["by"] == by].reset_index() for by in ("week6", "TRL"))
+    assert len(ours) == len(theirs) == handover.CONFIG.steps
+    assert (ours["loss"] - theirs["loss"]).abs().max() < 1e-3
+    assert ours["loss"][0] == pytest.approx(0.69315) and ours["loss"][-10:].mean() < 0.65
+
+
+def test_without_trl_nothing_of_it_is_imported():
+    code = (
+        "import sys; sys.modules['trl'] = None\n"
+        "from week6 import handover\n"
+        "import json; print(json.dumps(handover.trl_is_installed()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) is False

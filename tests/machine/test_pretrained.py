@@ -1,0 +1,169 @@
+"""Models by folder: loaded as the course needs them, and refused with one sentence when they cannot be used."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from tests.small_gpt2 import byte_tokenizer, small_gpt2
+from week6.log_probs import response_log_probs
+from week6.machine.checkpoint import RunError
+from week6.machine.pretrained import load_policy, load_tokenizer
+from week6.run.models import PRESETS, initial_policy
+from week6.run.setting import preset_task
+from week6.sampling import sample
+from week6.sequences import encode_demonstrations
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return small_gpt2(tmp_path_factory.mktemp("models") / "gpt2")
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A model folder that may be spoiled."""
+    return shutil.copytree(made, tmp_path / "gpt2")
+
+
+def test_the_weights_are_those_in_the_folder_in_fp32(folder):
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    saved.save_pretrained(folder)
+    policy = load_policy(str(folder), load_tokenizer(str(folder)))
+    assert not policy.training and {p.dtype for p in policy.parameters()} == {torch.float32}
+    for mine, theirs in zip(policy.parameters(), saved.parameters(), strict=True):
+        assert torch.equal(mine, theirs.float())
+
+
+def test_a_tokenizer_without_pad_pads_with_its_end_token(folder):
+    assert AutoTokenizer.from_pretrained(folder).pad_token is None
+    tokenizer = load_tokenizer(str(folder))
+    policy = load_policy(str(folder), tokenizer)
+    assert tokenizer.pad_token == tokenizer.eos_token and tokenizer.padding_side == "left"
+    assert policy.config.pad_token_id == policy.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_the_end_token_is_the_tokenizers(folder):
+    """A chat model's config may name another one; its answers would never end."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 7, "pad_token_id": 9}))
+    tokenizer = load_tokenizer(str(folder))
+    assert load_policy(str(folder), tokenizer).config.eos_token_id == tokenizer.eos_token_id != 7
+
+
+def other_architecture(folder):
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        attention_dropout=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: small_gpt2(path, dropout=0.3), other_architecture], ids=["gpt2", "llama"]
+)
+def test_no_dropout_and_sampler_equals_scorer(make, tmp_path):
+    """Whatever the architecture: dropout or wrong positions would make the ratio of PPO's first pass differ from 1."""
+    folder = make(tmp_path / "model")
+    drop = {key for key, value in AutoConfig.from_pretrained(folder).to_dict().items() if value == 0.3}
+    assert drop
+    tokenizer = load_tokenizer(str(folder))
+    policy = load_policy(str(folder), tokenizer)
+    assert all(getattr(policy.config, key) == 0 for key in drop)
+    batch = encode_demonstrations(tokenizer, ["the film was", "I"], [" great", " think"])
+    answers = sample(policy, batch.prompts, batch.prompt_mask, 6, generator=torch.Generator().manual_seed(0))
+    policy.train()
+    with torch.no_grad():
+        scored = response_log_probs(
+            policy, answers.prompts, answers.prompt_mask, answers.responses, answers.response_mask
+        )
+    torch.testing.assert_close(scored, answers.log_probs, atol=1e-4, rtol=0)  # fp32 rounding
+
+
+def test_a_preset_with_a_model_starts_from_it(made):
+    from dataclasses import replace
+
+    tokenizer = load_tokenizer(str(made))
+    policy = initial_policy(replace(PRESETS["gpt2"], model=str(made)), tokenizer, seed=0)
+    assert policy.config.n_embd == 16 and len(tokenizer) == policy.config.vocab_size
+    assert initial_policy(PRESETS["tiny"], preset_task(PRESETS["tiny"]).tokenizer, seed=0).config.n_embd == 64
+
+
+def remove(*names):
+    def spoil(folder):
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+
+    return spoil
+
+
+def only_pickle(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04K*.")
+
+
+def damage_weights(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def other_weights(folder):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    save_file({k: x for k, x in tensors.items() if "attn" not in k}, folder / "model.safetensors", {"format": "pt"})
+
+
+BAD = {
+    "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), "no tokenizer.json or vocab.json"),
+    "no config": (remove("config.json"), "the folder has no config.json"),
+    "no weights": (remove("model.safetensors"), "the folder has no weights; expected model.safetensors"),
+    "only pickle": (only_pickle, "only pytorch_model.bin, a pickle, which may run code"),
+    "half the weights": (damage_weights, "the folder cannot be read"),
+    "tensors missing": (other_weights, r"its weights lack \d+ tensors of a causal language model, such as"),
+    "no end token": (lambda f: byte_tokenizer(end=None).save_pretrained(f), "its tokenizer has no end token"),
+    "too many tokens": (
+        lambda f: byte_tokenizer(size=430).save_pretrained(f),
+        "its tokenizer has 430 tokens and the model 400 embeddings",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_folder_that_cannot_be_used(folder, name):
+    spoil, message = BAD[name]
+    if name == "no end token":
+        shutil.rmtree(folder / "tokenizer_config.json", ignore_errors=True)
+    spoil(folder)
+    with pytest.raises(RunError, match=message) as error:
+        load_policy(str(folder), load_tokenizer(str(folder)))
+    assert f"--model {folder}" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name):
+    with pytest.raises(RunError, match=f"--model {name}: is no folder, expected one, or the name of a model"):
+        load_tokenizer(name)
+
+
+def test_code_of_a_repository_is_never_run(folder, tmp_path):
+    """A config may name Python files to be imported; that needs trust_remote_code, which is never given."""
+    config = json.loads((folder / "config.json").read_text()) | {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(RunError):
+        load_policy(str(folder), byte_tokenizer())
+    assert not (tmp_path / "ran").exists()

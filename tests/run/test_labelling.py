@@ -1,0 +1,79 @@
+"""The reward model as an annotator: what it chooses, and what answers without an end cost."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from tests.runs import quick_preset
+from week6.run import labelling
+from week6.run.setting import open_setting
+from week6.sequences import Rollout, decode, encode_prompts
+from week6.tasks import load_task
+
+ANSWERS = (  # score and end of two answers to a prompt, and which is chosen where no end costs −1
+    ((0.5, True), (0.2, True), 0),
+    ((-0.5, True), (3.0, False), 0),  # the unfinished one would win by its score
+    ((-2.0, True), (3.0, False), 1),
+    ((1.0, False), (2.0, False), 1),  # both pay
+    ((5.0, False), (-0.9, True), 1),
+    ((0.1, True), (0.2, True), 1),
+)
+
+
+@pytest.fixture
+def labelled(tmp_path, monkeypatch):
+    """`label_with` where the answers are words with their score, as the reward model reads them."""
+    task, preset = load_task("assistant"), quick_preset()
+    preset = dataclasses.replace(
+        preset,
+        n_pairs=100,
+        ppo=dataclasses.replace(preset.ppo, unfinished_penalty=-1.0),
+        dpo=dataclasses.replace(preset.dpo, steps=3, batch_size=len(ANSWERS) // 3),
+    )
+    setting = open_setting(preset, tmp_path / "run")
+    asked, scores = [], []
+
+    def sample_batches(policy, prompts, mask, max_new_tokens, seed):
+        assert len(prompts) == len(ANSWERS)
+        column, eos = len(asked), task.tokenizer.eos_token_id
+        asked.append((prompts, mask))
+        ended = torch.tensor([row[column][1] for row in ANSWERS])
+        words = torch.arange(10, 10 + len(ANSWERS)) + 20 * column
+        responses = torch.stack([words, torch.where(ended, eos, words)], 1)
+        return Rollout(prompts, mask, responses, torch.ones_like(responses).bool(), torch.zeros(len(words), 2), ended)
+
+    def score_batches(model, answers):
+        scores.append(torch.tensor([row[len(scores)][0] for row in ANSWERS]))
+        return scores[-1]
+
+    monkeypatch.setattr(labelling, "sample_batches", sample_batches)
+    monkeypatch.setattr(labelling, "score_batches", score_batches)
+    return setting, asked, labelling.label_with(setting, None, None)
+
+
+def test_an_answer_without_its_end_pays_what_ppo_charges(labelled):
+    _, _, pairs = labelled
+    column = (pairs.chosen[:, 0] >= 30).long()
+    assert column.tolist() == [choice for _, _, choice in ANSWERS]
+    assert torch.equal(pairs.chosen[:, 0] - pairs.rejected[:, 0], 20 * (2 * column - 1))
+
+
+def test_pairs_are_of_the_same_prompt_and_written_as_they_are(labelled):
+    setting, asked, pairs = labelled
+    rows = [json.loads(line) for line in (setting.run.folder / "answer_pairs.jsonl").read_text().splitlines()]
+    tokenizer = setting.task.tokenizer
+    for side in ("chosen", "rejected"):
+        assert [row[side] for row in rows] == decode(tokenizer, getattr(pairs, side), getattr(pairs, f"{side}_mask"))
+    prompts, _ = encode_prompts(tokenizer, [row["prompt"] for row in rows])
+    assert torch.equal(prompts, asked[0][0][:, -prompts.shape[1] :]) and torch.equal(asked[0][0], asked[1][0])
+    assert len(pairs) == 6  # as many as DPO will meet, and not 100
+
+
+def test_what_is_labelled_is_not_labelled_again(labelled):
+    setting, asked, pairs = labelled
+    again = labelling.label_with(setting, None, None)
+    assert len(asked) == 2 and all(
+        torch.equal(x, y) for x, y in zip(*map(dict.values, map(vars, (pairs, again))), strict=True)
+    )

@@ -1,0 +1,272 @@
+"""The task sentiment: where reviews are cut, that tokens survive it, its gold reward, its annotators, bad files."""
+
+import json
+import random
+import time
+
+import pandas as pd
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from tests.small_gpt2 import byte_tokenizer, conversations, reviews, small_gpt2
+from week6.machine.checkpoint import RunError
+from week6.preferences import bayes_accuracy
+from week6.sequences import encode_demonstrations, encode_prompts
+from week6.tasks import load_task
+from week6.tasks.sentiment import PROMPT_TOKENS, classifier, split_reviews, vader
+from week6.tasks.tables import read_table
+
+TOKENIZER = byte_tokenizer()
+TOKENIZER.pad_token = TOKENIZER.eos_token
+NEW = 20
+MANY = 240
+"""Reviews of the task: so many that a fifth of them has ten beginnings of its own."""
+
+
+def ids(text):
+    return TOKENIZER(text)["input_ids"]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return put
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "reviews.txt"
+    path.write_text("\n".join(reviews(MANY)))
+    return load_task("sentiment", TOKENIZER, str(path), gold="vader", max_new_tokens=NEW)
+
+
+class TestSplit:
+    ROWS = split_reviews(TOKENIZER, reviews(), NEW, random.Random(0))
+
+    def test_hardly_any_review_is_lost(self):
+        assert len(self.ROWS) >= 0.95 * len(reviews())
+
+    def test_lengths(self):
+        """Prompts of every length from 2 to 8, completions with room for the end token."""
+        assert {len(ids(prompt)) for prompt, _ in self.ROWS} == set(range(PROMPT_TOKENS[0], PROMPT_TOKENS[1] + 1))
+        assert max(len(ids(p + c)) - len(ids(p)) for p, c in self.ROWS) < NEW
+
+    def test_prompt_and_completion_are_a_beginning_of_the_review(self):
+        whole = [" ".join(text.split()) for text in reviews()]
+        assert all(any(text.startswith(p + c) for text in whole) for p, c in self.ROWS)
+
+    def test_tokens_of_both_are_those_of_the_text(self):
+        """Retokenising at a cut through a character or a merge would train on tokens that no sampling produces."""
+        data = encode_demonstrations(TOKENIZER, *map(list, zip(*self.ROWS, strict=True)))
+        for i, (prompt, completion) in enumerate(self.ROWS):
+            first = data.prompts[i][data.prompt_mask[i]].tolist()
+            second = data.responses[i][data.response_mask[i]].tolist()
+            assert first == ids(prompt) and first + second == [*ids(prompt + completion), TOKENIZER.eos_token_id]
+            assert len(second) <= NEW
+
+    def test_a_merge_across_the_cut_leaves_the_text_out(self):
+        """The tokenizer of this test reads its first token otherwise where more than a prompt follows."""
+
+        def merging(texts, **options):
+            encoding = TOKENIZER(texts, **options)
+            if not options:
+                for row in encoding["input_ids"]:
+                    row[0] += len(row) > PROMPT_TOKENS[1]
+            return encoding
+
+        texts = [text for text in reviews() if len(ids(text)) > 2 * PROMPT_TOKENS[1]]
+        assert len(texts) > 100 and split_reviews(merging, texts, NEW, random.Random(0)) == []
+
+    def test_characters_of_several_tokens_make_no_prompt_longer(self):
+        """Each of the three tokens of this character ends where it does."""
+        texts = [" ".join(["漢" * 5] * k) for k in range(1, 40)]
+        assert len(ids("漢")) == 3
+        rows = split_reviews(TOKENIZER, texts, NEW, random.Random(0))
+        assert rows and max(len(ids(prompt)) for prompt, _ in rows) <= PROMPT_TOKENS[1]
+
+    def test_a_completion_ends_where_something_ends(self):
+        text = (
+            "I think the music and the dialogue of the film and the plot was great! "
+            + "and the plot was great and " * 30
+        )
+        assert all((p + c).endswith("great!") for p, c in split_reviews(TOKENIZER, [text] * 9, 30, random.Random(0)))
+        endless = "the film was great and " * 50
+        rows = split_reviews(TOKENIZER, [endless] * 9, NEW, random.Random(0))
+        assert len(rows) == 9
+        for prompt, completion in rows:
+            assert len(ids(prompt + completion)) - len(ids(prompt)) == NEW - 1
+
+    def test_markup_of_line_breaks_goes(self):
+        (row,) = split_reviews(TOKENIZER, ["I think<br /><br />the  film\nwas great!"], NEW, random.Random(0))
+        assert "".join(row) == "I think the film was great!"
+
+    @pytest.mark.parametrize("review", ["a" * 10**6, "great " * 10**6, " " * 10**6, "😀" * 10**6])
+    def test_a_review_of_megabytes_costs_nothing(self, review):
+        tokenised = []
+
+        def counting(texts, **options):
+            tokenised.extend(map(len, texts))
+            return TOKENIZER(texts, **options)
+
+        started = time.process_time()
+        split_reviews(counting, [review] * 5, NEW, random.Random(0))
+        assert max(tokenised, default=0) < 1000 and time.process_time() - started < 5
+
+
+class TestTask:
+    def test_held_out_prompts_begin_no_training_review(self, task):
+        heldout = list(task.heldout_prompts["prompt"])
+        assert 10 <= len(heldout) == len(set(heldout)) and not set(heldout) & set(task.prompts["prompt"])
+        assert len(task.prompts) == len(task.demonstrations) >= 80
+
+    def test_is_the_same_at_every_call(self, task, write):
+        again = load_task("sentiment", TOKENIZER, write("r.txt", "\n".join(reviews(MANY))), None, "vader", NEW)
+        for split in ("prompts", "heldout_prompts", "demonstrations"):
+            assert getattr(again, split).to_dict() == getattr(task, split).to_dict()
+
+    def test_prompts_fit_the_sampler(self, task):
+        tokens, mask = encode_prompts(TOKENIZER, list(task.prompts["prompt"]))
+        assert tokens.shape[1] == PROMPT_TOKENS[1] and mask.any(1).all()
+
+    def test_four_answers_to_a_prompt_and_no_rates(self, task):
+        assert task.answers_per_prompt == 4 and task.rates is None and task.pairs is None and task.name == "sentiment"
+
+    def test_vader_reads_prompt_and_answer_together(self, task):
+        scores = task.gold(["The film was", "The film was", "The film was aw"], [" wonderful.", " terrible.", "ful."])
+        assert scores[0] > 0.3 and scores[1] < -0.3 and scores[2] < -0.3 and scores.abs().max() <= 1
+        with pytest.raises(ValueError):
+            task.gold(["a"], [])
+
+    def test_annotators_agree_as_far_as_promised(self, task):
+        """On pairs of reviews the ceiling lies between 0.8 and 0.95: work for a reward model, and not only noise."""
+        texts, other = reviews(300, 1), reviews(300, 2)
+        probability = task.preference_probability([""] * 300, texts, other)
+        assert 0.8 < bayes_accuracy(probability) < 0.95
+
+
+def test_rated_reviews_are_compared_and_no_held_out_one_twice(write):
+    """Held-out pairs without a text in common are independent: their accuracy has a standard error."""
+    rows = [f"{text}\t{i % 5 - 2},{i % 7 - 3}" for i, text in enumerate(reviews(MANY))]
+    path = write("rated.tsv", "\n".join(["text\tratings", *rows]))
+    task = load_task("sentiment", TOKENIZER, path, None, "vader", 60, "ratings")
+    train, heldout = ([*pairs["chosen"], *pairs["rejected"]] for pairs in (task.pairs, task.heldout_pairs))
+    assert not task.pairs_share_prompts and len(heldout) > MANY / 10
+    assert len(set(heldout)) == len(heldout) and not set(heldout) & set(train)
+    assert set(task.pairs["prompt"]) == {TOKENIZER.eos_token}
+
+
+FORMS = {
+    "r.txt": lambda rows: "\n".join(rows),
+    "r.jsonl": lambda rows: "\n".join(json.dumps({"text": row, "label": 1}) for row in rows),
+    "r.csv": lambda rows: pd.DataFrame({"id": 1, "text": rows}).to_csv(index=False),
+    "r.tsv": lambda rows: "id\ttext\n" + "\n".join(f"{i}\t{row}" for i, row in enumerate(rows)),
+}
+
+
+class TestTables:
+    ROWS = ['He said "well', 'a, "b" and c', "don’t — 😀", "'' NA", "null", "1.5"]
+
+    @pytest.mark.parametrize("name", FORMS)
+    def test_every_form_gives_the_same_texts(self, write, name):
+        assert read_table(write(name, FORMS[name](self.ROWS)), [["text"]]) == {"text": self.ROWS}
+
+    def test_parquet(self, tmp_path):
+        path = tmp_path / "r.parquet"
+        pd.DataFrame({"text": self.ROWS}).to_parquet(path)
+        assert read_table(str(path), [["text"]]) == {"text": self.ROWS}
+
+    def test_another_column_may_be_named(self, write):
+        path = write("r.csv", pd.DataFrame({"review": reviews()}).to_csv())
+        assert len(load_task("sentiment", TOKENIZER, path, "review", "vader").prompts) > 80
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("r.txt", "", "got 0 texts of at least 3 tokens .*, expected 10 or more"),
+            ("r.txt", "One line alone.\n", r"got 1 texts of at least 3 tokens \(of 1 in all\)"),
+            ("r.txt", "I\n" * 100, "got 0 texts"),
+            ("r.txt", "I think so.\n" * 100, "all texts begin alike"),
+            ("r.txt", "caf\u00e9".encode("latin1"), r"is not UTF-8 \(byte 0xe9 at 3\): convert it"),
+            ("r.csv", "caf\u00e9".encode("latin1"), "is not UTF-8"),
+            ("r.csv", "review,label\na,1\n", "got the columns review, label, expected text"),
+            ("r.csv", "", "cannot be read as .csv"),
+            ("r.jsonl", '{"text": "a"}\n{"text": \n', r"cannot be read as .jsonl \(line 2: "),
+            ("r.jsonl", '{"text": "a"}\n[1]\n', "line 2: expected an object"),
+            ("r.jsonl", '{"text": "a"}\n{"text": 5}\n', "row 2 of column text is 5, expected text"),
+            ("r.jsonl", '{"text": "a"}\n{"label": 5}\n', "row 2 of column text is nan, expected text"),
+            ("r.parquet", "PAR1 no", "cannot be read as .parquet"),
+            ("r.xlsx", "a", "is no such file; expected a file .txt, .jsonl"),
+        ],
+    )
+    def test_bad_file_is_one_sentence(self, write, name, content, message):
+        path = write(name, content)
+        with pytest.raises(RunError, match=message) as error:
+            load_task("sentiment", TOKENIZER, path, gold="vader")
+        assert path in str(error.value) and "\n" not in str(error.value)
+
+    def test_missing_file_is_not_looked_for_on_the_hub(self, tmp_path):
+        for name in (str(tmp_path / "none.txt"), "none.csv", "./none"):
+            with pytest.raises(RunError, match="does not exist; expected a file"):
+                read_table(name, [["text"]])
+
+
+class TestClassifier:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """A classifier whose bias alone decides: log-odds of 2 for positive."""
+        tokenizer = byte_tokenizer()
+        tokenizer.pad_token = tokenizer.eos_token
+        model = BertForSequenceClassification(
+            BertConfig(
+                vocab_size=400,
+                hidden_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=1,
+                intermediate_size=8,
+                max_position_embeddings=512,
+                id2label={0: "Positive", 1: "NEGATIVE"},
+            )  # fmt: skip
+        )
+        with torch.no_grad():
+            model.classifier.weight.zero_()
+            model.classifier.bias.copy_(torch.tensor([2.0, 0.0]))
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        return tmp_path
+
+    def test_is_the_difference_of_the_probabilities(self, folder):
+        scores = classifier(str(folder))(["a"] * 70, [" b " * n for n in range(69)] + [" b" * 3000])
+        torch.testing.assert_close(scores, torch.full((70,), 2.0).sigmoid() * 2 - 1)  # P(+) − P(−) at log-odds 2
+
+    def test_labels_that_say_nothing(self, folder):
+        config = json.loads((folder / "config.json").read_text()) | {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(RunError, match="its labels are LABEL_0, LABEL_1, expected one that begins with 'pos'"):
+            classifier(str(folder))
+
+    def test_a_model_that_is_no_classifier(self, tmp_path):
+        """transformers would give it a head of random numbers."""
+        small_gpt2(tmp_path)
+        with pytest.raises(RunError, match="--gold .*: is a GPT2LMHeadModel, no text classifier; expected 'vader'"):
+            classifier(str(tmp_path))
+
+    def test_a_folder_that_is_not_there(self):
+        with pytest.raises(RunError, match="--gold ./none: is no folder"):
+            classifier("./none")
+
+
+def test_what_a_task_needs_is_named():
+    with pytest.raises(ValueError, match="model: got none for task 'sentiment'"):
+        load_task("sentiment", data="a.txt", gold="vader")
+    with pytest.raises(ValueError, match="data: got none for task 'hh'"):
+        load_task("hh", TOKENIZER)
+    with pytest.raises(ValueError, match="gold: got none for task 'sentiment'"):
+        load_task("sentiment", TOKENIZER, "a.txt")
+    with pytest.raises(ValueError, match="model: got one for task 'assistant'"):
+        load_task("assistant", TOKENIZER)
+    assert vader([], []).shape == (0,) and len(conversations()) == 60

@@ -1,0 +1,153 @@
+import math
+
+import pytest
+import torch
+
+from tests.tiny import EOS, log_probs_by_hand, ragged, tiny_gpt2
+from week6.log_probs import response_log_probs
+from week6.sampling import sample
+
+BATCH = ([3, 1, 4, 2], [2, 4, 1, 3])
+
+
+def prompts_for_sampling(rows: int = 64, seed: int = 3, pad: int = 0):
+    lengths = [1 + i % 5 for i in range(rows)]
+    return ragged(lengths, [1] * rows, seed=seed, pad=pad)[:2]
+
+
+@pytest.mark.parametrize("pad", [0, EOS, None])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
+def test_sampler_is_scorer(temperature, pad):
+    """max |ρ − 1| of the first pass in fp32, at mixed lengths of prompts and answers."""
+    model = tiny_gpt2(pad=pad, dtype=torch.float32, scale=0.3)
+    rollout = sample(model, *prompts_for_sampling(pad=pad or 0), 8, temperature, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        scored = response_log_probs(
+            model, rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.response_mask, temperature
+        )
+    assert len(rollout.response_mask.sum(-1).unique()) > 3  # mixed lengths indeed
+    assert ((scored - rollout.log_probs).exp() - 1).abs().max() < 1e-4
+    assert (rollout.log_probs[rollout.response_mask] < 0).all()
+    assert (rollout.log_probs[~rollout.response_mask] == 0).all()
+
+
+@pytest.mark.parametrize("pad", [0, EOS])
+def test_first_eos_belongs_to_the_response_and_ends_it(pad):
+    model = tiny_gpt2(pad=pad, dtype=torch.float32, scale=0.3)
+    prompts, prompt_mask = prompts_for_sampling(pad=pad)
+    rollout = sample(model, prompts, prompt_mask, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rollout.prompts, prompts) and torch.equal(rollout.prompt_mask, prompt_mask)
+    assert rollout.finished.any() and not rollout.finished.all()
+    for tokens, mask, finished in zip(rollout.responses, rollout.response_mask, rollout.finished, strict=True):
+        real = tokens[mask].tolist()
+        length = len(real)
+        assert mask[:length].all() and not mask[length:].any()
+        assert EOS not in real[:-1]
+        assert bool(finished) == (real[-1] == EOS)
+        assert bool(finished) or length == 6
+        assert (tokens[length:] == pad).all()
+
+
+def one_token_model(token: int, **config: object):
+    """A model that gives `token` next, whatever came before."""
+    model = tiny_gpt2(dtype=torch.float32)
+    for name, value in config.items():
+        setattr(model.config, name, value)
+    with torch.no_grad():
+        for parameter in model.transformer.parameters():
+            parameter.zero_()
+        model.transformer.ln_f.bias[0] = 1.0
+        model.transformer.wte.weight[token, 0] = 100.0  # tied to the head
+    return model
+
+
+def test_sampling_returns_as_soon_as_every_row_has_ended():
+    rollout = sample(one_token_model(EOS), *prompts_for_sampling(4), 20)
+    assert rollout.responses.tolist() == [[EOS]] * 4
+    assert rollout.finished.all()
+
+
+def test_an_answer_cut_off_by_the_limit_is_unfinished():
+    rollout = sample(one_token_model(3), *prompts_for_sampling(4), 5)
+    assert rollout.responses.tolist() == [[3] * 5] * 4
+    assert rollout.response_mask.all() and not rollout.finished.any()
+
+
+def test_eos_at_the_very_limit_is_finished():
+    rollout = sample(one_token_model(EOS), *prompts_for_sampling(4), 1)
+    assert rollout.finished.all() and rollout.response_mask.all()
+
+
+def test_several_eos_tokens_or_none():
+    assert (
+        sample(one_token_model(4, eos_token_id=[EOS, 4]), *prompts_for_sampling(2), 5).responses.tolist() == [[4]] * 2
+    )
+    endless = sample(one_token_model(EOS, eos_token_id=None), *prompts_for_sampling(2), 3)
+    assert endless.responses.shape == (2, 3) and endless.finished.all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_samples_follow_the_policy(temperature):
+    """Frequencies of all answers of ≤ 2 tokens against their exact probabilities, behind a padded prompt."""
+    model, n = tiny_gpt2(vocab=4, dtype=torch.float32, scale=0.3), 8192
+    prompts = torch.tensor([[0, 2, 3], [3, 2, 2]]).repeat_interleave(n, 0)
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1]]).bool().repeat_interleave(n, 0)
+    rollout = sample(model, prompts, mask, 2, temperature, torch.Generator().manual_seed(1))
+    answers = [[EOS]] + [[a, b] for a in (0, 2, 3) for b in range(4)]
+    for first, prompt in ((0, [2, 3]), (n, [3, 2, 2])):
+        rows = slice(first, first + n)
+        for answer in answers:
+            with torch.no_grad():
+                p = float(log_probs_by_hand(model, prompt, answer, temperature).sum().exp())
+            padded = torch.tensor(answer + [0] * (2 - len(answer)))
+            length = rollout.response_mask[rows].sum(-1) == len(answer)
+            frequency = float(((rollout.responses[rows] == padded).all(-1) & length).float().mean())
+            assert abs(frequency - p) < 4.5 * math.sqrt(p * (1 - p) / n) + 1e-6  # 26 answers: 4.5 σ
+
+
+def test_ratio_has_mean_one_under_the_old_policy():
+    """E_old[ρ] = 1, and E[k1] = E[k3] = KL, from sampled whole answers of two real models."""
+    old, new = (tiny_gpt2(seed=0, dtype=torch.float32, scale=s) for s in (0.25, 0.2))
+    n = 4096
+    prompts, mask = torch.full((n, 2), 3), torch.ones(n, 2, dtype=torch.bool)
+    rollout = sample(old, prompts, mask, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        scored = response_log_probs(new, prompts, mask, rollout.responses, rollout.response_mask)
+    d = (rollout.log_probs - scored).sum(-1)
+    ratio = (-d).exp()
+    assert ratio.std() > 0.05
+    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / math.sqrt(n)
+    control = d - (torch.expm1(-d) + d)  # k1 − k3 = 1 − ρ
+    assert abs(float(control.mean())) < 4 * float(control.std()) / math.sqrt(n)
+
+
+def test_sampling_is_reproducible_and_leaves_the_global_random_state():
+    model, prompts = tiny_gpt2(dtype=torch.float32), prompts_for_sampling(8)
+    state = torch.get_rng_state()
+    first, again = (sample(model, *prompts, 5, generator=torch.Generator().manual_seed(7)) for _ in range(2))
+    other = sample(model, *prompts, 5, generator=torch.Generator().manual_seed(8))
+    assert torch.equal(first.responses, again.responses) and torch.equal(first.log_probs, again.log_probs)
+    assert first.responses.shape != other.responses.shape or not torch.equal(first.responses, other.responses)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not first.log_probs.requires_grad
+
+
+def test_sampling_rejects_bad_input_by_name():
+    model, (prompts, mask) = tiny_gpt2(), prompts_for_sampling(3)
+    empty = mask.clone()
+    empty[1] = False
+    for name, arguments in [
+        ("prompts", (prompts[0], mask[0], 3)),
+        ("prompt_mask", (prompts, mask[:, 1:], 3)),
+        ("prompt_mask", (prompts, empty, 3)),
+        ("max_new_tokens", (prompts, mask, 0)),
+    ]:
+        with pytest.raises(ValueError, match=f"^{name}:"):
+            sample(model, *arguments)
+
+
+def test_sampling_rejects_prompts_padded_on_the_right():
+    """They would be continued from a padding column, and scored as another text."""
+    prompts, mask = prompts_for_sampling(3)
+    with pytest.raises(ValueError, match="prompt_mask"):
+        sample(tiny_gpt2(), prompts.flip(1), mask.flip(1), 3)

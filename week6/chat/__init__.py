@@ -1,0 +1,1 @@
+"""A conversation with the policies of a run."""

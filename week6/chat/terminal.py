@@ -1,0 +1,102 @@
+"""The chat in a terminal: `week6 chat RUN`."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from week6.chat.session import ChatSession, MessageError, check_settings
+from week6.machine.checkpoint import RunError, write_atomic
+from week6.pictures.plots import POLICIES
+from week6.tasks.conversation import clean
+
+HELP = """Write a message; every policy answers. Commands:
+  /temperature T   how freely to sample (now {temperature:g})
+  /seed N          decides the samples (now {seed})
+  /memory N        how many earlier turns the policies see, or all (now {memory})
+  /clear           forget the conversation
+  /export FILE     write the conversation to a JSON file
+  /help, /quit"""
+
+
+def converse(session: ChatSession, read: Callable[[], str], write: Callable[[str], None]) -> None:
+    """Answer line by line until `read` raises EOFError, is interrupted, or gives /quit.
+
+    Nothing that a user or a model writes reaches the terminal with control characters in it.
+    """
+    temperature, seed = 1.0, 0
+    write("Write a message, or /help.")
+    while True:
+        try:
+            line = read().strip()
+        except (EOFError, KeyboardInterrupt):
+            write("")
+            return
+        command, _, value = line.partition(" ")
+        value = value.strip()
+        try:
+            if not line:
+                continue
+            elif command == "/quit":
+                return
+            elif command == "/help":
+                memory = "all" if session.memory is None else session.memory
+                write(HELP.format(temperature=temperature, seed=seed, memory=memory))
+            elif command == "/clear":
+                session.clear()
+                write("The conversation is forgotten.")
+            elif command == "/temperature":
+                check_settings(wanted := float(value), seed)
+                temperature = wanted
+            elif command == "/seed":
+                check_settings(temperature, number := int(value))
+                seed = number
+            elif command == "/memory":
+                session.memory = None if value == "all" else max(0, int(value))
+            elif command == "/export":
+                write(_export(session, value))
+            elif command.startswith("/"):
+                write(f"There is no command {clean(command)[:40]}; /help lists them.")
+            else:
+                _answer(session, line, temperature, seed, write)
+        except MessageError as error:
+            write(str(error))
+        except ValueError as error:
+            no_number = f"{command}: got {clean(value)[:40]!r}, expected a number"
+            write(no_number if line.startswith("/") else clean(str(error)))
+        except KeyboardInterrupt:
+            write("")
+            return
+
+
+def _answer(session: ChatSession, line: str, temperature: float, seed: int, write: Callable[[str], None]) -> None:
+    turn = session.send(line, temperature, seed)
+    for note in turn.notes:
+        write(f"  ({clean(note)})")
+    for name, reply in turn.replies.items():
+        label = POLICIES[name][0] if name in POLICIES else name
+        reward = "" if reply.rewards is None else f"   [implicit reward {sum(reply.rewards):+.2f}]"
+        text = (reply.text or "(says nothing)") + ("" if reply.finished else " …")
+        write(f"  {label:>5}  {text}{reward}")
+
+
+def _export(session: ChatSession, value: str) -> str:
+    if not value:
+        return "Say where to: /export FILE"
+    path = Path(value)
+    if path.exists():
+        return f"{clean(str(path))} exists: choose another name."
+    try:
+        write_atomic(path, session.export())
+    except RunError as error:
+        return clean(str(error))
+    except OSError as error:
+        return f"{clean(str(path))} cannot be written ({error.strerror})."
+    return f"{len(session.turns)} turns written to {clean(str(path))}."
+
+
+def stdin_reader() -> Callable[[], str]:
+    """Reads a line of the standard input, with a prompt where somebody sits at it; bad bytes become a mark."""
+    reconfigure = getattr(sys.stdin, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
+    return lambda: input("you> " if sys.stdin.isatty() else "")

@@ -1,0 +1,1 @@
+"""A run from top to bottom: presets, stages, evaluation, report, sweeps, cost."""

@@ -1,0 +1,286 @@
+"""The whole course as one run, top to bottom:
+
+    demonstrations → SFT → pairs of its answers, labelled → reward model → PPO ┐
+                                          └──────────────────────────────→ DPO ┴→ evaluation → report
+
+Every stage is a function that either does its work or, when the run resumes, reads what it did.
+"""
+
+import math
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from week6.dpo import train_dpo
+from week6.machine.checkpoint import RunError, load_checkpoint, replacing, save_checkpoint
+from week6.machine.compute import compute, main_process
+from week6.machine.optim import make_optimizer, minibatch
+from week6.objective import best_of_n_kl_bound
+from week6.pictures import plots
+from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
+from week6.preferences import bayes_accuracy
+from week6.reward_model import (
+    RewardModel,
+    expected_accuracy,
+    pair_agreement,
+    score,
+    score_batches,
+    train_reward_model,
+)
+from week6.run.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
+from week6.run.labelling import collect_pairs, label_with
+from week6.run.models import Model, Preset, frozen_copy, initial_policy
+from week6.run.report import save_figure, write_report, write_samples
+from week6.run.setting import STAGES, Setting, announce, open_setting
+from week6.run.training import Usage, read_json, versions
+from week6.sequences import Pairs, decode, encode_demonstrations, encode_prompts
+from week6.sft import train_sft
+from week6.tasks import Task
+
+
+def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False) -> dict[str, Any]:
+    """Do, or with `resume` finish, the run of `preset` in `folder`; returns what is in its summary.json.
+
+    Raises RunError for bad settings, a folder that belongs to something else, damaged files, a full disk, or numbers
+    that cannot be learned from; what is on the disk is kept then.
+    """
+    try:
+        return finish(announce(open_setting(preset, Path(folder), seed, resume), STAGES, "--resume goes on"))
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def finish(setting: Setting) -> dict[str, Any]:
+    """Do all stages that are not finished; returns the summary. Raises ValueError or RunError as `run` says."""
+    sft = fine_tune(setting)
+    pairs, heldout_pairs, probabilities = collect_pairs(setting, sft)
+    reward_model = fit_reward_model(setting, sft, pairs, heldout_pairs, probabilities)
+    if not setting.task.pairs_share_prompts:
+        pairs = label_with(setting, sft, reward_model)
+    policies = {
+        "sft": sft,
+        "ppo": optimize_with_ppo(setting, sft, reward_model),
+        "dpo": optimize_with_dpo(setting, sft, pairs),
+    }
+    return summarize(setting, evaluate(setting, policies, reward_model))
+
+
+def fine_tune(setting: Setting) -> PreTrainedModel:
+    """SFT: a policy, new or pretrained, imitates the demonstrations."""
+    task, config = setting.task, setting.preset.sft
+    policy = initial_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
+    policy.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
+    optimizer = make_optimizer(policy, config.learning_rate)
+
+    def loop(start: int) -> Iterator[dict[str, float]]:
+        data = encode_demonstrations(
+            task.tokenizer, list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
+        )
+        return train_sft(policy, optimizer, data.to(setting.device), config, setting.stage_seed("sft"), start)
+
+    usage = setting.train("sft", loop, config.steps, policy, optimizer)
+    _finish_policy(setting, "sft", policy, usage)
+    return frozen_copy(policy)
+
+
+def fit_reward_model(
+    setting: Setting, sft: PreTrainedModel, pairs: Pairs, heldout: Pairs, probabilities: Tensor | None
+) -> RewardModel:
+    """Bradley–Terry on the training pairs; then SFT answers are given mean 0 and variance 1."""
+    run, config, path = setting.run, setting.preset.reward, setting.run.folder / "reward_model.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setting.stage_seed("reward_head"))
+        model = RewardModel(_trainable_copy(sft)).to(setting.device)
+    optimizer = make_optimizer(model, config.learning_rate)
+    if "reward_model" not in run.finished:
+
+        def loop(start: int) -> Iterator[dict[str, float]]:
+            return train_reward_model(model, optimizer, pairs, config, setting.stage_seed("reward_model"), start)
+
+        usage = setting.train("reward_model", loop, config.steps, model, optimizer)
+        tokens, mask = setting.prompts()
+        seed = setting.stage_seed("calibration")
+        index = minibatch(len(tokens), setting.preset.evaluation.calibration_answers, 0, seed)
+        answers = sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed)
+        model.calibrate(score_batches(model, answers, len(answers)))
+        accuracy, ceiling = _accuracy(setting, pair_agreement(model, heldout).cpu(), probabilities)
+        save_checkpoint(path, model)
+        usage.tick()
+        run.finish(
+            "reward_model",
+            usage,
+            {
+                "accuracy": accuracy.mean,
+                "accuracy_se": accuracy.se,
+                "bayes_accuracy": ceiling,
+                "n": len(heldout),
+                "prompts": accuracy.prompts,
+            },
+        )
+    load_checkpoint(path, model)
+    return frozen_copy(model)
+
+
+def _accuracy(setting: Setting, agreement: Tensor, probabilities: Tensor | None) -> tuple[Estimate, float | None]:
+    """Accuracy on held-out pairs and its Bayes ceiling, known where it is known how people would choose again."""
+    if probabilities is None:
+        return estimate(agreement.unsqueeze(1)), None
+    on_each_prompt = 1 if setting.task.pairs else setting.preset.evaluation.heldout_pairs
+    expected = expected_accuracy(agreement, probabilities).reshape(-1, on_each_prompt)
+    return estimate(expected), bayes_accuracy(probabilities).item()
+
+
+def watch_ppo(
+    actor: PolicyWithValue,
+    reference: nn.Module,
+    reward_model: RewardModel,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    controller: AdaptiveKL,
+    config: PPOConfig,
+    seed: int,
+    start: int = 0,
+) -> Iterator[dict[str, float]]:
+    """`train_ppo` on a task's training prompts; each row has the gold reward of the step's answers beside the others.
+
+    The gold reward is only looked at: no gradient ever sees it. A task without one has no such column.
+    """
+    texts = list(task.prompts["prompt"])
+    device = next(actor.parameters()).device
+    tokens, mask = (x.to(device) for x in encode_prompts(task.tokenizer, texts))
+    prompt_of = {tuple(row[keep].tolist()): text for row, keep, text in zip(tokens, mask, texts, strict=True)}
+    steps = train_ppo(
+        actor,
+        reference,
+        lambda answers: score(reward_model, answers),
+        tokens,
+        mask,
+        optimizer,
+        controller,
+        config,
+        seed,
+        start,
+    )
+    for row, answers in steps:
+        if task.gold is not None:
+            pairs = zip(answers.prompts, answers.prompt_mask, strict=True)
+            asked = [prompt_of[tuple(prompt[keep].tolist())] for prompt, keep in pairs]
+            said = decode(task.tokenizer, answers.responses, answers.response_mask)
+            row["gold"] = task.gold(asked, said).mean().item()
+        yield row
+
+
+def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel) -> PreTrainedModel:
+    """PPO: sample, score with the reward model, climb, held near the SFT model by β."""
+    task, config = setting.task, setting.preset.ppo
+    actor = PolicyWithValue(_trainable_copy(sft)).to(setting.device)
+    optimizer = make_optimizer(actor, config.learning_rate, eps=1e-5)
+    controller = AdaptiveKL(config.beta, config.target_kl or 1.0, config.horizon)  # no target: β stays, 1.0 is unread
+
+    def loop(start: int) -> Iterator[dict[str, float]]:
+        return watch_ppo(
+            actor, sft, reward_model, task, optimizer, controller, config, setting.stage_seed("ppo"), start
+        )
+
+    usage = setting.train("ppo", loop, config.steps, actor, optimizer, controller)
+    policy: PreTrainedModel = actor.policy
+    _finish_policy(setting, "ppo", policy, usage)
+    return frozen_copy(policy)
+
+
+def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> PreTrainedModel:
+    """DPO: the same pairs, without a reward model and without sampling; samples are only taken to measure the KL."""
+    task, config = setting.task, setting.preset.dpo
+    policy = _trainable_copy(sft)
+    optimizer = make_optimizer(policy, config.learning_rate)
+    prompts = list(task.prompts["prompt"])
+    sizes = setting.preset.evaluation
+    every = max(1, config.steps // sizes.probes)
+
+    def loop(start: int) -> Iterator[dict[str, float]]:
+        for row in train_dpo(policy, sft, optimizer, pairs, config, setting.stage_seed("dpo"), start):
+            step = int(row["step"])
+            row["kl"] = row["gold"] = math.nan
+            if step % every == 0 or step == config.steps - 1:
+                seed = setting.stage_seed(f"dpo/probe/{step}")
+                asked = [prompts[i] for i in minibatch(len(prompts), sizes.probe_answers, 0, seed).tolist()]
+                probe = judge(policy, sft, lambda answers: answers.log_probs.sum(-1), task, asked, 1, seed)
+                row["kl"] = probe.kl.mean().item()
+                row["gold"] = math.nan if probe.gold is None else probe.gold.mean().item()
+            yield row
+
+    usage = setting.train("dpo", loop, config.steps, policy, optimizer)
+    _finish_policy(setting, "dpo", policy, usage)
+    return frozen_copy(policy)
+
+
+def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_model: RewardModel) -> dict[str, Any]:
+    """Answers of every policy, and the best of n of the SFT model's, to held-out prompts, judged.
+
+    Best-of-n is chosen by the reward model. Its KL is the bound log n − (n − 1)/n, since the density of the best
+    answer cannot be computed.
+    """
+    run, task, sizes = setting.run, setting.task, setting.preset.evaluation
+    if "evaluation" not in run.finished:
+        usage = Usage()
+        prompts = list(task.heldout_prompts["prompt"])
+
+        def answers(name: str, stage: str, k: int) -> Judged:
+            seed = setting.stage_seed(f"evaluation/{stage}")
+            return judge(
+                policies[name], policies["sft"], lambda batch: score(reward_model, batch), task, prompts, k, seed
+            )
+
+        judged = {name: answers(name, name, sizes.answers_per_prompt) for name in policies}
+        candidates = answers("sft", "best_of_n", sizes.best_of * sizes.best_of_answers)
+        judged["best_of_n"] = best_of_n(candidates, sizes.best_of)
+        table = {name: figures(j, judged["sft"], task, prompts) for name, j in judged.items()}
+        table["best_of_n"] |= {"kl": best_of_n_kl_bound(sizes.best_of), "kl_se": None}
+        best = None if task.best_gold is None else task.best_gold(prompts).mean().item()
+        start = table["sft"]["gold"]
+        for row in table.values():
+            row["share_of_the_way"] = None if best is None else (row["gold"] - start) / (best - start)
+        usage.tokens = int(candidates.length.sum() + sum(judged[name].length.sum() for name in policies))
+        write_samples(run, prompts, judged)
+        proxies = {plots.POLICIES[name][0]: j.proxy.flatten().tolist() for name, j in judged.items()}
+        save_figure(run.folder / "plots" / "rewards.png", plots.reward_histograms(proxies, "Proxy reward by policy"))
+        usage.tick()
+        run.finish("evaluation", usage, {"policies": table, "best_gold": best, "best_of": sizes.best_of})
+    return run.result("evaluation")
+
+
+def summarize(setting: Setting, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Write plots, report.md and summary.json; returns the summary."""
+    run = setting.run
+    summary = {
+        "preset": setting.preset.name,
+        "seed": setting.seed,
+        "device": str(setting.device),
+        "versions": versions(),
+        "stages": {stage: run.finished[stage]["usage"] for stage in STAGES if stage in run.finished},
+        "reward_model": run.result("reward_model"),
+        **evaluation,
+    }
+    main_process(lambda: write_report(run, summary))
+    return dict(read_json(run.folder / "summary.json"))
+
+
+def _finish_policy(setting: Setting, stage: str, policy: PreTrainedModel, usage: Usage) -> None:
+    """Save a trained policy with its tokenizer as a plain transformers folder, and record the stage as finished."""
+    if stage in setting.run.finished:
+        return
+    if compute().is_main:
+        with replacing(setting.run.folder / "policies" / stage) as temporary:
+            policy.save_pretrained(temporary)
+            setting.task.tokenizer.save_pretrained(temporary)
+    usage.tick()
+    setting.run.finish(stage, usage)
+
+
+def _trainable_copy(model: Model) -> Model:
+    return deepcopy(model).requires_grad_(True)
