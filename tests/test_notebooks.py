@@ -72,6 +72,15 @@ def test_badge_and_setup_follow_the_title(source):
     assert f"%pip install -q git+{build.REPOSITORY}" in setup.source
 
 
+def test_a_folded_cell_shows_its_title_only(source):
+    source.write_text(SOURCE + '\n# %% tags=["folded"]\n# @title Set-up\nimport math\n')
+    cell = build.make(source, "student").cells[-1]
+    assert cell.metadata["jupyter"] == {"source_hidden": True} and cell.metadata["cellView"] == "form"
+    source.write_text(SOURCE + '\n# %% tags=["folded"]\nimport math\n')
+    with pytest.raises(ValueError, match="@title"):
+        build.make(source, "student")
+
+
 def test_two_builds_are_the_same_and_ids_are_unique(source):
     student, again, solved = (build.make(source, edition) for edition in ("student", "student", "solution"))
     assert build.text_of(student) == build.text_of(again)

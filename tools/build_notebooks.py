@@ -11,7 +11,8 @@ A source is a Python file in jupytext's percent format. In it
     x = 0.1  # SOLUTION                   becomes   x = ...  # YOUR ANSWER HERE
     check.p1("b")  # SOLUTION             becomes   check.p1(...)  # YOUR ANSWER HERE
 
-in the student edition; cells tagged student-only and solution-only are left out of the other edition. After the first
+in the student edition; cells tagged student-only and solution-only are left out of the other edition. The code of a
+cell tagged folded is shown on a click only; its first line says what it does: `# @title Set-up`. After the first
 cell, the title, come the Colab badge and the cell that installs week6 where it is missing. Two builds give the same
 bytes: cell ids follow from the text, and outputs lose whatever differs between two runs.
 """
@@ -121,10 +122,15 @@ def make(source: Path, edition: str) -> nbformat.NotebookNode:
         tags = list(cell.metadata.get("tags", []))
         if left_out in tags or not cell.source.strip():
             continue
+        metadata: dict[str, Any] = {"tags": tags} if tags else {}
+        if "folded" in tags:
+            if not cell.source.startswith("# @title "):
+                raise ValueError(f"a folded cell must begin with a line `# @title …`, got:\n{cell.source}")
+            metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}  # JupyterLab; Colab
         new: dict[str, Any] = {
             "cell_type": cell.cell_type,
             "id": digest if seen[digest] == 1 else f"{digest}-{seen[digest]}",
-            "metadata": {"tags": tags} if tags else {},
+            "metadata": metadata,
             "source": stub if edition == "student" else solution_text(cell.source) if code else cell.source,
         }
         cells.append(nbformat.from_dict(new | ({"outputs": [], "execution_count": None} if code else {})))
