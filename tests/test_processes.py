@@ -178,7 +178,7 @@ def test_only_the_main_process_writes(tmp_path):
 FAILING = """
 import sys
 from tests.runs import main, quick_flags, quick_settings
-from week6 import pipeline
+from week6.run import pipeline
 from week6.machine.compute import compute
 
 train_dpo = pipeline.train_dpo

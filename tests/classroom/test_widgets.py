@@ -103,7 +103,8 @@ def test_the_figure_afterwards_is_the_one_from_metrics_csv(tmp_path):
 def test_in_a_kernel_the_cell_keeps_a_line_of_text_and_no_image(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     source = """
-from week6 import plots, widgets
+from week6.classroom import widgets
+from week6.pictures import plots
 rows = ({"step": i, "kl": i / 7, "score": 0.1 * i} for i in range(400))
 metrics = widgets.live(rows, plots.ppo_dashboard, seconds=0)
 """
