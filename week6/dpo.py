@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from week6.log_probs import response_log_probs
 from week6.machine import validate as check
-from week6.machine.compute import in_parts, inference_bytes, training_bytes
-from week6.machine.optim import Stats, descend_rows, minibatch, set_learning_rate
+from week6.machine.compute import in_parts
+from week6.machine.optim import Stats, gradient_step, minibatch, set_learning_rate
 from week6.sequences import Pairs
 
 Variant = Literal["sigmoid", "ipo"]
@@ -118,9 +118,16 @@ def reference_log_probs(
     reference: nn.Module, pairs: Pairs, batch_size: int = 64
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """`pair_log_probs` of the frozen reference for all pairs: computed once, used in every epoch."""
-    row_bytes = inference_bytes(reference, *pairs.columns)
-    chosen, rejected = in_parts(lambda part: pair_log_probs(reference, part), pairs, row_bytes, batch_size)
+    chosen, rejected = in_parts(lambda part: pair_log_probs(reference, part), pairs, reference, batch_size)
     return chosen, rejected
+
+
+@dataclass(frozen=True)
+class ReferencedPairs(Pairs):
+    """Preference pairs with log π_ref(y_w|x) and log π_ref(y_l|x)."""
+
+    ref_chosen: Float[Tensor, " N"]
+    ref_rejected: Float[Tensor, " N"]
 
 
 def train_dpo(
@@ -135,38 +142,40 @@ def train_dpo(
     """Fine-tune `policy` in place on preference pairs; yields the metrics of each step, taken before its update."""
     policy.eval()  # no dropout: policy and reference must agree where they have the same weights
     ref_chosen, ref_rejected = reference_log_probs(reference, pairs)
-    row_bytes = training_bytes(policy, *pairs.columns)
+    data = ReferencedPairs(**vars(pairs), ref_chosen=ref_chosen, ref_rejected=ref_rejected)
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, Stats]:
-        chosen, rejected = pair_log_probs(policy, pairs.rows(rows))
-        losses, chosen_rewards, rejected_rewards = dpo_loss(
+    def loss(batch: ReferencedPairs) -> tuple[Tensor, Stats]:
+        chosen, rejected = pair_log_probs(policy, batch)
+        output = dpo_loss(
             chosen,
             rejected,
-            ref_chosen[rows],
-            ref_rejected[rows],
+            batch.ref_chosen,
+            batch.ref_rejected,
             config.beta,
             config.label_smoothing,
             config.variant,
         )
-        return losses.mean(), {
-            "chosen_reward": chosen_rewards.mean().item(),
-            "rejected_reward": rejected_rewards.mean().item(),
-            "margin": (chosen_rewards - rejected_rewards).mean().item(),
-            "accuracy": (chosen_rewards > rejected_rewards).float().mean().item(),
-            "chosen_log_prob": chosen.mean().item(),
-            "rejected_log_prob": rejected.mean().item(),
-            "gradient_weight": dpo_gradient_weight(chosen_rewards, rejected_rewards).mean().item(),
-        }
+        return output.loss.mean(), dpo_metrics(chosen, rejected, output)
 
     for step in range(start, config.steps):
-        index = minibatch(len(pairs), config.batch_size, step, seed)
+        batch = data.rows(minibatch(len(pairs), config.batch_size, step, seed))
         set_learning_rate(optimizer, config.learning_rate, step, config.steps)
-        loss, grad_norm, stats = descend_rows(loss_of, index, torch.ones(len(index)), policy, optimizer, row_bytes)
-        both = pairs.rows(index).stacked()
-        yield {
-            "step": step,
-            "loss": loss,
-            **stats,
-            "grad_norm": grad_norm,
-            "tokens": int(both.prompt_mask.sum() + both.response_mask.sum()),
-        }
+        stats = gradient_step(loss, batch, policy, optimizer)
+        yield {"step": step, **stats, "tokens": batch.tokens}
+
+
+def dpo_metrics(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"], output: DPOOutput) -> Stats:
+    """Means over the pairs of a step: implicit rewards, their margin and accuracy, log π of both answers, the weight.
+
+    `chosen` and `rejected` are the policy's log-probabilities, in nats. A tie of the rewards counts as wrong.
+    """
+    _, chosen_rewards, rejected_rewards = output
+    return {
+        "chosen_reward": chosen_rewards.mean().item(),
+        "rejected_reward": rejected_rewards.mean().item(),
+        "margin": (chosen_rewards - rejected_rewards).mean().item(),
+        "accuracy": (chosen_rewards > rejected_rewards).float().mean().item(),
+        "chosen_log_prob": chosen.mean().item(),
+        "rejected_log_prob": rejected.mean().item(),
+        "gradient_weight": dpo_gradient_weight(chosen_rewards, rejected_rewards).mean().item(),
+    }

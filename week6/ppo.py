@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from week6.log_probs import masked_mean, masked_whiten, response_forward, response_log_probs, token_log_probs
 from week6.machine import validate as check
-from week6.machine.compute import in_parts, inference_bytes, training_bytes
-from week6.machine.optim import Stats, descend_rows, generator_for, minibatch, set_learning_rate
+from week6.machine.compute import in_parts
+from week6.machine.optim import Stats, generator_for, gradient_step, minibatch, set_learning_rate
 from week6.objective import kl_estimators
 from week6.reward_model import last_token_index
 from week6.sampling import sample
 from week6.sequences import Rollout
+
+AVERAGED = ("policy_loss", "value_loss", "grad_norm", "clip_fraction", "approx_kl", "value_clip_fraction")
+"""The stats of a gradient step whose means over an update are reported."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,15 @@ class PolicyWithValue(nn.Module):
         return log_probs.masked_fill(~answers.response_mask, 0.0), values
 
 
+@dataclass(frozen=True)
+class Experience(Rollout):
+    """Sampled answers with what was found about them before the first update."""
+
+    values: Float[Tensor, "B T"]
+    advantages: Float[Tensor, "B T"]
+    returns: Float[Tensor, "B T"]
+
+
 def ppo_update(
     actor: PolicyWithValue,
     optimizer: torch.optim.Optimizer,
@@ -232,29 +244,24 @@ def ppo_update(
     before any weight changed: it must be rounding error. If it is not, answers were sampled from another distribution
     than the one that is scored.
     """
+    experience = Experience(**vars(rollout), values=old_values, advantages=advantages, returns=returns)
 
-    def loss_of(index: Tensor) -> tuple[Tensor, Stats]:
-        batch, mask = rollout.rows(index), rollout.response_mask[index]
+    def loss(batch: Experience) -> tuple[Tensor, Stats]:
+        mask = batch.response_mask
         log_probs, values = actor(batch, config.temperature)
-        policy_loss, policy_stats = clipped_policy_loss(
-            log_probs, batch.log_probs, advantages[index], mask, config.clip
-        )
-        value_loss, value_stats = clipped_value_loss(values, old_values[index], returns[index], mask, config.clip)
+        policy_loss, policy_stats = clipped_policy_loss(log_probs, batch.log_probs, batch.advantages, mask, config.clip)
+        value_loss, value_stats = clipped_value_loss(values, batch.values, batch.returns, mask, config.clip)
         losses = {"policy_loss": policy_loss.item(), "value_loss": value_loss.item()}
         return policy_loss + config.value_coef * value_loss, {**losses, **policy_stats, **value_stats}
 
-    row_bytes, lengths = training_bytes(actor.policy, *rollout.columns), rollout.response_mask.sum(-1)
-    rows: list[Stats] = []
+    steps: list[Stats] = []
     for _ in range(config.epochs):
         order = torch.randperm(len(rollout), generator=generator, device=rollout.responses.device)
         for index in order.chunk(config.minibatches):
-            _, grad_norm, stats = descend_rows(
-                loss_of, index, lengths[index], actor, optimizer, row_bytes, maxima=("ratio_deviation",)
-            )
-            losses = {"policy_loss": stats.pop("policy_loss"), "value_loss": stats.pop("value_loss")}
-            rows.append({**losses, "grad_norm": grad_norm, **stats})
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "ratio_deviation"}
-    return {**means, "first_ratio_deviation": rows[0]["ratio_deviation"]}
+            batch = experience.rows(index)
+            steps.append(gradient_step(loss, batch, actor, optimizer, maxima=("ratio_deviation",)))
+    means = {name: sum(step[name] for step in steps) / len(steps) for name in AVERAGED}
+    return {**means, "first_ratio_deviation": steps[0]["ratio_deviation"]}
 
 
 def train_ppo(
@@ -272,20 +279,10 @@ def train_ppo(
     """PPO's loop; `actor` and `controller.beta` change in place. After each step yields its metrics and its answers.
 
     sample → score → shape the rewards → advantages → clipped updates → move β (if `config.target_kl` is set).
-    `reward` scores whole answers. The metrics describe the policy before the step's update: score, kl (k1 summed over
-    an answer, nats), entropy (nats per token, estimated by −log π of the sampled tokens), length, finished, …
+    `reward` scores whole answers. The metrics describe the policy before the step's update (`ppo_metrics`), and the
+    update itself (`ppo_update`).
     """
     actor.eval()  # no dropout: the first ratio must be 1
-
-    @torch.no_grad()
-    def appraise(part: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-        mask = part.response_mask
-        ref_log_probs = response_log_probs(
-            reference, part.prompts, part.prompt_mask, part.responses, mask, config.temperature
-        )
-        _, values = actor(part, config.temperature)
-        scores = torch.where(part.finished, reward(part), config.unfinished_penalty)
-        return ref_log_probs, values, scores
 
     for step in range(start, config.steps):
         index = minibatch(len(prompts), config.batch_size, step, seed)
@@ -293,35 +290,70 @@ def train_ppo(
         rollout = sample(
             actor.policy, prompts[index], prompt_mask[index], config.max_new_tokens, config.temperature, generator
         )
-        mask = rollout.response_mask
-        row_bytes = inference_bytes(actor.policy, *rollout.columns)
-        ref_log_probs, values, scores = in_parts(appraise, rollout, row_bytes)
-        beta = controller.beta
+        mask, beta = rollout.response_mask, controller.beta
+        scores, ref_log_probs, values = appraise(rollout, actor, reference, reward, config)
         rewards = shape_rewards(scores, rollout.log_probs, ref_log_probs, mask, beta)
         advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+        metrics = ppo_metrics(rollout, scores, ref_log_probs, advantages, returns, beta)
+
         set_learning_rate(optimizer, config.learning_rate, step, config.steps)
-        stats = ppo_update(
-            actor, optimizer, rollout, values, masked_whiten(advantages, mask), returns, config, generator
-        )
-        k1, _, _ = kl_estimators(rollout.log_probs, ref_log_probs)
-        kl = k1.sum(-1).mean().item()
+        whitened = masked_whiten(advantages, mask)
+        stats = ppo_update(actor, optimizer, rollout, values, whitened, returns, config, generator)
         if config.target_kl is not None:
-            controller.update(kl, len(rollout))
-        unexplained = masked_mean((advantages - masked_mean(advantages, mask)) ** 2, mask)
-        variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
-        yield (
-            {
-                "step": step,
-                "score": scores.mean().item(),
-                "kl": kl,
-                "objective": scores.mean().item() - beta * kl,
-                "beta": beta,
-                "entropy": -masked_mean(rollout.log_probs, mask).item(),
-                "length": mask.sum(-1).float().mean().item(),
-                "finished": rollout.finished.float().mean().item(),
-                "explained_variance": 1 - (unexplained / variance.clamp_min(1e-8)).item(),
-                **stats,
-                "tokens": int(rollout.prompt_mask.sum() + mask.sum()),
-            },
-            rollout,
+            controller.update(metrics["kl"], len(rollout))
+        yield {"step": step, **metrics, **stats, "tokens": rollout.tokens}, rollout
+
+
+@torch.no_grad()
+def appraise(
+    rollout: Rollout,
+    actor: PolicyWithValue,
+    reference: nn.Module,
+    reward: Callable[[Rollout], Float[Tensor, " B"]],
+    config: PPOConfig,
+) -> tuple[Float[Tensor, " B"], Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """What sampled answers are worth before an update: scores, log π_ref of each token, values.
+
+    An answer that did not end scores `config.unfinished_penalty` in place of its reward.
+    """
+
+    def of_part(part: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+        ref_log_probs = response_log_probs(
+            reference, part.prompts, part.prompt_mask, part.responses, part.response_mask, config.temperature
         )
+        _, values = actor(part, config.temperature)
+        return torch.where(part.finished, reward(part), config.unfinished_penalty), ref_log_probs, values
+
+    scores, ref_log_probs, values = in_parts(of_part, rollout, actor)
+    return scores, ref_log_probs, values
+
+
+def ppo_metrics(
+    rollout: Rollout,
+    scores: Float[Tensor, " B"],
+    ref_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    beta: float,
+) -> Stats:
+    """Means over the answers of a step, before its update.
+
+    score, kl (k1 summed over an answer, nats), objective = score − β·kl, entropy (nats per token, estimated by −log π
+    of the sampled tokens), length (tokens), finished (share), and the share of the returns' variance that the values
+    explain: 1 − Var[Â]/Var[returns], before whitening.
+    """
+    mask = rollout.response_mask
+    k1, _, _ = kl_estimators(rollout.log_probs, ref_log_probs)
+    score, kl = scores.mean().item(), k1.sum(-1).mean().item()
+    unexplained = masked_mean((advantages - masked_mean(advantages, mask)) ** 2, mask)
+    variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
+    return {
+        "score": score,
+        "kl": kl,
+        "objective": score - beta * kl,
+        "beta": beta,
+        "entropy": -masked_mean(rollout.log_probs, mask).item(),
+        "length": mask.sum(-1).float().mean().item(),
+        "finished": rollout.finished.float().mean().item(),
+        "explained_variance": 1 - (unexplained / variance.clamp_min(1e-8)).item(),
+    }

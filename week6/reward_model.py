@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from week6.log_probs import position_ids
 from week6.machine import validate as check
-from week6.machine.compute import compute, in_parts, inference_bytes, training_bytes
-from week6.machine.optim import Stats, descend_rows, minibatch, set_learning_rate
+from week6.machine.compute import compute, in_parts
+from week6.machine.optim import Stats, gradient_step, minibatch, set_learning_rate
 from week6.preferences import bradley_terry_loss
 from week6.sequences import Demonstrations, Pairs, Rollout
 
@@ -107,8 +107,7 @@ def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, 
 @torch.no_grad()
 def score_batches(model: nn.Module, answers: Rollout | Demonstrations, batch_size: int = 256) -> Float[Tensor, " B"]:
     """`score` of many answers, batch by batch, without gradients."""
-    row_bytes = inference_bytes(model, answers.columns[0], 0)
-    (scores,) = in_parts(lambda part: (score(model, part),), answers, row_bytes, batch_size)
+    (scores,) = in_parts(lambda part: (score(model, part),), answers, model, batch_size)
     return scores
 
 
@@ -126,7 +125,7 @@ def pair_agreement(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Flo
         chosen, rejected = pair_scores(model, part)
         return ((chosen > rejected).float() + 0.5 * (chosen == rejected).float(),)
 
-    (wins,) = in_parts(agreement, pairs, inference_bytes(model, pairs.columns[0], 0), batch_size)
+    (wins,) = in_parts(agreement, pairs, model, batch_size)
     return wins
 
 
@@ -155,25 +154,16 @@ def train_reward_model(
 ) -> Iterator[dict[str, float]]:
     """Fit `model` in place by the Bradley–Terry loss; yields the metrics of each step, taken before its update."""
     model.eval()  # no dropout: a score must not depend on chance
-    row_bytes = training_bytes(model, pairs.columns[0], 0)
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, Stats]:
-        chosen, rejected = pair_scores(model, pairs.rows(rows))
-        stats = {
+    def loss(batch: Pairs) -> tuple[Tensor, Stats]:
+        chosen, rejected = pair_scores(model, batch)
+        return bradley_terry_loss(chosen, rejected), {
             "accuracy": (chosen > rejected).float().mean().item(),
             "margin": (chosen - rejected).mean().item(),
         }
-        return bradley_terry_loss(chosen, rejected), stats
 
     for step in range(start, config.steps):
-        index = minibatch(len(pairs), config.batch_size, step, seed)
+        batch = pairs.rows(minibatch(len(pairs), config.batch_size, step, seed))
         set_learning_rate(optimizer, config.learning_rate, step, config.steps)
-        loss, grad_norm, stats = descend_rows(loss_of, index, torch.ones(len(index)), model, optimizer, row_bytes)
-        both = pairs.rows(index).stacked()
-        yield {
-            "step": step,
-            "loss": loss,
-            **stats,
-            "grad_norm": grad_norm,
-            "tokens": int(both.prompt_mask.sum() + both.response_mask.sum()),
-        }
+        stats = gradient_step(loss, batch, model, optimizer)
+        yield {"step": step, **stats, "tokens": batch.tokens}

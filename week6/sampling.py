@@ -1,6 +1,6 @@
 """Sampling answers from a policy: the distribution that is scored, and no other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from operator import itemgetter
 from typing import Any
@@ -12,8 +12,8 @@ from transformers import GPT2LMHeadModel
 
 from week6.log_probs import position_ids
 from week6.machine import validate as check
-from week6.machine.compute import compute, every_process, in_parts, inference_bytes
-from week6.sequences import Rollout, Rows, check_prompts
+from week6.machine.compute import compute, every_process, in_parts
+from week6.sequences import Rollout, check_prompts
 
 KEY_VALUE_CACHE = "cache" if "cache" in signature(GPT2LMHeadModel.forward).parameters else "past_key_values"
 """What the installed transformers calls the keys and values of earlier tokens: 5.24 renamed them."""
@@ -47,13 +47,12 @@ def sample(
     def sample_part(part: _Questions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator.set_state(start)
         with compute().precision(model):
-            answers = _sample(model, part, len(prompts), max_new_tokens, temperature, generator)
+            answers = _sample(model, part, len(prompts), temperature, generator)
         ends.append((answers[0].shape[1], generator.get_state()))
         return answers
 
-    questions = _Questions(prompts, prompt_mask, torch.arange(len(prompts), device=prompts.device))
-    row_bytes = inference_bytes(model, prompts.shape[1] + max_new_tokens, 1)
-    responses, response_mask, log_probs, finished = in_parts(sample_part, questions, row_bytes)
+    questions = _Questions(prompts, prompt_mask, torch.arange(len(prompts), device=prompts.device), max_new_tokens)
+    responses, response_mask, log_probs, finished = in_parts(sample_part, questions, model)
     _, end = max(every_process(lambda: max(ends, key=itemgetter(0))), key=itemgetter(0))
     generator.set_state(end)
     responses = responses.masked_fill(~response_mask, _pad_id(model))
@@ -61,12 +60,23 @@ def sample(
 
 
 @dataclass(frozen=True)
-class _Questions(Rows):
+class _Questions:
     """Prompts with the numbers of their rows in the whole batch."""
 
     prompts: Int[Tensor, "b P"]
     prompt_mask: Bool[Tensor, "b P"]
     numbers: Int[Tensor, " b"]
+    max_new_tokens: int
+
+    def rows(self, index: slice) -> "_Questions":
+        return replace(
+            self, prompts=self.prompts[index], prompt_mask=self.prompt_mask[index], numbers=self.numbers[index]
+        )
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """Of a row at the end; the head is asked about one token at a time."""
+        return self.prompts.shape[1] + self.max_new_tokens, 1
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -76,7 +86,6 @@ def _sample(
     model: nn.Module,
     part: _Questions,
     batch: int,
-    max_new_tokens: int,
     temperature: float,
     generator: torch.Generator,
 ) -> tuple[Int[Tensor, "b T"], Bool[Tensor, "b T"], Float[Tensor, "b T"], Bool[Tensor, " b"]]:
@@ -86,7 +95,7 @@ def _sample(
     alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
     positions, cache = position_ids(mask), None
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(max_new_tokens):
+    for _ in range(part.max_new_tokens):
         output = model(
             input_ids=tokens,
             attention_mask=mask,

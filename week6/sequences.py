@@ -20,7 +20,7 @@ from week6.machine import validate as check
 from week6.machine.compute import stack
 
 
-class Rows:
+class _Rows:
     """A dataclass of tensors whose first axis is the batch."""
 
     def _map(self, change: Any) -> Self:
@@ -35,11 +35,13 @@ class Rows:
         return self._map(lambda tensor: tensor.to(device))
 
 
-class _Answers(Rows):
+class _Answers(_Rows):
     """Rows with one prompt and one answer each."""
 
     prompts: Int[Tensor, "B P"]
+    prompt_mask: Bool[Tensor, "B P"]
     responses: Int[Tensor, "B T"]
+    response_mask: Bool[Tensor, "B T"]
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -48,6 +50,16 @@ class _Answers(Rows):
     def columns(self) -> tuple[int, int]:
         """How many tokens wide a row is, and how many of them are those of the answer."""
         return self.prompts.shape[1] + self.responses.shape[1], self.responses.shape[1]
+
+    @property
+    def weights(self) -> Int[Tensor, " B"]:
+        """What each row counts in a mean over answer tokens: how many it has."""
+        return self.response_mask.sum(-1)
+
+    @property
+    def tokens(self) -> int:
+        """How many real tokens the rows have in all."""
+        return int(self.prompt_mask.sum() + self.response_mask.sum())
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Demonstrations(_Answers):
 
 
 @dataclass(frozen=True)
-class Pairs(Rows):
+class Pairs(_Rows):
     """Preference pairs: for each prompt the chosen answer y_w and the rejected answer y_l."""
 
     prompts: Int[Tensor, "N P"]
@@ -93,6 +105,16 @@ class Pairs(Rows):
         """How many tokens wide both answers with their prompts are, and how many are those of the answers."""
         answers = self.chosen.shape[1] + self.rejected.shape[1]
         return 2 * self.prompts.shape[1] + answers, answers
+
+    @property
+    def weights(self) -> Float[Tensor, " N"]:
+        """What each row counts in a mean over pairs: 1."""
+        return torch.ones(len(self))
+
+    @property
+    def tokens(self) -> int:
+        """How many real tokens both answers with their prompts have in all."""
+        return int(2 * self.prompt_mask.sum() + self.chosen_mask.sum() + self.rejected_mask.sum())
 
     def stacked(self) -> Demonstrations:
         """Both answers in one batch of 2N rows, the chosen ones first, for one forward pass."""

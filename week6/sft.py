@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from week6.log_probs import masked_mean, response_log_probs
 from week6.machine import validate as check
-from week6.machine.compute import training_bytes
-from week6.machine.optim import Stats, descend_rows, minibatch, set_learning_rate
+from week6.machine.optim import Stats, gradient_step, minibatch, set_learning_rate
 from week6.sequences import Demonstrations
 
 
@@ -42,17 +41,13 @@ def train_sft(
 ) -> Iterator[dict[str, float]]:
     """Fine-tune `policy` in place on demonstrations; after each step yields step, loss, grad_norm and tokens."""
     policy.eval()  # no dropout anywhere in this course; gradients flow all the same
-    row_bytes = training_bytes(policy, *demonstrations.columns)
-    lengths = demonstrations.response_mask.sum(-1)
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, Stats]:
-        batch = demonstrations.rows(rows)
+    def loss(batch: Demonstrations) -> tuple[Tensor, Stats]:
         log_probs = response_log_probs(policy, batch.prompts, batch.prompt_mask, batch.responses, batch.response_mask)
         return sft_loss(log_probs, batch.response_mask), {}
 
     for step in range(start, config.steps):
-        index = minibatch(len(demonstrations), config.batch_size, step, seed)
+        batch = demonstrations.rows(minibatch(len(demonstrations), config.batch_size, step, seed))
         set_learning_rate(optimizer, config.learning_rate, step, config.steps)
-        loss, grad_norm, _ = descend_rows(loss_of, index, lengths[index], policy, optimizer, row_bytes)
-        tokens = int(demonstrations.prompt_mask[index].sum() + lengths[index].sum())
-        yield {"step": step, "loss": loss, "grad_norm": grad_norm, "tokens": tokens}
+        stats = gradient_step(loss, batch, policy, optimizer)
+        yield {"step": step, **stats, "tokens": batch.tokens}

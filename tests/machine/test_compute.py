@@ -22,7 +22,7 @@ from week6.machine.compute import (
     training_bytes,
     using,
 )
-from week6.machine.optim import descend_rows
+from week6.machine.optim import descend
 from week6.ppo import PolicyWithValue
 from week6.reward_model import RewardModel, score
 from week6.sampling import sample
@@ -143,7 +143,7 @@ def test_scale_and_its_age_are_kept_and_restored():
         here.restart_scaler({"scale": 8.0, "scale_used": 1999.0, "step": 3.0})
         assert here.scaler_state() == {"scale": 8.0, "scale_used": 1999}
         model = nn.Linear(2, 1)
-        descend_rows(lambda rows: (model.weight.sum(), {}), torch.ones(1), torch.ones(1), model, sgd(model), 1.0)
+        descend(model.weight.sum(), model, sgd(model))
         assert here.scaler_state() == {"scale": 16.0, "scale_used": 0}  # it doubles after 2000 steps
         here.restart_scaler({})
         assert here.scaler_state() == {"scale": 2.0**16, "scale_used": 0}
@@ -263,9 +263,9 @@ def test_in_parts_joins_rows_of_different_widths():
         longest = int(part.response_mask.sum(-1).max())
         return part.responses[:, :longest], part.prompts.sum(-1)
 
-    whole = in_parts(widest, answers, 1.0)
+    whole = in_parts(widest, answers, base())
     with using(most_rows=2):
-        tokens, sums = in_parts(widest, answers, 1.0)
+        tokens, sums = in_parts(widest, answers, base())
     assert torch.equal(tokens, whole[0] * answers.response_mask) and torch.equal(sums, whole[1])
     assert len(tokens) == 5
 

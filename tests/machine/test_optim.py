@@ -1,10 +1,12 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
 from tests.methods import answers_of, base, log_probs_of, sgd
-from week6.machine.compute import training_bytes, using
-from week6.machine.optim import descend, descend_rows, generator_for, make_optimizer, minibatch, set_learning_rate
+from week6.machine.compute import using
+from week6.machine.optim import descend, generator_for, gradient_step, make_optimizer, minibatch, set_learning_rate
 
 
 def linear(seed: int = 0) -> nn.Linear:
@@ -66,29 +68,45 @@ UNITS = torch.tensor([1, 4, 2, 3, 5])
 """Of each row: its mean error counts as often."""
 
 
-def squares(model, rows):
+@dataclass
+class Numbered:
+    """Rows of X by their numbers."""
+
+    numbers: torch.Tensor
+    columns = (1, 0)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def rows(self, index):
+        return Numbered(self.numbers[index])
+
+    @property
+    def weights(self):
+        return UNITS[self.numbers]
+
+
+def squares(model, batch):
     """Mean over units of the squared output, and stats over the same."""
-    out, units = model(X[rows]).squeeze(-1), UNITS[rows]
+    out, units = model(X[batch.numbers]).squeeze(-1), UNITS[batch.numbers]
     stats = {"mean": ((out * units).sum() / units.sum()).item(), "largest": out.abs().max().item()}
     return (out.square() * units).sum() / units.sum(), stats
 
 
 def step(work=squares, max_norm=1e9, rows=(3, 0, 2, 4), **changes):
     """The gradient that a step goes down, with what it returns."""
-    model, rows = linear(), torch.tensor(rows)
+    model, batch = linear(), Numbered(torch.tensor(rows))
     before = model.weight.detach().clone()
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
     with using(**changes):
-        loss, norm, stats = descend_rows(
-            lambda part: work(model, part), rows, UNITS[rows], model, torch.optim.SGD(model.parameters(), lr=1.0),
-            1.0, max_norm, maxima=("largest",),
-        )  # fmt: skip
-    return before - model.weight.detach(), loss, norm, stats
+        stats = gradient_step(lambda part: work(model, part), batch, model, sgd, max_norm, maxima=("largest",))
+    return before - model.weight.detach(), stats.pop("loss"), stats.pop("grad_norm"), stats
 
 
 @pytest.mark.parametrize("most_rows", [1, 2, 3, 4])
 def test_a_step_in_parts_is_that_of_the_whole(most_rows):
-    model, rows = linear(), torch.tensor([3, 0, 2, 4])
-    loss, stats = squares(model, rows)
+    model = linear()
+    loss, stats = squares(model, Numbered(torch.tensor([3, 0, 2, 4])))
     loss.backward()
     gradient, value, norm, found = step(most_rows=most_rows)
     torch.testing.assert_close(gradient, model.weight.grad, rtol=1e-6, atol=1e-6)  # the order of sums in fp32
@@ -108,11 +126,11 @@ def test_the_gradient_of_an_attempt_that_ran_out_of_memory_is_forgotten():
     """The first part of the first attempt is done when the second does not fit."""
     calls = []
 
-    def crowded(model, rows):
-        calls.append(len(rows))
+    def crowded(model, batch):
+        calls.append(len(batch))
         if len(calls) == 2:
             raise torch.OutOfMemoryError
-        return squares(model, rows)
+        return squares(model, batch)
 
     expected = step()
     found = step(crowded, most_rows=2)
@@ -122,17 +140,14 @@ def test_the_gradient_of_an_attempt_that_ran_out_of_memory_is_forgotten():
 
 
 def test_a_loss_of_a_later_part_that_is_not_finite_changes_nothing():
-    def bad(model, rows):
-        loss, stats = squares(model, rows)
-        return loss * (float("nan") if 4 in rows else 1.0), stats
+    def bad(batch):
+        loss, stats = squares(model, batch)
+        return loss * (float("nan") if 4 in batch.numbers else 1.0), stats
 
     model = linear()
     before = model.weight.detach().clone()
     with using(most_rows=1), pytest.raises(ValueError, match="loss: got nan"):
-        descend_rows(
-            lambda part: bad(model, part), torch.arange(5), UNITS, model,
-            torch.optim.SGD(model.parameters(), lr=1.0), 1.0,
-        )  # fmt: skip
+        gradient_step(bad, Numbered(torch.arange(5)), model, torch.optim.SGD(model.parameters(), lr=1.0))
     assert torch.equal(model.weight, before)
 
 
@@ -151,11 +166,9 @@ class TestScale:
         with using(dtype=dtype) as here:
             if scale is not None:
                 here.restart_scaler({"scale": scale})
-            _, norm, _ = descend_rows(
-                lambda rows: (-log_probs_of(model, data.rows(rows)).mean(), {}),
-                torch.arange(6), torch.ones(6), model, sgd(model), training_bytes(model, *data.columns),
-            )  # fmt: skip
-            return torch.cat([p.detach().flatten() for p in model.parameters()]), norm, here.scaler.get_scale()
+            stats = gradient_step(lambda part: (-log_probs_of(model, part).mean(), {}), data, model, sgd(model))
+            weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+            return weights, stats["grad_norm"], here.scaler.get_scale()
 
     def test_a_step_is_that_of_fp32(self):
         weights, norm, _ = self.step(dtype=torch.float32)
@@ -180,10 +193,8 @@ class TestScale:
             with using(dtype=dtype) as here:
                 here.restart_scaler({"scale": scale})
                 model.zero_grad()
-                descend_rows(
-                    lambda rows: (-1e-6 * log_probs_of(model, data.rows(rows)).mean(), {}),
-                    torch.arange(6), torch.ones(6), model, torch.optim.SGD(model.parameters(), lr=0.0), 1.0,
-                )  # fmt: skip
+                still = torch.optim.SGD(model.parameters(), lr=0.0)
+                gradient_step(lambda part: (-1e-6 * log_probs_of(model, part).mean(), {}), data, model, still)
                 return torch.cat([p.grad.flatten() for p in model.parameters()])
 
         exact = gradients(torch.float32, 1.0)
@@ -196,10 +207,8 @@ class TestScale:
         before = model.weight.detach().clone()
         for dtype in (torch.float32, torch.float16):
             with using(dtype=dtype), pytest.raises(ValueError, match="gradient: got norm nan"):
-                descend_rows(  # √0 has an infinite slope
-                    lambda rows: ((model.weight - model.weight.detach()).abs().sum().sqrt(), {}),
-                    torch.arange(1), torch.ones(1), model, sgd(model), 1.0,
-                )  # fmt: skip
+                # √0 has an infinite slope
+                descend((model.weight - model.weight.detach()).abs().sum().sqrt(), model, sgd(model))
             assert torch.equal(model.weight, before)
 
 

@@ -215,27 +215,33 @@ def main_process(work: Callable[[], T]) -> T:
     return result
 
 
-class Rows(Protocol):
-    """Data by rows."""
+class Batch(Protocol):
+    """Rows of text that can be cut into parts."""
 
     def __len__(self) -> int: ...
 
     def rows(self, index: slice) -> Self:
         """The same data for some rows only."""
 
+    @property
+    def columns(self) -> tuple[int, int]:
+        """How many tokens a row is wide, and how many of them a language model's head is asked about."""
 
-R = TypeVar("R", bound=Rows)
+
+R = TypeVar("R", bound=Batch)
 
 
 def in_parts(
-    function: Callable[[R], tuple[Tensor, ...]], data: R, row_bytes: float, batch_size: float = math.inf
+    function: Callable[[R], tuple[Tensor, ...]], data: R, model: nn.Module, batch_size: float = math.inf
 ) -> tuple[Tensor, ...]:
     """`function` of all rows, by all processes and in parts: the tensors that it returns, one below the other.
+
+    What a row takes without a backward pass follows from `model`, which `function` calls, and from the data.
 
     `function(part)` makes tensors whose first axis is that of the part; a row must not depend on the others. Tensors
     of different widths are padded with 0 on the right. No part has more than `batch_size` rows.
     """
-    here = compute()
+    here, row_bytes = compute(), inference_bytes(model, *data.columns)
 
     def share() -> list[tuple[Tensor, ...]]:
         parts = here.parts(lambda part: function(data.rows(part)), len(data), row_bytes, batch_size)
@@ -285,9 +291,12 @@ def inference_bytes(model: nn.Module, columns: int, answer_columns: int) -> floa
 
 
 def _numbers(model: nn.Module, columns: int, answer_columns: int, inner: int, outer: int) -> int:
-    config: Any = getattr(model, "config", None)
-    if config is None:  # no language model, but a function in the place of one
+    modules: list[Any] = list(model.modules()) if isinstance(model, nn.Module) else []
+    config = next((module.config for module in modules if hasattr(module, "config")), None)
+    if config is None:  # no language model, but something in the place of one
         return 1
+    heads = [module.get_output_embeddings() for module in modules if hasattr(module, "get_output_embeddings")]
+    vocabulary = config.vocab_size if any(head is not None for head in heads) else 0  # a reward model has no such head
     blocks: int = columns * config.num_hidden_layers * config.hidden_size
-    logits: int = answer_columns * config.vocab_size
+    logits: int = answer_columns * vocabulary
     return inner * blocks + outer * logits

@@ -6,13 +6,13 @@ random state.
 
 import math
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from week6.machine.compute import compute, every_process, sum_gradients
+from week6.machine.compute import Batch, compute, every_process, sum_gradients, training_bytes
 
 Stats = dict[str, float]
 
@@ -23,42 +23,45 @@ def make_optimizer(model: nn.Module, learning_rate: float, eps: float = 1e-8) ->
     return torch.optim.AdamW(trainable, lr=learning_rate, betas=(0.9, 0.98), eps=eps, weight_decay=0.0, fused=True)
 
 
-def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float = 1.0) -> float:
-    """One step down the gradient of `loss`, clipped to `max_norm`; returns the norm before clipping.
+class TrainingBatch(Batch, Protocol):
+    """A batch to take a gradient step on."""
 
-    Raises ValueError when the loss or its gradient is not finite, before any weight has changed.
-    """
-    one = torch.ones(1)
-    _, norm, _ = descend_rows(lambda row: (loss, {}), one, one, model, optimizer, 1.0, max_norm)
-    return norm
+    @property
+    def weights(self) -> Tensor:
+        """(B,) what each row counts in a mean over the batch: its answer's tokens, or 1 where a row counts as one."""
 
 
-def descend_rows(
-    loss: Callable[[Any], tuple[Float[Tensor, ""], Stats]],
-    rows: Tensor,
-    weights: Tensor,
+B = TypeVar("B", bound=TrainingBatch)
+
+
+def gradient_step(
+    loss: Callable[[B], tuple[Float[Tensor, ""], Stats]],
+    batch: B,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    row_bytes: float,
     max_norm: float = 1.0,
     maxima: Collection[str] = (),
-) -> tuple[float, float, Stats]:
-    """One step down the gradient of the weighted mean of `loss` over all rows; returns loss, gradient norm and stats.
+) -> Stats:
+    """One step down the gradient of `loss(batch)`, clipped to `max_norm`.
 
-        L = Σ_p w_p L_p / Σ_p w_p      over parts p of the rows,  w_p = the sum of their `weights`
+    `loss(part)` returns L_p, a mean over what the part's rows consist of (tokens, or rows), and stats that are means
+    over the same. The batch is cut into parts p that fit the memory, and divided among processes:
 
-    `loss(rows[p])` returns L_p, the mean over what the part's rows consist of, and stats that are means over the same;
-    `weights` counts this for each row: tokens, or 1 where a row counts as one. So L, its gradient and the stats do not
-    depend on how the rows are divided among processes and over parts that fit the memory (`row_bytes` a row). Stats
-    named in `maxima` are maxima. In fp16 a step whose gradient overflows is repeated with a smaller scale.
+        L = Σ_p w_p L_p / Σ_p w_p,      w_p = the sum of the `weights` of the part's rows
 
-    Raises ValueError when the loss or its gradient is not finite, before any weight has changed.
+    so that L, its gradient and the stats do not depend on how it is cut. Stats named in `maxima` are maxima. In fp16
+    a step whose gradient overflows is repeated with a smaller scale.
+
+    Returns "loss", the stats, and "grad_norm" before clipping. Raises ValueError when the loss or its gradient is not
+    finite, before any weight has changed.
     """
-    here, total = compute(), float(weights.sum())
+    here, row_bytes = compute(), training_bytes(model, *batch.columns)
+    weights = batch.weights
+    total = float(weights.sum())
 
     def add_gradient(part: slice) -> tuple[float, float, Stats]:
         share = float(weights[part].sum()) / total
-        value, stats = loss(rows[part])
+        value, stats = loss(batch.rows(part))
         if not torch.isfinite(value):
             raise ValueError(
                 f"loss: got {value.item()}, expected a finite number; look at the rewards and learning rate"
@@ -68,7 +71,7 @@ def descend_rows(
         return share, value.item(), stats
 
     while True:
-        found = every_process(lambda: here.parts(add_gradient, len(rows), row_bytes, start=optimizer.zero_grad))
+        found = every_process(lambda: here.parts(add_gradient, len(batch), row_bytes, start=optimizer.zero_grad))
         sum_gradients(model)
         here.scaler.unscale_(optimizer)
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
@@ -87,7 +90,27 @@ def descend_rows(
         else sum(share * stats[name] for share, _, stats in parts)
         for name in parts[0][2]
     }
-    return sum(share * value for share, value, _ in parts), norm, means
+    return {"loss": sum(share * value for share, value, _ in parts), **means, "grad_norm": norm}
+
+
+class _Uncut:
+    """The batch of a loss that is already computed: one row, which cannot be cut."""
+
+    columns, weights = (1, 0), torch.ones(1)
+
+    def __len__(self) -> int:
+        return 1
+
+    def rows(self, index: slice) -> Self:
+        return self
+
+
+def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float = 1.0) -> float:
+    """One step down the gradient of `loss`, clipped to `max_norm`; returns the norm before clipping.
+
+    Raises ValueError when the loss or its gradient is not finite, before any weight has changed.
+    """
+    return gradient_step(lambda _: (loss, {}), _Uncut(), model, optimizer, max_norm)["grad_norm"]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int = 10) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from week6.log_probs import response_log_probs
-from week6.machine.compute import in_parts, inference_bytes, stack
+from week6.machine.compute import in_parts, stack
 from week6.machine.optim import generator_for
 from week6.sampling import sample
 from week6.sequences import Rollout, decode, encode_prompts
@@ -125,8 +125,7 @@ def judge(
         reference = response_log_probs(sft, batch.prompts, batch.prompt_mask, batch.responses, batch.response_mask)
         return reward(batch), (batch.log_probs - reference).sum(-1)
 
-    row_bytes = inference_bytes(sft, *answers.columns)
-    proxy, kl = in_parts(rewards_and_kl, answers, row_bytes, batch_size)
+    proxy, kl = in_parts(rewards_and_kl, answers, sft, batch_size)
     texts = decode(task.tokenizer, answers.responses, answers.response_mask)
     asked = [prompt for prompt in prompts for _ in range(answers_per_prompt)]
     shape = (len(prompts), answers_per_prompt)
