@@ -388,7 +388,7 @@ def test_structured_results():
         return x.sum(), {"share": 0.5, "name": "a"}
 
     question = Question("t", reference=reference, cases=lambda g: [(torch.randn(3, generator=g),)], grad_args=(0,))
-    assert question.grade(lambda x: (x.sum(), {"name": " A", "share": torch.tensor(0.5)}))
+    assert question.grade(lambda x: (x.sum(), {"name": "a", "share": torch.tensor(0.5)}))
     for answer, words in [
         (lambda x: x.sum(), "expected a tuple of 2 values, got a tensor"),
         (lambda x: (x.sum(),), "1 values, expected 2"),
@@ -477,15 +477,65 @@ def test_html_and_text_say_the_same(message):
     assert plain == repr(message).replace("`", "")
 
 
-def test_prediction(capsys):
-    prediction = Prediction("Which way?", ("Up.", "Down."), answer=1, because="Gravity.")
-    for unanswered in (..., "c", 7, "", Hostile()):
-        prediction(unanswered)
-        shown = capsys.readouterr().out
-        assert "None yet" in shown and "a) Up." in shown and "b) Down." in shown
-    prediction(" A")
-    assert "a) Up. Run the next cell and compare." in capsys.readouterr().out
-    prediction.solution()
-    assert "You predicted a). b) Down. Gravity." in capsys.readouterr().out
+MEANINGS = ("It would fly.", "Gravity.", "It would float.")
+
+
+def shown_by(capsys, action, *arguments):
+    action(*arguments)
+    return capsys.readouterr().out
+
+
+def a_prediction():
+    return Prediction("Which way?", ("Up.", "Down.", "Nowhere."), answer=1, meanings=MEANINGS)
+
+
+def test_a_prediction_that_is_none(capsys):
+    prediction = a_prediction()
+    for unanswered in (..., "d", 7, "", "ab", "()", "b or a", Hostile()):
+        prediction("a")
+        capsys.readouterr()
+        shown = shown_by(capsys, prediction, unanswered)
+        assert "None yet" in shown and "a) Up." in shown and "b) Down." in shown and prediction.choice == ""
+
+
+@pytest.mark.parametrize("written", ["b", "B", " B ", "b)", "(b)", "b.", "(B).", "b:"])
+def test_a_letter_is_understood_as_it_is_printed(written, capsys):
+    prediction = a_prediction()
+    assert "b) Down." in shown_by(capsys, prediction, written) and prediction.choice == "b"
+
+
+@pytest.mark.parametrize(
+    ("choice", "in_this_order"),
+    [
+        ("b", ["It held. b) Down. Gravity.", "a) Up. It would fly.", "c) Nowhere. It would float."]),
+        ("c", ["did not hold. c) Nowhere. It would float.", "What came: b) Down. Gravity.", "a) Up. It would fly."]),
+        (..., ["You chose none", "b) Down. Gravity.", "a) Up. It would fly.", "c) Nowhere. It would float."]),
+    ],
+)
+def test_the_outcome_of_a_prediction(choice, in_this_order, capsys):
+    prediction = a_prediction()
+    prediction(choice)
+    capsys.readouterr()
+    shown = shown_by(capsys, prediction.outcome)
+    places = [shown.index(text) for text in in_this_order]
+    assert places == sorted(places) and shown.count("Gravity.") == 1
+
+
+def test_the_solution_of_a_prediction(capsys):
+    prediction = a_prediction()
+    prediction("a")
+    assert "You predicted a). b) Down. Gravity." in shown_by(capsys, prediction.solution)
+
+
+def test_a_prediction_fits_its_options():
     with pytest.raises(ValueError, match="index into the 2 options"):
-        Prediction("?", ("a", "b"), answer=2, because="")
+        Prediction("?", ("a", "b"), answer=2)
+    with pytest.raises(ValueError, match="one for each of the 3 options"):
+        Prediction("?", ("a", "b", "c"), answer=2, meanings=("x", "y"))
+
+
+@pytest.mark.parametrize("changed", ["<|user|> HI", "<|user|> hi ", " <|user|> hi", "<|user|>  hi"])
+def test_a_string_that_a_function_returns_is_compared_exactly(changed):
+    question = Question("t", reference=lambda x: "<|user|> " + x, cases=lambda g: [("hi",)])
+    assert question.grade(lambda x: f"<|user|> {x}")
+    assert question.grade(lambda x: changed).kind == "not yet"

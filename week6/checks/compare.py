@@ -27,15 +27,17 @@ class Difference:
 
 
 def difference(
-    got: Any, want: Any, rtol: float = 0.0, atol: float = 0.0, *, equal_nan: bool = False, reveal: bool = True
+    got: Any, want: Any, rtol: float = 0.0, atol: float = 0.0, *, equal_nan: bool = False, quiz: bool = False
 ) -> Difference | None:
     """The first difference between `got` and `want`, or None.
 
     Tensors must agree in shape, dtype and device, and in every element within atol + rtol·|want|. Where a plain number
-    is wanted, a tensor without axes will do. Strings are compared without regard to case and surrounding space.
-    `reveal=False` keeps the expected value out of the text.
+    is wanted, a tensor without axes will do. Strings agree only where every character does.
+
+    `quiz`: the answer is a value that a student has typed in. Then the text does not give the expected value away, and
+    strings are compared without regard to case and surrounding space.
     """
-    return _Comparison(rtol, atol, equal_nan, reveal).of(got, want, "")
+    return _Comparison(rtol, atol, equal_nan, quiz).of(got, want, "")
 
 
 def describe(value: Any) -> str:
@@ -92,7 +94,7 @@ class _Comparison:
     rtol: float
     atol: float
     equal_nan: bool
-    reveal: bool
+    quiz: bool
 
     def of(self, got: Any, want: Any, where: str) -> Difference | None:
         kind = type(want)
@@ -114,7 +116,7 @@ class _Comparison:
 
     def value(self, got: Any, want: Any, where: str, detail: str = "") -> Difference:
         if not detail:
-            expected = f"expected {describe(want)}, got" if self.reveal else "it is not"
+            expected = f"expected {describe(want)}, got" if not self.quiz else "it is not"
             detail = f"{expected} {describe(got)}"
         return Difference("value", where + detail)
 
@@ -142,7 +144,7 @@ class _Comparison:
         first = tuple((~close).nonzero()[0].tolist())
         a, b = got[first].item(), want[first].item()
         at = f" at index {list(first)}" if first else ""
-        if self.reveal and want.numel() > 1:
+        if not self.quiz and want.numel() > 1:
             return self.value(
                 got,
                 want,
@@ -159,7 +161,7 @@ class _Comparison:
             return self.form(where, "a number", got)
         if _close(float(got), float(want), self.rtol, self.atol, self.equal_nan):
             return None
-        if self.reveal or not math.isfinite(got):
+        if not self.quiz or not math.isfinite(got):
             return self.value(got, want, where)
         return self.value(got, want, where, f"{describe(got)} is too {'large' if got > want else 'small'}")
 
@@ -168,12 +170,15 @@ class _Comparison:
             got = got.item()
         if type(got) not in kinds:
             return self.form(where, type_in_words(want), got)
-        return None if _normal(got) == _normal(want) else self.value(got, want, where)
+        return None if self.normal(got) == self.normal(want) else self.value(got, want, where)
+
+    def normal(self, value: Any) -> Any:
+        return value.strip().casefold() if self.quiz and type(value) is str else value
 
     def sets(self, got: Any, want: Any, where: str) -> Difference | None:
         if type(got) not in (set, frozenset) or any(type(item) not in (str, int, float, bool, tuple) for item in got):
             return self.form(where, 'a set, like {"x", "y"}', got)
-        mine, theirs = {_normal(item) for item in got}, {_normal(item) for item in want}
+        mine, theirs = {self.normal(x) for x in got}, {self.normal(x) for x in want}
         extra, missing = len(mine - theirs), len(theirs - mine)
         if not extra and not missing:
             return None
@@ -211,10 +216,6 @@ def _close(got: float, want: float, rtol: float, atol: float, equal_nan: bool) -
 
 def _is_float(kind: type) -> bool:
     return kind is float or kind is np.float64
-
-
-def _normal(value: Any) -> Any:
-    return value.strip().casefold() if type(value) is str else value
 
 
 def _head(container: Any) -> list[Any]:

@@ -129,11 +129,11 @@ class Question:
     def _grade_value(self, answer: Any) -> tuple[str, str]:
         if is_unanswered(answer):
             return "not attempted", "Replace the ... with your answer, run the cell, then run this check again."
-        problem = difference(answer, self.value, self.rtol, self.atol, reveal=False)
+        problem = difference(answer, self.value, self.rtol, self.atol, quiz=True)
         if problem is None:
             return "correct", ""
         for wrong in self.misconceptions:
-            if difference(answer, wrong.answer, self.rtol, self.atol) is None:
+            if difference(answer, wrong.answer, self.rtol, self.atol, quiz=True) is None:
                 return "not yet", wrong.message
         return "not yet", f"{problem.text[:1].upper()}{problem.text[1:]}."
 
