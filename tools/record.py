@@ -1,8 +1,9 @@
-"""Measure what the README states: `python -m tools.record [SEED ...]`.
+"""Measure what the pages in docs/ state: `python -m tools.record [SEED ...]`.
 
 For each seed one run of preset tiny (runs/record-SEED); what it found goes to tests/recorded/tiny.json. Interrupted, it
-goes on where it stopped. The README's last columns come from `week6 frontier --record`, which measures PPO with a
-tenth of β: there the proxy keeps rising and the gold falls. `--tables` measures nothing and writes the tables anew.
+goes on where it stopped. The last columns of docs/results.md come from `week6 frontier --record`, which measures PPO
+with a tenth of β: there the proxy keeps rising and the gold falls. `--tables` measures nothing and writes the tables
+anew.
 """
 
 import json
@@ -18,6 +19,7 @@ from week6.run.models import PRESETS
 from week6.run.report import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 RECORDED = ROOT / "tests" / "recorded"
 
 
@@ -27,7 +29,7 @@ def measure(seed: int) -> dict[str, Any]:
     return pipeline.run(PRESETS["tiny"], folder, seed, resume=folder.exists())
 
 
-def readme_table() -> str:
+def figures_table() -> str:
     """The recorded figures as Markdown."""
     summaries = json.loads((RECORDED / "tiny.json").read_text())
     lines = [
@@ -116,13 +118,13 @@ def bench_table() -> str:
 
 
 TABLES = {
-    "figures": readme_table,
+    "figures": figures_table,
     "exact": exact_table,
     "bench": bench_table,
     "real": real_table,
     "budget": budget_table,
 }
-"""What stands in the README between <!-- NAME --> and <!-- /NAME -->."""
+"""What stands between <!-- NAME --> and <!-- /NAME --> on a page of docs/."""
 
 
 def between(text: str, name: str) -> tuple[str, str, str]:
@@ -133,7 +135,7 @@ def between(text: str, name: str) -> tuple[str, str, str]:
 
 
 def main(seeds: list[int]) -> None:
-    """Run; write tests/recorded/tiny.json, imgs/tiny-frontier.png and the README's table."""
+    """Run; write tests/recorded/tiny.json, imgs/tiny-frontier.png and the tables."""
     RECORDED.mkdir(parents=True, exist_ok=True)
     summaries = {str(seed): measure(seed) for seed in seeds}
     (RECORDED / "tiny.json").write_text(json.dumps(summaries, indent=1) + "\n")
@@ -143,13 +145,14 @@ def main(seeds: list[int]) -> None:
 
 
 def write_tables() -> None:
-    """Put the tables into the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    for name, table in TABLES.items():
-        before, _, after = between(text, name)
-        text = before + table() + after
-    readme.write_text(text)
+    """Put the tables into the pages that have a place for them."""
+    for page in DOCS.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for name, table in TABLES.items():
+            if f"<!-- {name} -->" in text:
+                before, _, after = between(text, name)
+                text = before + table() + after
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

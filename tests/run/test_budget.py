@@ -186,7 +186,7 @@ def test_memory_of_a_row_is_what_parts_are_sized_by():
 
 
 def test_preset_gpt2_fits_a_t4():
-    """In less than 45 minutes and 12 GB, as the README says."""
+    """In less than 45 minutes and 12 GB, as docs/budget.md says."""
     work = budget.stage_work(PRESETS["gpt2"], GPT2)
     assert sum(budget.seconds(part, GPT2, T4) for part in work.values()) < 45 * 60
     memory = budget.stage_bytes(PRESETS["gpt2"], GPT2, T4)
