@@ -39,19 +39,14 @@ CANNOT_IMPORT = 90  # exit status of a child beside pytest's own 0 … 5
 
 
 class Bug(NamedTuple):
-    """Replace `old`, which stands in week6/`module` exactly once, by `new`."""
+    """Replace `old`, which stands in week6/`module` exactly once, by `new`: then a test of `tests` must fail."""
 
     module: str
     name: str
+    tests: str
     story: str
     old: str
     new: str
-
-    @property
-    def tests(self) -> str:
-        """The file whose tests must fail."""
-        path = Path(self.module)
-        return f"tests/{path.with_name('test_' + path.name)}"
 
 
 def read_bugs(path: Path) -> list[Bug]:
@@ -59,10 +54,11 @@ def read_bugs(path: Path) -> list[Bug]:
     bugs = []
     for block in path.read_text().split("\n\n")[2:]:  # after the explanation and its example
         title, *lines = block.strip("\n").split("\n")
-        module, name, story = re.fullmatch(r"(\S+\.py) (\S+): (.+)", title).groups()
+        module, name, tests, story = re.fullmatch(r"(\S+\.py) (\S+)(?: in (\S+))?: (.+)", title).groups()
+        own = Path(module).with_name(f"test_{Path(module).name}")
         old, new = ("\n".join(line[2:] for line in lines if line[0] == sign) for sign in "-+")
         assert len(lines) == sum(line[0] in "-+" for line in lines), f"{name}: a line without - or +"
-        bugs.append(Bug(module, name, story, old, new))
+        bugs.append(Bug(module, name, f"tests/{tests or own}", story, old, new))
     assert len({bug.name for bug in bugs}) == len(bugs), "two bugs have the same name"
     return bugs
 
@@ -185,8 +181,9 @@ def main() -> int:
     os.chdir(ROOT)
     torch.set_num_threads(1)
 
-    controls = [Bug(module, f"control {module}", "no bug", "", "") for module in sorted({bug.module for bug in bugs})]
-    print(f"Control: the tests of {len(controls)} modules on the unchanged package")
+    files = {bug.tests: bug.module for bug in bugs}
+    controls = [Bug(module, f"control {tests}", tests, "no bug", "", "") for tests, module in sorted(files.items())]
+    print(f"Control: {len(controls)} files of tests on the unchanged package")
     for verdict in run_all(controls, options.workers):
         if verdict.outcome != "SURVIVED":
             print(f"The unchanged package fails {verdict.bug.tests}: {verdict.first_failure}")
