@@ -139,7 +139,7 @@ def complete(name: str, flag: str, model: PreTrainedModel, loading: dict[str, An
 def _quiet() -> Iterator[None]:
     """Without transformers' own reports: what is wrong is said in one sentence."""
     before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     try:
         yield
     finally:
