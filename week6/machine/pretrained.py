@@ -6,6 +6,7 @@ changes it.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any, TypeVar
 

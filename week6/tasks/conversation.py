@@ -99,7 +99,8 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) 
 def _fill_in(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool) -> str:
     """The template's text, made in transformers' sandbox: a template is a program."""
     try:
-        return str(tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=reply))
+        turns = [dict(message) for message in messages]
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply))
     except Exception as error:  # of whatever the program does
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"tokenizer: its chat template cannot be used here ({reason[:150]})") from error
