@@ -18,23 +18,23 @@
 # **Time:** 80 minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not help here: we list
 # *all* answers of a tiny language, so that every expectation is a finite sum and not an estimate.
 
-# %%
+# %% tags=["folded"]
+# @title Set-up: imports, plot style, seed
 import copy
-import itertools
 import math
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from week6 import best_of_n_kl_bound, best_of_n_policy, bradley_terry_loss, response_log_probs, small_world
 from week6.checks import nb03 as check
 from week6.classroom.widgets import slider
+from week6.pictures import objective as pictures
 from week6.pictures.figures import roadmap
-from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
+from week6.pictures.plots import STYLE
 
 plt.rcParams.update(STYLE)
 _ = torch.manual_seed(0)
@@ -90,7 +90,8 @@ print(f"log_ref: shape (N,) = {tuple(log_ref.shape)}, the probabilities sum to {
 # We fit the six numbers $\phi_v$ to 2,000 human comparisons with the Bradley–Terry loss (notebook 01). Then we shift
 # the score so that its mean under $\pi_\mathrm{ref}$ is 0: only differences matter.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded", "nbval-ignore-output"]
+# @title The word-count reward model, fitted as in notebook 01
 gold = world.rewards  # shape (N,), reward units; for judging only
 counts = F.one_hot(world.sequences, len(world.vocab)).sum(1).double()  # shape (N, V): how often each word occurs
 pairs = world.sample_pairs(reference, 2000, torch.Generator().manual_seed(0))
@@ -120,7 +121,8 @@ print(f"Bradley–Terry loss {loss.item():.3f} nats (guessing: {math.log(2):.3f}
 # sentences that the reference writes. Keep that condition in mind.
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded"]
+# @title favourites(log_pi): print the likeliest sentences of a policy
 def favourites(log_pi: Tensor, k: int = 4) -> None:
     """Print the k likeliest sentences of a policy given by log π, shape (N,)."""
     for i in log_pi.topk(k).indices:
@@ -128,6 +130,7 @@ def favourites(log_pi: Tensor, k: int = 4) -> None:
         print(f"   {log_pi[i].exp():6.1%}   {sentence:28s} r_φ {reward[i]:+.2f}   gold {gold[i]:+.1f}")
 
 
+# %% tags=["nbval-ignore-output"]
 def expected(log_pi: Float[Tensor, "*B N"], values: Float[Tensor, " N"]) -> Float[Tensor, "*B"]:
     """E_π[values], the sum over all N sentences."""
     return (log_pi.exp() * values).sum(-1)
@@ -172,20 +175,10 @@ def climb(objective, steps: int) -> tuple[torch.nn.Module, Float[Tensor, "steps 
 
 _, unleashed = climb(lambda log_pi: expected(log_pi, reward), steps=30)
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-left.plot(expected(unleashed, reward), color=BLUE, label=r"$r_\phi$: what the reward model thinks")
-left.plot(expected(unleashed, gold), color=ORANGE, linestyle="--", label="gold: what people think")
-left.set(
-    title="Reward without a leash", xlabel="gradient step", ylabel="expected reward (reward units)", ylim=(-0.7, 2.4)
-)
-left.legend(loc="upper right")
-right.plot(-(unleashed.exp() * unleashed).sum(-1), color=BLACK)
-right.set(
-    title="Entropy of the policy", xlabel="gradient step", ylabel=r"$-\mathbb{E}_\pi[\log \pi]$ (nats)", ylim=(0, 7)
-)
-fig.tight_layout()
-plt.show()
+entropy = -(unleashed.exp() * unleashed).sum(-1)  # shape (steps,), nats
+pictures.unleashed_training(expected(unleashed, reward), expected(unleashed, gold), entropy)
 
+# %% tags=["nbval-ignore-output"]
 print("After 30 steps:")
 favourites(unleashed[-1])
 likeliest = unleashed[-1].argmax()
@@ -313,7 +306,8 @@ print(f"It is not symmetric. One pair: KL(p ‖ q) = {a:.3f}, KL(q ‖ p) = {b:.
 # %% tags=["nbval-check-output"]
 check.p2("b")  # SOLUTION
 
-# %%
+# %% tags=["folded"]
+# @title Bell curves over 60 answers, and a reference with two humps
 place = torch.arange(60, dtype=torch.float64)  # 60 answers in a row, shape (60,)
 
 
@@ -325,20 +319,16 @@ def hump(centre: Tensor, width: Tensor) -> Tensor:
 humps = torch.stack([hump(torch.tensor(16.0), torch.tensor(3.5)), hump(torch.tensor(44.0), torch.tensor(4.5))])
 two_humps = torch.logsumexp(humps + torch.tensor([[0.55], [0.45]], dtype=torch.float64).log(), dim=0)  # shape (60,)
 
+# %%
 grid = torch.cartesian_prod(torch.arange(5.0, 55.0, 0.5), torch.arange(2.0, 25.0, 0.5)).double()
 candidates = hump(grid[:, :1], grid[:, 1:])  # shape (candidates, 60): one bell curve a row
 target = two_humps.expand_as(candidates)
 seeking = candidates[kl_divergence(candidates, target).argmin()]
 covering = candidates[kl_divergence(target, candidates).argmin()]
 
-fig, ax = plt.subplots(figsize=(7, 3))
-ax.fill_between(place, two_humps.exp(), color="0.8", label=r"$\pi_\mathrm{ref}$, two humps")
-ax.plot(place, seeking.exp(), color=BLUE, label=r"smallest KL$(\pi\,\Vert\,\pi_\mathrm{ref})$")
-ax.plot(place, covering.exp(), color=ORANGE, linestyle="--", label=r"smallest KL$(\pi_\mathrm{ref}\,\Vert\,\pi)$")
-ax.set(title="The two directions of KL choose differently", xlabel="answer (number)", ylabel="probability")
-ax.legend()
-plt.show()
+pictures.two_directions_of_kl(two_humps.exp(), seeking.exp(), covering.exp())
 
+# %% tags=["nbval-check-output"]
 between = 30  # the answer in the middle, which the reference hardly ever gives
 print(f"probability of answer {between}: reference {two_humps[between].exp():.4f}, ", end="")
 print(f"one-hump fits {seeking[between].exp():.4f} and {covering[between].exp():.4f}")
@@ -540,16 +530,9 @@ J_path = rlhf_objective(leashed, log_ref.expand_as(leashed), reward.expand_as(le
 gap = kl_divergence(leashed, log_star.expand_as(leashed))  # (steps,), nats
 torch.testing.assert_close(gap, (beta_world * log_z - J_path) / beta_world)  # (11), at every step
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-left.plot(J_path, color=BLUE, label=r"$J(\pi)$ of the GPT-2")
-left.axhline(beta_world * log_z, color=BLACK, linestyle=":", label=r"$\beta \log Z$, the exact maximum")
-left.set(title=r"The objective climbs to $\beta \log Z$", xlabel="gradient step", ylabel="J (reward units)")
-left.legend(loc="lower right")
-right.semilogy(gap, color=BLUE)
-right.set(title="Distance to the optimum", xlabel="gradient step", ylabel=r"KL$(\pi\,\Vert\,\pi^*)$ (nats)")
-fig.tight_layout()
-plt.show()
+pictures.training_with_leash(J_path, (beta_world * log_z).item(), gap)
 
+# %% tags=["nbval-ignore-output"]
 print("The trained GPT-2:")
 favourites(leashed[-1])
 print("The formula:")
@@ -598,20 +581,10 @@ check.p4("a")  # SOLUTION
 
 
 # %%
-def plot_optimum(beta: float) -> Figure:
+def plot_optimum(beta: float):
     """Bars of π_ref and π* over the six toy answers."""
     log_best, _ = optimal_policy(toy_ref, toy_reward, beta)
-    fig, ax = plt.subplots(figsize=(7.5, 3.2))
-    left, right = [i - 0.2 for i in range(6)], [i + 0.2 for i in range(6)]
-    ax.bar(left, toy_ref.exp(), width=0.4, color="0.75", edgecolor=BLACK, label=r"$\pi_\mathrm{ref}$")
-    ax.bar(right, log_best.exp(), width=0.4, color=BLUE, edgecolor=BLACK, hatch="//", label=r"$\pi^*$")
-    ax.set_xticks(
-        range(6), [f"{name}\nr = {r:+.1f}" for name, r in zip(answers, toy_reward.tolist(), strict=True)], fontsize=7
-    )
-    ax.set(title=f"The optimal policy at β = {beta:g} reward units per nat", ylabel="probability", ylim=(0, 1.05))
-    ax.set_xlabel("answer and its reward (reward units)")
-    ax.legend()
-    return fig
+    return pictures.optimum_at(beta, answers, toy_reward, toy_ref.exp(), log_best.exp())
 
 
 # %% tags=["nbval-ignore-output"]
@@ -622,21 +595,12 @@ slider(plot_optimum, "β", [0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 5.0, 2
 # them.*
 
 # %%
-_ = plot_optimum(1.0)
-plt.show()
+plot_optimum(1.0)
 
+# %%
 betas = torch.logspace(2, -2, 200, dtype=torch.float64)  # shape (200,), from a short leash to a long one
 toy_path = torch.stack([optimal_policy(toy_ref, toy_reward, b)[0].exp() for b in betas.tolist()])  # (200, 6)
-
-fig, ax = plt.subplots(figsize=(7.5, 3.4))
-styles = itertools.cycle(["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))])
-for i, (answer, colour) in enumerate(zip(answers, (BLUE, ORANGE, GREEN, PURPLE, BLACK, "0.5"), strict=True)):
-    ax.semilogx(betas, toy_path[:, i], color=colour, linestyle=next(styles), label=f"{answer} ({toy_reward[i]:+.1f})")
-ax.invert_xaxis()
-ax.set(title="From the reference (left) to the best answer (right)", ylabel=r"$\pi^*(y)$")
-ax.set_xlabel("β (reward units per nat), falling")
-ax.legend(title="answer (reward)", loc="center left", bbox_to_anchor=(1.0, 0.5))
-plt.show()
+pictures.optimum_against_beta(betas, answers, toy_reward, toy_path)
 
 # %% [markdown]
 # *Figures: first, bars of the reference and of π\* at β = 1, where good answers have grown and the rude one has
@@ -777,38 +741,22 @@ print(f"limit for n → ∞: {limit:.3f} nats")
 # %% tags=["nbval-check-output"]
 check.p5("b")  # SOLUTION
 
-# %%
+# %% tags=["folded"]
+# @title 1,000 other policies: the reference, tilted in random directions
 tilts = torch.linspace(0, 3, 40, dtype=torch.float64)[:, None, None]
 noise = torch.randn(1, 25, N, generator=generator, dtype=torch.float64)
 others = (
     (log_ref + tilts * (noise + torch.rand(1, 25, 1, generator=generator) * 3 * reward)).log_softmax(-1).reshape(-1, N)
 )  # shape (1000, N): arbitrary policies
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-for ax, judge in ((left, reward), (right, gold)):
-    ax.plot(distance(others), expected(others, judge), ".", color="0.75", markersize=3, label="1000 other policies")
-    ax.plot(D, expected(frontier, judge), color=BLACK, linewidth=2, label=r"$\pi^*$ for all $\beta$ (frontier)")
-    ax.plot(
-        distance(unleashed), expected(unleashed, judge), color=ORANGE, linestyle="--", label="training without leash"
-    )
-    ax.plot(
-        distance(leashed), expected(leashed, judge), color=BLUE, linestyle=":", linewidth=2, label="training with leash"
-    )
-    ax.plot(distance(best_of_n), expected(best_of_n, judge), "^", color=GREEN, markersize=6, label="best of n")
-    ax.plot(
-        distance(leashed[-1]),
-        expected(leashed[-1], judge),
-        "o",
-        color=BLUE,
-        markersize=7,
-        label="end of training, β = 0.2",
-    )
-    ax.set(xlabel=r"KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)", xlim=(-0.2, 8))
-left.set(title=r"What training sees: $r_\phi$", ylabel="expected reward (reward units)")
-right.set(title="What people want: gold", ylabel="expected gold reward (reward units)", ylim=(-0.8, 0.3))
-left.legend(loc="lower right", fontsize=7)
-fig.tight_layout()
-plt.show()
+
+# %%
+def place(log_pi: Float[Tensor, "P N"]) -> pictures.Place:
+    """Where policies stand: KL, r_φ and gold, each of shape (P,)."""
+    return pictures.Place(distance(log_pi), expected(log_pi, reward), expected(log_pi, gold))
+
+
+pictures.reward_and_distance(*(place(policies) for policies in (others, frontier, unleashed, leashed, best_of_n)))
 
 # %% [markdown]
 # *Figure: left, the frontier rises and flattens, the grey policies and both training paths lie below it, and
@@ -822,7 +770,8 @@ plt.show()
 # best, best-of-n pleases people even a little more than any $\pi^*$: the best policy for $r_\phi$ is not the best one
 # for people. **Choosing $\beta$ means choosing where to stop.**
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded", "nbval-ignore-output"]
+# @title Check (13), and what the figure says of best-of-n and of gold
 everything = torch.cat([others, unleashed, leashed, best_of_n, log_ref[None]])  # shape (policies, N)
 lines = betas[:, None] * (log_zs[:, None] + distance(everything))  # shape (150, policies), right side of (13)
 assert torch.all(expected(everything, reward) <= lines + 1e-9)  # (13)
@@ -936,30 +885,11 @@ J_direct = rlhf_objective(log_pi.log_softmax(-1), log_ref, reward, beta_world)
 torch.testing.assert_close(J_by_tokens, J_direct, rtol=1e-4, atol=1e-5)  # (22)
 print(f"Checked (22): the expected sum of token rewards is {J_by_tokens:.3f}, and J is {J_direct:.3f} reward units.")
 
-fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
-for ax, text in zip(axes, ("please thank you please", "you go away go"), strict=True):
-    i = int(world.index(torch.tensor([[world.vocab.index(word) for word in text.split()]])))
-    penalty = (-beta_world * d_t[i]).tolist()
-    ax.bar(range(T), penalty, color=BLUE, edgecolor=BLACK, label=r"$-\beta\, d_t$")
-    start = penalty[-1] if penalty[-1] * reward[i] > 0 else 0.0  # stack on top where both point the same way
-    ax.bar(
-        T - 1,
-        reward[i].item(),
-        bottom=start,
-        color=ORANGE,
-        edgecolor=BLACK,
-        hatch="//",
-        width=0.5,
-        label=r"score $r_\phi(y)$",
-    )
-    ax.axhline(0, color=BLACK, linewidth=0.8)
-    ax.set_xticks(range(T), text.split())
-    ax.set(title=f"sum of all: {r_t[i].sum():+.2f}", xlabel="token")
-axes[0].set_ylabel("reward of the token (reward units)")
-axes[0].legend(loc="upper left")
-fig.suptitle("Rewards of the tokens in two sentences (policy trained with leash)")
-fig.tight_layout()
-plt.show()
+
+# %% tags=["nbval-ignore-output"]
+sentences = ["please thank you please", "you go away go"]
+chosen_two = world.index(torch.tensor([[world.vocab.index(word) for word in text.split()] for text in sentences]))
+pictures.rewards_of_tokens(sentences, -beta_world * d_t[chosen_two], reward[chosen_two])
 
 # %% [markdown]
 # *Figure: two sentences. Tokens that became more likely pay a negative reward, tokens that became less likely earn a
@@ -1047,19 +977,7 @@ k = torch.stack(kl_estimators(closer, log_ref.expand_as(closer)))  # shape (3, 6
 mean = (closer.exp() * k).sum(-1)  # shape (3, 60), exact expectations, no sampling
 std = (closer.exp() * (k - mean[..., None]) ** 2).sum(-1).sqrt()  # shape (3, 60), standard deviation of one sample
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4))
-looks = (("$k_1$", BLUE, "-", "o"), ("$k_2$", ORANGE, "--", "s"), ("$k_3$", GREEN, "-.", "^"))
-for i, (name, colour, line, marker) in enumerate(looks):
-    options = {"color": colour, "linestyle": line, "marker": marker, "markevery": 8, "markersize": 4, "label": name}
-    left.semilogx(exact_kl, mean[i] / exact_kl, **options)
-    right.loglog(exact_kl, std[i] / exact_kl, **options)
-left.set(title="Mean of the estimator / true KL", ylabel="ratio (1 = no bias)")
-right.set(title="Standard deviation of one sample / true KL", ylabel="ratio")
-for ax in (left, right):
-    ax.set_xlabel(r"true KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)")
-    ax.legend()
-fig.tight_layout()
-plt.show()
+pictures.bias_and_noise(exact_kl, mean, std)
 
 # %% [markdown]
 # *Figure: left, k1 and k3 lie on the line 1 at all distances while k2 starts at 1 and leaves it as the KL grows;
@@ -1197,7 +1115,8 @@ print("Checked (29): k1 as a loss has expected gradient 0, k2 that of KL(π ‖ 
 # %% tags=["nbval-check-output"]
 check.p7("b")  # SOLUTION
 
-# %%
+# %% tags=["folded"]
+# @title Measure the error of the sampled gradients: 20 runs, 16 to 65,536 samples
 SEEDS = 20
 start = optimal_policy(toy_ref[:5].log_softmax(-1), toy_reward[:5], 0.7)[
     0
@@ -1229,6 +1148,7 @@ errors = (
     / true_gradient.norm()
 )  # shape (3, sample sizes, SEEDS): relative error of the gradient
 
+# %%
 runs = []
 for i in range(3):
     theta, kls = start.repeat(SEEDS, 1), []
@@ -1238,23 +1158,7 @@ for i in range(3):
     runs.append(torch.stack(kls))
 runs = torch.stack(runs)  # shape (3, steps, SEEDS), exact KL in nats
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
-for i, (name, colour, line, marker) in enumerate(looks):
-    left.loglog(ns_samples, errors[i].mean(-1), color=colour, linestyle=line, marker=marker, label=name)
-    low, middle, high = runs[i].quantile(torch.tensor([0.1, 0.5, 0.9]).double(), dim=-1)
-    right.plot(
-        middle, color=colour, linestyle=line, marker=marker, markevery=50, markersize=4, label=f"{name} as the loss"
-    )
-    right.fill_between(range(len(low)), low, high, color=colour, alpha=0.2)
-left.loglog(ns_samples, 8 / torch.tensor(ns_samples).sqrt(), color="0.5", linestyle=":", label=r"slope of $1/\sqrt{n}$")
-left.set(title=r"Error of the gradient against $\nabla$KL$(\pi\,\Vert\,\pi_\mathrm{ref})$", xlabel="samples n")
-left.set_ylabel("|error| / |true gradient|")
-right.set(title=f"Pulling home, {SEEDS} seeds (band: 10–90 %)", xlabel="gradient step")
-right.set_ylabel(r"exact KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)")
-left.legend()
-right.legend()
-fig.tight_layout()
-plt.show()
+pictures.estimators_as_losses(ns_samples, errors, runs)
 
 # %% [markdown]
 # *Figure: left, with more samples only k2's gradient error keeps falling as 1/√n; k1's settles at 1 (no gradient at

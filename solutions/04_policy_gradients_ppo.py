@@ -18,7 +18,8 @@
 # reinforcement learning. **Time:** 80 minutes of work; the cells run in about a minute on a laptop CPU. A GPU does
 # not help here: the models are tiny, so that everything can be compared with exact numbers.
 
-# %%
+# %% tags=["folded"]
+# @title Set-up: imports, plot style, seed
 import copy
 
 import matplotlib.pyplot as plt
@@ -43,8 +44,9 @@ from week6 import (
 )
 from week6.checks import nb04 as check
 from week6.classroom.widgets import slider
+from week6.pictures import policy_gradients as pictures
 from week6.pictures.figures import roadmap
-from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
+from week6.pictures.plots import STYLE
 
 plt.rcParams.update(STYLE)
 torch.set_num_threads(1)  # the tensors are tiny: more threads would only wait for each other
@@ -64,7 +66,8 @@ plt.show()
 # word earns 1, *thank you* earns 2, and every *no* costs 1. The reward $r(y)$ of an answer is the sum.
 
 
-# %%
+# %% tags=["folded"]
+# @title The world of 64 answers
 def pay_per_word(words: tuple[str, ...]) -> list[float]:
     """What each word of an answer earns, in reward units."""
     pay = []
@@ -331,19 +334,11 @@ check.p1("b")  # SOLUTION
 # %%
 baselines = torch.linspace(-10, 10, 81).tolist()
 variances = [mean_and_variance(whole_return - b)[1] for b in baselines]
-
-figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-axes.plot(baselines, variances, color=BLUE, label="variance of one-answer estimate")
-for b, name, marker, color in (
-    (-10.0, "all rewards + 10", "v", PURPLE),
-    (0.0, "no baseline", "s", ORANGE),
-    (J, "mean reward", "o", GREEN),
-):
-    axes.plot(b, mean_and_variance(whole_return - b)[1], marker, color=color, markersize=9, label=name)
-axes.set(title="A baseline changes the noise, not the direction", xlabel="baseline b (reward units)")
-axes.set_ylabel("total variance\n(squared reward units)")
-axes.legend()
-plt.show()
+marked = {
+    name: (b, mean_and_variance(whole_return - b)[1])
+    for name, b in (("all rewards + 10", -10.0), ("no baseline", 0.0), ("mean reward", J))
+}
+pictures.variance_of_baselines(baselines, variances, marked)
 
 # %% [markdown]
 # *Figure: the variance against the baseline is a parabola. Its lowest point is near the mean reward. Adding 10 to
@@ -463,7 +458,8 @@ print(f"with γ = 0.5 the mean of the estimate is off by {error:.1%}: it is the 
 # $$V_t = \mathbb{E}\big[r_t + \gamma\, V_{t+1} \mid y_{<t}\big], \qquad V = 0 \text{ after the end}. \tag{17}$$
 
 
-# %%
+# %% tags=["folded"]
+# @title given_prefix(x), the mean for each prefix, and next_of(values), the value one token later
 def given_prefix(x: torch.Tensor) -> torch.Tensor:
     """E[x_t | y_<t]: the average over all answers with the same prefix. x (N, T) → (PREFIXES,), one a prefix."""
     rows, weight = prefix_row.flatten(), probs[:, None].expand(N, T).flatten()
@@ -476,6 +472,7 @@ def next_of(values: torch.Tensor) -> torch.Tensor:
     return torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
 
 
+# %%
 value_table = given_prefix(G)  # V of each prefix, shape (21,)
 values = value_table[prefix_row]  # V_t, shape (N, T)
 torch.testing.assert_close(given_prefix(pay + next_of(values)), value_table)
@@ -531,17 +528,7 @@ weightings = {
     "TD error (exact V)": td_error,
 }
 bars = {name: mean_and_variance(weights)[1] for name, weights in weightings.items()}
-
-figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-drawn = axes.barh(list(bars), list(bars.values()), color=BLUE, alpha=0.75, edgecolor=BLACK)
-axes.bar_label(drawn, fmt="%.2f", padding=4)
-axes.invert_yaxis()
-axes.set(
-    title="Same mean, less and less noise",
-    xlabel="total variance of the estimate from one answer (squared reward units)",
-)
-axes.set_xlim(0, 1.15 * max(bars.values()))
-plt.show()
+pictures.variance_of_weights(bars)
 
 # %% [markdown]
 # *Figure: five bars, from 3.41 for the whole return down to 0.82 for the TD error with an exact value function.*
@@ -699,15 +686,9 @@ for lam in lambdas:
     noise.append((mean_and_variance(weights)[1] / 64) ** 0.5 / length)
 error = [(b**2 + n**2) ** 0.5 for b, n in zip(bias, noise, strict=True)]
 best = error.index(min(error))
+pictures.bias_and_noise_of_gae(lambdas, bias, noise)
 
-figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-axes.plot(lambdas, bias, color=ORANGE, linestyle="--", label="bias: V is wrong")
-axes.plot(lambdas, noise, color=GREEN, linestyle="-.", label="noise: later tokens are luck")
-axes.plot(lambdas, error, color=BLUE, label="both together")
-axes.plot(lambdas[best], error[best], "o", color=BLACK, label=f"least error, λ = {lambdas[best]:.2f}")
-axes.set(title="GAE trades bias against noise", xlabel="λ", ylabel="error / length of ∇J", ylim=(0, None))
-axes.legend()
-plt.show()
+# %%
 assert 0.5 < lambdas[best] < 1 and bias[-1] < 1e-9
 with_exact = [mean_and_variance(gae(pay, values, mask, 1.0, lam)[0]) for lam in lambdas]
 assert with_exact[0][1] == min(variance for _, variance in with_exact)
@@ -811,7 +792,8 @@ print(
 check.p4("c")  # SOLUTION
 
 
-# %%
+# %% tags=["folded"]
+# @title climb_one_batch(clip): 60 steps of Adam on one batch of 32 answers
 def climb_one_batch(clip: float | None, steps: int = 60, seed: int = 4) -> dict[str, list[float]]:
     """Gradient steps on one batch of 32 answers. With `clip`, on the clipped surrogate of the next section."""
     batch = torch.multinomial(probs, 32, replacement=True, generator=torch.Generator().manual_seed(seed))
@@ -837,18 +819,12 @@ def climb_one_batch(clip: float | None, steps: int = 60, seed: int = 4) -> dict[
     return curves
 
 
+# %%
 free, held = climb_one_batch(clip=None), climb_one_batch(clip=0.2)
-figure, panels = plt.subplots(1, 2, figsize=(9.2, 3.6), sharey=True, layout="constrained")
-for axes, curves, title in zip(
-    panels, (free, held), ("surrogate (26), no clip", "clipped surrogate, ε = 0.2"), strict=True
-):
-    axes.plot(curves["surrogate"], color=ORANGE, linestyle="--", label="surrogate on the batch")
-    axes.plot(curves["objective"], color=BLUE, label="true objective J")
-    axes.axhline(J, color=BLACK, linestyle=":", linewidth=1, label="J at the start")
-    axes.set(title=title, xlabel="gradient steps on the same batch")
-panels[0].set_ylabel("reward units")
-panels[0].legend(loc="upper left")
-plt.show()
+pictures.steps_on_one_batch({"surrogate (26), no clip": free, "clipped surrogate, ε = 0.2": held})
+
+# %% tags=["folded"]
+# @title Check: at the start the KL and its gradient are 0; J rises, then falls below its start
 theta_start = theta_old.clone().requires_grad_()
 kl_at_start = kl_divergence(token_log_probs(theta_start).sum(dim=1), old_log_probs.sum(dim=1))
 (kl_slope,) = torch.autograd.grad(kl_at_start, theta_start)
@@ -856,9 +832,9 @@ assert abs(kl_at_start.item()) < 1e-12 and kl_slope.abs().max() < 1e-12
 assert max(free["objective"]) > J > free["objective"][-1] and held["objective"][-1] > J
 
 # %% [markdown]
-# *Figure: two panels. Left, without a clip, the surrogate rises for all 60 steps, while the true objective rises for
-# about fifteen steps and then falls far below its start. Right, with the clip, the surrogate stops after a few
-# steps, and the true objective stays near its best.*
+# *Figure: two panels. Left, without a clip, the surrogate rises for all 60 steps, and the mean reward too, while the
+# true objective rises for about fifteen steps and then falls far below its start. Right, with the clip, the surrogate
+# stops after a few steps, and the true objective stays near its best.*
 #
 # Without a clip the surrogate promises more and more, and the truth gets worse. Two things are wrong far from
 # $\pi_\text{old}$: the batch says nothing about prefixes that the old policy rarely visits, and nothing about the KL
@@ -969,6 +945,8 @@ check.q4(my_regions)
 zero_regions = check.q4.or_ours(my_regions)
 
 
+# %% tags=["folded"]
+# @title gain_gradient(rho, advantage, clip): the gradient of a token's gain, by autograd through your loss
 def gain_gradient(rho: torch.Tensor, advantage: torch.Tensor, clip: float) -> torch.Tensor:
     """∂(gain)/∂ log π for tokens (M,), by autograd through the loss (30)."""
     log_probs = rho.log().requires_grad_()
@@ -978,6 +956,7 @@ def gain_gradient(rho: torch.Tensor, advantage: torch.Tensor, clip: float) -> to
     return 0.0 - gradient * len(rho)  # the loss is a mean over M tokens
 
 
+# %%
 rho = torch.tensor([0.5, 1.0, 1.5, 0.5, 1.0, 1.5])  # regions 1 to 6
 sign = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
 slopes = gain_gradient(rho, sign, epsilon)
@@ -995,35 +974,11 @@ print("Checked: the gradient is zero in just the regions named, and Âρ in all 
 # stays, and brings it back.
 
 
-# %%
-def plot_clip(clip: float) -> plt.Figure:
-    """Gain against the ratio, for a good and a bad token, with the region of zero gradient shaded."""
-    figure, panels = plt.subplots(1, 2, figsize=(9.2, 3.6), layout="constrained")
-    ratio = torch.linspace(0, 2, 401)
-    regions = {1.0: (1, 2, 3), -1.0: (4, 5, 6)}
-    for axes, advantage in zip(panels, regions, strict=True):
-        free, held = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-        axes.plot(ratio, free, color=ORANGE, linestyle="--", label="ρ Â")
-        axes.plot(ratio, held, color=GREEN, linestyle=":", linewidth=2, label="clip(ρ) Â")
-        axes.plot(ratio, torch.minimum(free, held), color=BLUE, linewidth=2.5, alpha=0.8, label="minimum of both (29)")
-        dead = (1 + clip, 2) if advantage > 0 else (0, 1 - clip)
-        axes.axvspan(*dead, facecolor="0.93", edgecolor="0.75", hatch="///", linewidth=0, label="gradient zero")
-        axes.plot(1, advantage, "o", color=BLACK, label="start, ρ = 1")
-        low, high = (0.0, 2.0) if advantage > 0 else (-2.0, 0.0)
-        for region, x in zip(regions[advantage], ((1 - clip) / 2, 1.0, (3 + clip) / 2), strict=True):
-            axes.text(x, high + 0.08, f"{region}", ha="center", fontweight="bold")
-        axes.set(xlim=(0, 2), ylim=(low - 0.1, high + 0.3), xlabel="ratio ρ", ylabel="gain (units of |Â|)")
-        axes.set_title(f"{'good' if advantage > 0 else 'bad'} token, Â = {advantage:+.0f}, ε = {clip:g}")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    return figure
-
-
 # %% tags=["nbval-ignore-output"]
-slider(plot_clip, "ε", [0.05, 0.1, 0.2, 0.3, 0.4, 0.5], start=0.2)
+slider(pictures.clipped_gain, "ε", [0.05, 0.1, 0.2, 0.3, 0.4, 0.5], start=0.2)
 
 # %%
-_ = plot_clip(0.2)
-plt.show()
+pictures.clipped_gain(0.2)
 
 # %% [markdown]
 # *Figure: the gain against the ratio, with the region numbers above. Left, a good token: the line rises and becomes
@@ -1038,27 +993,9 @@ plt.show()
 grid_rho, grid_advantage = torch.linspace(0.4, 1.6, 121), torch.linspace(-2, 2, 121)
 mesh_advantage, mesh_rho = torch.meshgrid(grid_advantage, grid_rho, indexing="ij")  # both (121, 121)
 slope_map = gain_gradient(mesh_rho.flatten(), mesh_advantage.flatten(), 0.2).reshape(121, 121)
+pictures.gradient_map(grid_rho, grid_advantage, slope_map, 0.2)
 
-figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-image = axes.pcolormesh(
-    grid_rho, grid_advantage, slope_map, cmap="PuOr", vmin=-3.2, vmax=3.2, shading="nearest", rasterized=True
-)
-for x, y, text in (
-    (0.6, 1.3, "1: push up\n(bring back)"),
-    (1.0, 1.3, "2: push up"),
-    (1.4, 1.3, "3: zero"),
-    (0.6, -1.3, "4: zero"),
-    (1.0, -1.3, "5: push down"),
-    (1.4, -1.3, "6: push down\n(bring back)"),
-):
-    axes.text(x, y, text, ha="center", va="center", bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"})
-for edge in (0.8, 1.2):
-    axes.axvline(edge, color=BLACK, linestyle="--", linewidth=1)
-figure.colorbar(image, label="gradient of the gain by log π (reward units)")
-axes.set(title="Gradient of PPO's gain, ε = 0.2", xlabel="ratio ρ", ylabel="advantage Â (reward units)")
-axes.grid(False)
-plt.show()
-
+# %%
 inside = (mesh_rho - 1).abs() < 0.199
 torch.testing.assert_close(slope_map[inside], (mesh_rho * mesh_advantage)[inside])
 assert (slope_map[(mesh_rho > 1.201) & (mesh_advantage > 0)] == 0).all()
@@ -1269,18 +1206,9 @@ def ppo_with_my_functions(seed: int, iterations: int = 40, batch_size: int = 128
 curves = torch.tensor([ppo_with_my_functions(seed) for seed in range(5)])  # shape (5, 41): seed, iteration
 best_log_probs, log_z = optimal_policy(reference.sum(dim=1), reward, beta)
 optimum = (beta * log_z).item()  # J(π*) = β log Z, notebook 03
+pictures.climb_to_optimum(curves, optimum)
 
-figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-axes.plot(curves.mean(dim=0), color=BLUE, label="PPO, mean of 5 seeds")
-axes.fill_between(range(41), curves.amin(dim=0), curves.amax(dim=0), color=BLUE, alpha=0.2, label="lowest to highest")
-axes.axhline(optimum, color=ORANGE, linestyle="--", label="exact optimum β log Z")
-axes.set(
-    title="Your PPO climbs to the exact optimum",
-    xlabel="iteration (128 answers each)",
-    ylabel="objective J (reward units)",
-)
-axes.legend(loc="lower right")
-plt.show()
+# %%
 gained = ((curves[:, -1] - curves[:, 0]) / (optimum - curves[:, 0])).min().item()
 assert gained > 0.9 and (curves <= optimum).all()
 print("Checked: each of the 5 runs gained more than 90 % of what can be gained, and none is above the optimum.")
@@ -1313,7 +1241,8 @@ print("Checked: each of the 5 runs gained more than 90 % of what can be gained, 
 # %% tags=["nbval-check-output"]
 check.p5("c")  # SOLUTION
 
-# %%
+# %% tags=["folded"]
+# @title gpt2_run(method, learning_rate, seed, steps): one training, and its gap to the optimum
 big_world = small_world()
 big_beta = 0.5
 gpt2_reference = big_world.new_policy(seed=0)
@@ -1352,24 +1281,9 @@ by_rate = {
 }
 
 # %%
-looks = dict(zip(METHODS, ((GREEN, "-.", "s"), (BLUE, "-", "o"), (ORANGE, "--", "^")), strict=True))
-figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.8), layout="constrained")
-for method, (color, style, marker) in looks.items():
-    batches = range(0, 21, 2)
-    left.plot(batches, gaps[method].mean(dim=0), color=color, linestyle=style, label=method)
-    left.fill_between(batches, gaps[method].amin(dim=0), gaps[method].amax(dim=0), color=color, alpha=0.15)
-    right.plot(rates, by_rate[method], color=color, linestyle=style, marker=marker, label=method)
-left.set(title="Learning rate 0.003; band: 3 seeds", xlabel="batches of 128 answers", ylabel="gap KL(π ‖ π*) (nats)")
-right.set(title="After 20 batches", xlabel="learning rate", ylabel="gap KL(π ‖ π*) (nats)", xscale="log")
-for axes in (left, right):
-    axes.set_yscale("log")
-    axes.set_yticks([0.1, 0.2, 0.5, 1.0], ["0.1", "0.2", "0.5", "1"])
-    axes.minorticks_off()
-left.set_xticks(range(0, 21, 5))
-right.set_xticks(rates, [f"{rate:g}" for rate in rates])
-left.legend()
-plt.show()
+pictures.gaps_of_methods(range(0, 21, 2), gaps, rates, by_rate, "Peak learning rate 0.003; band: 3 seeds")
 
+# %%
 after_10 = {method: curve[:, 5].mean().item() for method, curve in gaps.items()}
 assert after_10["PPO"] < after_10["plain policy gradient"] < after_10["no clip"]
 assert by_rate["no clip"][-1] > 2 * by_rate["PPO"][-1]

@@ -18,13 +18,15 @@
 # cells run in about a minute on a laptop CPU. Where there is a GPU, the same cells train GPT-2-small on film reviews.
 # The text and its numbers are about the embedded chatbot; with another model a cell says where they do not hold.
 
-# %%
+# %% tags=["folded"]
+# @title Set-up: what this notebook uses
 import math
 import re
 from copy import deepcopy
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -56,15 +58,14 @@ from week6.classroom import museum
 from week6.classroom.lesson import lesson
 from week6.classroom.widgets import live
 from week6.machine.optim import set_learning_rate
-from week6.pictures import plots
+from week6.pictures import of_ppo, plots
 from week6.pictures.figures import roadmap
-from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, STYLE
 from week6.recorded import recorded, recorded_summary
 from week6.run.evaluation import judge
 from week6.run.models import PRESETS
 from week6.run.pipeline import watch_ppo
 
-plt.rcParams.update(STYLE)
+plt.rcParams.update(plots.STYLE)
 torch.set_num_threads(1)  # the model is small: a second thread would only wait
 
 # %%
@@ -348,8 +349,8 @@ shape = check.q2.or_ours(token_rewards)
 # whose mean over answers is the objective $J$. At the start policy and reference are equal and $k_1 = 0$, so we check
 # it with a policy that has moved: our actor, with a little noise on its weights.
 
-# %%
-beta, penalty = 0.05, course.preset.ppo.unfinished_penalty
+# %% tags=["folded"]
+# @title A policy that has moved, its answers, their scores and the reference's log-probabilities
 moved = deepcopy(reference)
 noise = torch.Generator().manual_seed(0)
 with torch.no_grad():
@@ -361,12 +362,13 @@ with torch.no_grad():
     ref_log_probs = response_log_probs(  # line 3, shape (B, T)
         reference, short.prompts, short.prompt_mask, short.responses, short.response_mask
     )
+
+# %%
+beta, penalty = 0.05, course.preset.ppo.unfinished_penalty
 rewards = shape(scores, short.finished, short.log_probs, ref_log_probs, short.response_mask, beta, penalty)
 
 k1 = short.log_probs.sum(1) - ref_log_probs.sum(1)  # shape (B,); both are 0 at padding
-earned = torch.stack(
-    [s if done else torch.full_like(s, penalty) for s, done in zip(scores, short.finished, strict=True)]
-)  # (4)
+earned = torch.tensor([s if done else penalty for s, done in zip(scores, short.finished, strict=True)]).to(k1)  # (4)
 torch.testing.assert_close(rewards.sum(1), earned - beta * k1, rtol=1e-4, atol=1e-4)  # (6)
 
 late = torch.cat([torch.zeros_like(rewards[:, :1]), rewards[:, :-1]], dim=1)  # every reward one slot too late
@@ -528,15 +530,10 @@ stats, _ = next(
         make_optimizer(tested, config.learning_rate, eps=1e-5), AdaptiveKL(config.beta, 1.0, config.horizon), config, 0,
     )
 )  # fmt: skip
-step_length = max(
-    float((a - b).detach().abs().max()) for a, b in zip(mine.parameters(), actor.parameters(), strict=True)
-)
-difference = max(
-    float((a - b).detach().abs().max()) for a, b in zip(mine.parameters(), tested.parameters(), strict=True)
-)
+yours, theirs, start = (torch.nn.utils.parameters_to_vector(m.parameters()).detach() for m in (mine, tested, actor))
 course.claim(
     "Checked: after one step, no weight of yours is more than 1 % of the step away from the tested loop's.",
-    difference < 0.01 * step_length,
+    (yours - theirs).abs().max() < 0.01 * (yours - start).abs().max(),
 )
 
 # %% [markdown]
@@ -605,23 +602,12 @@ print(f"Checked (9): {example:.6f}. Checked (10): β has doubled after {batches}
 # times too low.
 
 # %%
-figure, (left, right_) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-for start, color, style in ((0.5, BLUE, "-"), (0.02, ORANGE, "--")):
-    path = [start]
+prices = {"start at β = 0.5": [0.5], "start at β = 0.02": [0.02]}
+for path in prices.values():
     for _ in range(1500):
         path.append(new_beta(path[-1], 0.6 / path[-1], 6.0, 64, 10_000))
-    left.plot(path, color=color, linestyle=style, label=f"start at β = {start}")
-    right_.plot([0.6 / b for b in path], color=color, linestyle=style, label=f"start at β = {start}")
     assert abs(path[-1] - 0.1) < 0.005
-left.axhline(0.1, color=BLACK, linestyle=":", label="the right price")
-right_.axhline(6.0, color=BLACK, linestyle=":", label="target")
-left.set(title="The price", xlabel="batches of 64 answers", ylabel="β (reward units per nat)", yscale="log")
-right_.set(title="The distance", xlabel="batches of 64 answers", ylabel="KL (nats per answer)", yscale="log")
-for axes, ticks in ((left, (0.02, 0.05, 0.1, 0.2, 0.5)), (right_, (1, 3, 6, 10, 30))):
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.legend()
-plt.show()
+of_ppo.controller(prices, {name: [0.6 / b for b in path] for name, path in prices.items()}, right_price=0.1, target=6.0)
 
 # %% [markdown]
 # *Figure: left, both prices approach the dotted 0.1 on straight lines (the axis is logarithmic), and stay there; right,
@@ -665,7 +651,8 @@ metrics = live(rows, plots.ppo_dashboard)
 plots.ppo_dashboard(metrics)
 
 
-# %%
+# %% tags=["folded"]
+# @title Check of this run: does it do what the text below the figure says?
 def start_and_end(column: str, n: int = 10) -> tuple[float, float]:
     """Mean of the first three steps, and of the last n."""
     return float(metrics[column].head(3).mean()), float(metrics[column].tail(n).mean())
@@ -717,7 +704,8 @@ for i in range(0, len(heldout), max(1, len(heldout) // 8)):
         print(f"   {name} {float(answers.proxy[i, 0]):+.2f}   {answers.texts[i][0][:90]}")
 
 
-# %%
+# %% tags=["folded"]
+# @title How a line of the table below is printed
 def report(name: str, answers) -> None:
     """One line of means over the held-out prompts."""
     line = (
@@ -759,19 +747,9 @@ spoken_rewards = shape(
 pick = int((log_ratio.sum(1) * spoken.finished).argsort()[len(spoken) * 3 // 4])  # dearer than three in four
 count = int(spoken.response_mask[pick].sum())
 said = [task.tokenizer.decode([token]).strip() for token in spoken.responses[pick, :count].tolist()]
-figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 4), sharex=True, layout="constrained")
-top.bar(
-    range(count), log_ratio[pick, :count].tolist(), color=ORANGE, label=r"$\log \pi_\theta - \log \pi_\mathrm{ref}$"
+of_ppo.rewards_of_tokens(
+    said, log_ratio[pick, :count].tolist(), spoken_rewards[pick, :count].tolist(), words(asked[pick])
 )
-bottom.bar(range(count), spoken_rewards[pick, :count].tolist(), color=BLUE, label="$r_t$, equation (5)")
-top.set_title(f"Answer to: {words(asked[pick])}", parse_math=False)
-top.set(ylabel="nats")
-bottom.set(ylabel="reward units", xlabel="token of the answer")
-bottom.set_xticks(range(count), said, rotation=45, ha="right", parse_math=False)
-for axes in (top, bottom):
-    axes.axhline(0, color=BLACK, linewidth=0.8)
-    axes.legend()
-plt.show()
 
 # %% [markdown]
 # *Figure: above, the log-ratio of each token: most are near 0, and one or two decisions carry the KL. Below, the
@@ -810,11 +788,9 @@ plots.beside({"Embedded chatbot, just now": metrics, "SmolLM2-135M, recorded": r
 
 # %%
 before, after = (real["policies"][name] for name in ("sft", "ppo"))
-for name, row in (("SFT", before), ("PPO", after)):
-    print(f"{name}   gold {row['gold']:+.2f} ± {row['gold_se']:.2f}   proxy {row['proxy']:+.2f}", end="")
-    print(f"   KL {abs(row['kl']):.1f} nats   length {row['length']:.1f} tokens   ({row['n']} answers)")
-gain = after["gold"] - before["gold"]
-assert gain > 5 * math.hypot(before["gold_se"], after["gold_se"])
+columns = ["gold", "gold_se", "proxy", "kl", "length", "n"]  # gold_se: one standard error
+print(pd.DataFrame({"SFT": before, "PPO": after}).T[columns].astype(float).round(2).to_string())
+assert after["gold"] - before["gold"] > 5 * math.hypot(before["gold_se"], after["gold_se"])
 print("Checked: on held-out prompts, PPO's gold reward is above SFT's by more than five standard errors.")
 
 # %%
@@ -844,28 +820,15 @@ hacker, rows = training(beta=0.005)
 hacked = live(rows, plots.ppo_dashboard)
 
 # %% tags=["nbval-ignore-output"]
-figure, (left, right_) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
-for axes, table, title in ((left, metrics, "β = 0.05"), (right_, hacked, "β = 0.005")):
-    for (column, label), color, style in zip(plots.PROXY_AND_GOLD.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
-        if column in table:
-            axes.plot(table["step"], table[column], color=color, alpha=0.25, linewidth=0.8)
-            axes.plot(table["step"], table[column].rolling(5, center=True, min_periods=1).mean(), color=color,
-                      linestyle=style, label=label)  # fmt: skip
-    axes.set(title=title, xlabel="step", ylabel="reward units", ylim=(-1.5, 4))
-    twin = axes.twinx()
-    twin.plot(table["step"], table["kl"], color=GREEN, linestyle=":", label="KL (right axis)")
-    twin.set(ylabel="KL to SFT (nats)", ylim=(0, 30))
-    twin.grid(False)
-    lines = axes.get_lines()[1::2] + twin.get_lines()
-    axes.legend(lines, [line.get_label() for line in lines], loc="upper left", fontsize="x-small")
-plt.show()
+of_ppo.rewards_beside_kl({"β = 0.05": metrics, "β = 0.005": hacked})
 
 # %% tags=["nbval-ignore-output"]
 after_hack = judged(hacker.policy)
 for name, answers in (("SFT", after_sft), ("PPO, β = 0.05", after_ppo), ("PPO, β = 0.005", after_hack)):
     report(name, answers)
 
-# %%
+# %% tags=["folded"]
+# @title Check of this run: does it do what the text below says?
 if task.gold is not None:
     at_the_end = hacked["gold"].tail(10).mean()
     peak, of_strong_leash = hacked["gold"].rolling(3).mean().max(), metrics["gold"].tail(10).mean()
@@ -904,15 +867,11 @@ if after_hack.gold is not None:
 if task.name == "assistant":
     from week6.tasks.assistant import gold_parts
 
-    def parts(answers) -> dict[str, float]:
-        """Mean of each part of the gold reward, over the held-out prompts."""
-        every = [vars(gold_parts(p, t)) for p, row in zip(heldout, answers.texts, strict=True) for t in row]
-        return {name: sum(part[name] for part in every) / len(every) for name in every[0]}
-
-    table = {"SFT": parts(after_sft), "PPO, β = 0.05": parts(after_ppo), "PPO, β = 0.005": parts(after_hack)}
-    print(f"{'':16s}" + "".join(f"{name:>12s}" for name in table["SFT"]))
-    for name, row in table.items():
-        print(f"{name:16s}" + "".join(f"{round(value, 2) + 0.0:+12.2f}" for value in row.values()))
+    table = {}  # mean of each part of the gold reward over the held-out prompts, for each policy
+    for name, answers in (("SFT", after_sft), ("PPO, β = 0.05", after_ppo), ("PPO, β = 0.005", after_hack)):
+        rows = [vars(gold_parts(p, t)) for p, row in zip(heldout, answers.texts, strict=True) for t in row]
+        table[name] = pd.DataFrame(rows).mean()
+    print((pd.DataFrame(table).T.round(2) + 0.0).to_string())
     good, bad = table["PPO, β = 0.05"], table["PPO, β = 0.005"]
     assert not course.embedded or bad["grammar"] < table["SFT"]["grammar"] - 0.25  # worse than before PPO
     assert not course.embedded or bad["fit"] < good["fit"] - 0.2
@@ -930,27 +889,16 @@ else:
 
 # %%
 weak = recorded("overoptimisation")  # a tenth of the preset's β, several seeds; see week6/recorded/README.md
-falls = []  # of each seed: by how much gold is lower in the ten farthest batches than at its best
-figure, (left, right_) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-for (seed, run), style in zip(weak.groupby("seed"), ("-", "--", ":"), strict=True):
-    distance = run["kl"].clip(lower=0) ** 0.5
-    order = distance.sort_values().index
-    for axes, column, color in ((left, "score", BLUE), (right_, "gold", ORANGE)):
-        smooth = run.loc[order, column].rolling(15, center=True, min_periods=3).mean()
-        axes.plot(distance[order], smooth, color=color, linestyle=style, label=f"seed {seed}")
-    near, far = run.loc[order[:10]], run.loc[order[-10:]]  # the ten batches nearest to the SFT model, the ten farthest
+of_ppo.proxy_and_gold_by_distance(weak)
+
+# %%
+for _, run in weak.sort_values("kl").groupby("seed"):
+    near, far = run.head(10), run.tail(10)  # the ten batches nearest to the SFT model, the ten farthest
     assert far["score"].mean() > near["score"].mean() + 0.5
-    falls.append(run.loc[order, "gold"].rolling(10).mean().max() - far["gold"].mean())
-left.set(title="Proxy", xlabel="√KL (√nats)", ylabel="reward model's score (reward units)")
-right_.set(title="Gold", xlabel="√KL (√nats)", ylabel="gold reward (reward units)")
-left.legend()
-right_.legend()
-plt.show()
-assert len(falls) == 3 and min(falls) > 0.5
-print(
-    "Checked: in the ten batches farthest from the SFT model, the proxy is more than 0.5 higher than in the ten nearest,"
-)
-print("and the gold reward is more than 0.5 lower than at its best: for all three seeds.")
+    assert far["gold"].mean() < run["gold"].rolling(10).mean().max() - 0.5
+assert weak["seed"].nunique() == 3
+print("Checked for all three seeds: in the ten batches farthest from the SFT model the proxy is more than 0.5 higher")
+print("than in the ten nearest, and the gold reward is more than 0.5 lower than at its best.")
 
 # %% [markdown]
 # *Figure: left, the proxy rises with the distance from the SFT model; right, the gold reward rises up to a distance of

@@ -20,16 +20,17 @@
 # takes the chatbot's place; a cell says where a sentence of the text, which is about the embedded chatbot, does not hold
 # for it. The exact worlds are too small to gain from a GPU.
 
-# %%
+# %% tags=["folded"]
+# @title Set-up: what this notebook uses
 import copy
 import math
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from week6 import (
@@ -54,13 +55,12 @@ from week6.checks import nb06 as check
 from week6.classroom.lesson import lesson
 from week6.classroom.widgets import live, slider
 from week6.dpo import reference_log_probs
-from week6.pictures import plots
+from week6.pictures import of_dpo, plots
 from week6.pictures.figures import dpo_gradient, dpo_shortcut, roadmap
-from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE, dpo_dashboard, token_heatmap
 from week6.recorded import recorded, recorded_summary
 from week6.run.evaluation import judge
 
-plt.rcParams.update(STYLE)
+plt.rcParams.update(plots.STYLE)
 _ = torch.manual_seed(0)
 torch.set_num_threads(1)  # the tensors are small: a second thread would only wait for the first
 g = torch.Generator().manual_seed(0)
@@ -386,28 +386,10 @@ def train_table(divisor: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
 
 summed, averaged = train_table(torch.ones(8).double()), train_table(lengths)
 
-fig, ax = plt.subplots(figsize=(8, 3))
-for shift, values, colour, hatch, name in (
-    (-0.27, flat, "0.8", "", "reference"),
-    (0.0, summed, BLUE, "//", "trained with sums"),
-    (0.27, averaged, ORANGE, "..", "trained with means"),
-):
-    ax.bar(
-        [i + shift for i in range(8)],
-        values.exp().tolist(),
-        width=0.27,
-        color=colour,
-        edgecolor=BLACK,
-        hatch=hatch,
-        label=name,
-    )
-ax.set_xticks(
-    range(8), [f"{n:.0f} tokens\nr = {r:+.0f}".replace("-", "−") for n, r in zip(lengths, quality, strict=True)]
+shares = {"reference": flat, "trained with sums": summed, "trained with means": averaged}
+of_dpo.shares_of_answers(
+    lengths.tolist(), quality.tolist(), {name: log_p.exp().tolist() for name, log_p in shares.items()}
 )
-ax.set(title="Mean log-probabilities multiply the reward by the length", ylabel="probability")
-ax.set_xlabel("answer: its length and reward (reward units)")
-ax.legend()
-plt.show()
 
 # %% [markdown]
 # *Figure 2. Eight answers. With sums (striped) the four good answers get equal shares. With means (dotted) the share
@@ -514,26 +496,11 @@ print(f"Checked (12), (13) on 6,000 pairs, and (14) for the {len(left_side):,} p
 # The weight $\sigma(-\beta h)$ depends on $\beta$ in a second way: $\beta$ stretches the axis. Move the slider.
 
 
-# %%
-def plot_weight(beta: float) -> Figure:
-    """The weight of a pair, and its push on log π, against the difference of the log-ratios."""
-    h = torch.linspace(-30, 30, 601)
-    fig, ax = plt.subplots(figsize=(7, 3))
-    ax.axvspan(-30, 0, color="0.93")
-    ax.plot(h, torch.sigmoid(-beta * h), color=BLUE, label=r"weight $\sigma(-\beta h)$")
-    ax.plot(h, beta * torch.sigmoid(-beta * h), color=ORANGE, linestyle="--", label=r"push $\beta\,\sigma(-\beta h)$")
-    ax.set(title=f"One pair at β = {beta:g} reward units per nat", ylim=(-0.03, 1.05), ylabel="weight, push")
-    ax.set_xlabel(r"$h$: log-ratio of $y_w$ minus log-ratio of $y_l$ (nats); grey: ranked wrongly")
-    ax.legend(loc="upper right")
-    return fig
-
-
 # %% tags=["nbval-ignore-output"]
-slider(plot_weight, "β", [0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0], start=0.1)
+slider(of_dpo.pair_weight, "β", [0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0], start=0.1)
 
 # %%
-_ = plot_weight(0.1)
-plt.show()
+of_dpo.pair_weight(0.1)
 
 # %% [markdown]
 # *Figure 4. Weight and push of one pair against h, at β = 0.1: the weight falls from nearly 1 on the left to nearly 0
@@ -602,7 +569,8 @@ print(f"Checked (15): loss = noise + KL. At π* only the noise, {noise:.3f} nats
 check.p2("a")  # SOLUTION
 
 
-# %%
+# %% tags=["folded"]
+# @title The gap to π*, pairs as people would label them, and DPO by gradient descent
 def gap(log_pi: Float[Tensor, "X N"]) -> float:
     """KL(π ‖ π*) in nats, averaged over the prompts."""
     return kl_divergence(log_pi, log_star).mean().item()
@@ -638,6 +606,8 @@ def loss_on(pairs: tuple[Tensor, Tensor, Tensor], beta: float):
     ).mean()
 
 
+# %% tags=["folded"]
+# @title PPO in the same world, on the true reward
 def run_ppo(steps: int) -> tuple[torch.nn.Module, list[float]]:
     """PPO on the true reward: the policy, and its gap after every step."""
     config = PPOConfig(
@@ -669,24 +639,12 @@ runs = {
     "PPO, true reward": run_ppo(steps=35),
 }
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9.8, 3.7), layout="constrained")
-looks = ((BLUE, "-", "o"), (GREEN, "-.", "^"), (ORANGE, "--", "s"))
-beside = {"DPO, all pairs": -0.07, "PPO, true reward": 0.07}  # side by side, since many answers have the same reward
-for (name, (trained, gaps)), (colour, line, marker) in zip(runs.items(), looks, strict=True):
-    left.semilogy(gaps, color=colour, linestyle=line, marker=marker, markevery=10, markersize=5, label=name)
+reward_read_out = {}  # r̂ + β log Z(x) of every answer, equation (3)
+for name in ("DPO, all pairs", "PPO, true reward"):
     with torch.no_grad():
-        implicit = r_hat(conditional(trained), log_ref, beta) + beta * log_z[:, None]
-    if name in beside:
-        at = reward.flatten() + beside[name]
-        right.plot(at, implicit.flatten(), marker, color=colour, markersize=3, alpha=0.4, label=name)
-left.axhline(0.1, color=BLACK, linestyle=":", linewidth=1, label="0.1 nats")
-left.set(title="Distance to the best policy", xlabel="step", ylabel=r"KL$(\pi\,\Vert\,\pi^*)$ (nats)")
-left.legend()
-right.axline((0, 0), slope=1, color=BLACK, linestyle=":", label=r"$\hat r + \beta \log Z = r$")
-right.set(title="The reward inside the policy", xlabel="true reward r (reward units)")
-right.set_ylabel(r"$\hat r + \beta \log Z$ (reward units)")
-right.legend()
-plt.show()
+        implicit = r_hat(conditional(runs[name][0]), log_ref, beta)
+    reward_read_out[name] = (implicit + beta * log_z[:, None]).flatten()
+of_dpo.gaps_and_rewards({name: gaps for name, (_, gaps) in runs.items()}, reward.flatten(), reward_read_out)
 
 # %% [markdown]
 # *Figure 5. Left, the gap to π\* on a log scale, from about one nat: DPO with all pairs and PPO end below the dotted line
@@ -699,7 +657,7 @@ for name, (trained, gaps) in runs.items():
         log_pi = conditional(trained)
     earned, spent = (log_pi.exp() * reward).sum(-1).mean(), kl_divergence(log_pi, log_ref).mean()
     print(f"{name:17}  gap {gaps[-1]:.3f} nats   reward {earned:+.3f}   KL to the reference {spent:.2f} nats")
-    if name in beside:
+    if name in reward_read_out:
         assert gaps[-1] < 0.1 < 0.5 < gaps[0]
 few = torch.tensor(runs["DPO, 4,000 pairs"][1])
 assert few.min() < 0.4 * few[0] and few[-1] > 1.3 * few.min()
@@ -759,8 +717,8 @@ for i in range(3):
 # %% tags=["nbval-check-output"]
 check.p3("b")  # SOLUTION
 
-# %% tags=["nbval-ignore-output"]
-chatbot = copy.deepcopy(sft).requires_grad_(True)
+# %% tags=["folded"]
+# @title Fresh answers to held-out prompts, and the KL that they estimate
 questions = list(task.heldout_prompts["prompt"])
 
 
@@ -779,11 +737,13 @@ def with_kl(rows):
         yield row
 
 
+# %% tags=["nbval-ignore-output"]
+chatbot = copy.deepcopy(sft).requires_grad_(True)
 training = train_dpo(chatbot, sft, make_optimizer(chatbot, config.learning_rate), pairs, config, seed=0)
-metrics = live(with_kl(training), dpo_dashboard)
+metrics = live(with_kl(training), plots.dpo_dashboard)
 
 # %% tags=["nbval-ignore-output"]
-display(dpo_dashboard(metrics))
+display(plots.dpo_dashboard(metrics))
 
 # %% [markdown]
 # *Figure 6. DPO's dashboard; pale: single batches. Upper row: the implicit reward of the rejected answers falls steeply
@@ -859,9 +819,8 @@ plots.beside({"Embedded chatbot, just now": metrics, "SmolLM2-135M, recorded": r
 
 # %%
 before, after = (recorded_summary("smollm2")["policies"][name] for name in ("sft", "dpo"))
-for name, row in (("SFT", before), ("DPO", after)):
-    print(f"{name}   gold {row['gold']:+.2f} ± {row['gold_se']:.2f}   proxy {row['proxy']:+.2f}", end="")
-    print(f"   KL {abs(row['kl']):.1f} nats   length {row['length']:.1f} tokens   ({row['n']} answers)")
+columns = ["gold", "gold_se", "proxy", "kl", "length", "n"]  # gold_se: one standard error
+print(pd.DataFrame({"SFT": before, "DPO": after}).T[columns].astype(float).round(2).to_string())
 assert after["gold"] - before["gold"] > 5 * math.hypot(before["gold_se"], after["gold_se"])
 print("Checked: on held-out prompts, DPO's gold reward (VADER) is above SFT's by more than five standard errors.")
 
@@ -923,27 +882,10 @@ table = []
 for b in betas.tolist():
     best, _ = optimal_policy(log_ref, reward, b)
     chosen, rejected = rewards_of_pairs(best, b)
-    table.append((chosen, rejected, -b * kl_divergence(log_ref, best).mean(), kl_divergence(best, log_ref).mean()))
-chosen, rejected, both, distance = torch.tensor(table, dtype=torch.float64).T  # each of shape (40,)
+    table.append((chosen, rejected, -b * kl_divergence(log_ref, best).mean()))
+chosen, rejected, both = torch.tensor(table, dtype=torch.float64).T  # each of shape (40,)
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9.8, 3.6), layout="constrained")
-left.semilogx(betas, chosen, color=BLUE, label="chosen")
-left.semilogx(betas, rejected, color=ORANGE, linestyle="--", label="rejected")
-left.semilogx(
-    betas, both, color=GREEN, linestyle="-.", label=r"mean of both, $-\beta\,$KL$(\pi_\mathrm{ref}\Vert\pi^*)$"
-)
-left.axhline(0, color=BLACK, linewidth=0.8)
-left.set(title="Implicit rewards of the perfect policy", ylabel="reward units", xlabel="β (reward units per nat)")
-left.legend()
-right.semilogx(betas, chosen - rejected, color=BLUE, label="margin (reward units)")
-right.semilogx(
-    betas, chosen / betas, color=PURPLE, linestyle=":", linewidth=2, label=r"change of $\log\pi(y_w)$ (nats)"
-)
-right.axhline(0, color=BLACK, linewidth=0.8)
-right.set(title="Margin against likelihood", ylabel="reward units, or nats", xlabel="β (reward units per nat)")
-right.set_ylim(-6, 2.5)
-right.legend(loc="lower right")
-plt.show()
+of_dpo.rewards_of_the_optimum(betas, chosen, rejected, both)
 
 # %% [markdown]
 # *Figure 7. The exact optimum for many values of β. Left, the chosen reward is above 0 for large β and far below 0 for
@@ -1000,34 +942,43 @@ course.claim(
 # $\beta\, (\log \pi - \log \pi_\mathrm{ref})_t$. We take the chatbot that was trained longer (the course keeps it) and
 # look at held-out pairs that the annotators found clear.
 
+
+# %% tags=["folded"]
+# @title The share of each token in the implicit reward of a pair's two answers
+def shares_of_tokens(pairs):
+    """r̂ of each token of the chosen and of the rejected answers under the longer trained chatbot, each (B, T)."""
+    answers = ((pairs.chosen, pairs.chosen_mask), (pairs.rejected, pairs.rejected_mask))
+    with torch.no_grad():
+        return [
+            implicit_reward(
+                *(response_log_probs(m, pairs.prompts, pairs.prompt_mask, *answer) for m in (course.dpo, sft)),
+                course.preset.dpo.beta,
+            )
+            for answer in answers
+        ]
+
+
+def rows_of_heatmap(pairs):
+    """Words, their shares, and a label for each answer, the two of a pair together."""
+    words, values, labels = [], [], []
+    shares = shares_of_tokens(pairs)
+    for i in range(len(pairs)):
+        asked = tokenizer.decode(pairs.prompts[i][pairs.prompt_mask[i]], skip_special_tokens=True)
+        for kind, share in zip(("chosen", "rejected"), shares, strict=True):
+            mask = getattr(pairs, f"{kind}_mask")[i]
+            words.append([tokenizer.decode([token]) for token in getattr(pairs, kind)[i][mask].tolist()])
+            values.append(share[i][mask].tolist())
+            labels.append(f"{asked}   {kind}, sum {sum(values[-1]):+.1f}".replace("-", "−"))
+    return words, values, labels
+
+
 # %% tags=["nbval-ignore-output"]
 clear = probabilities.sub(0.5).abs().argsort(descending=True, stable=True)[::13][:3]  # three clear pairs
-shown = heldout.rows(clear.to(course.device))
-words, values, labels = [], [], []
-for kind, y, mask in (("chosen", shown.chosen, shown.chosen_mask), ("rejected", shown.rejected, shown.rejected_mask)):
-    with torch.no_grad():
-        per_token = implicit_reward(
-            *(response_log_probs(m, shown.prompts, shown.prompt_mask, y, mask) for m in (course.dpo, sft)),
-            course.preset.dpo.beta,
-        )  # shape (3, T)
-    for i in range(len(shown)):
-        words.append([tokenizer.decode([token]) for token in y[i][mask[i]].tolist()])
-        values.append(per_token[i][mask[i]].tolist())
-        asked = tokenizer.decode(shown.prompts[i][shown.prompt_mask[i]], skip_special_tokens=True)
-        labels.append(f"{asked}   {kind}, sum {sum(values[-1]):+.1f}".replace("-", "−"))
-order = [i + side for i in range(len(shown)) for side in (0, len(shown))]  # the two answers of a pair together
-words, values, labels = ([column[i] for i in order] for column in (words, values, labels))
-display(token_heatmap(words, values, "Implicit reward of each token", labels))
+words, values, labels = rows_of_heatmap(heldout.rows(clear.to(course.device)))
+display(plots.token_heatmap(words, values, "Implicit reward of each token", labels))
 
 some = heldout.rows(slice(0, 200))
-with torch.no_grad():
-    per_token = implicit_reward(
-        *(
-            response_log_probs(m, some.prompts, some.prompt_mask, some.rejected, some.rejected_mask)
-            for m in (course.dpo, sft)
-        ),
-        course.preset.dpo.beta,
-    )
+_, per_token = shares_of_tokens(some)
 at_first, later = per_token[:, 0].abs().mean(), per_token[:, 1:][some.rejected_mask[:, 1:]].abs().mean()
 print(f"200 rejected answers, mean |share|: first token {at_first:.2f}, later tokens {later:.2f} reward units")
 assert not course.embedded or at_first > 2 * later
@@ -1117,16 +1068,7 @@ for name, loss_of_h in (
         theta = (theta - 0.2 * gradient).detach().requires_grad_()
     paths[name] = path
 
-fig, ax = plt.subplots(figsize=(7, 3.2))
-for (name, path), (colour, line, _) in zip(paths.items(), looks, strict=True):
-    ax.semilogx(range(1, 1002), path, color=colour, linestyle=line, label=name)
-for value, name in ((math.log(9), r"$\log\,9$"), (0.5, "½")):
-    ax.axhline(value, color=BLACK, linestyle=":", linewidth=1)
-    ax.text(1.1, value + 0.1, name)
-ax.set(title="The margin of one pair that is always labelled the same way", xlabel="gradient step")
-ax.set_ylabel("margin βh (reward units)")
-ax.legend()
-plt.show()
+of_dpo.margins_of_one_pair(paths, {r"$\log\,9$": math.log(9), "½": 0.5})
 
 # %% [markdown]
 # *Figure 9. The margin of one pair against the gradient step, on a log scale. DPO's goes on rising; that of cDPO comes
@@ -1164,15 +1106,7 @@ for b in several:
         nats.append(kl_divergence(conditional(trained), log_ref).mean().item())
 exact = [kl_divergence(optimal_policy(log_ref, reward, b)[0], log_ref).mean().item() for b in several]
 
-fig, ax = plt.subplots(figsize=(6, 3))
-ax.loglog(several, nats, color=ORANGE, linestyle="--", marker="D", label="DPO, 4,000 pairs, 30 steps")
-ax.loglog(several, exact, color=BLACK, marker="o", label=r"exact optimum $\pi^*$")
-ax.set(title="A larger β keeps the policy closer", ylabel=r"KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)")
-ax.set_xticks(several, [f"{b:g}" for b in several])
-ax.minorticks_off()
-ax.set_xlabel("β (reward units per nat)")
-ax.legend()
-plt.show()
+of_dpo.kl_against_beta(several, {"DPO, 4,000 pairs, 30 steps": nats, r"exact optimum $\pi^*$": exact})
 
 # %% [markdown]
 # *Figure 10. KL to the reference against β, both axes logarithmic: both lines fall from left to right.*

@@ -23,13 +23,17 @@ import tyro
 from week6.chat.session import load_session
 from week6.chat.terminal import converse, stdin_reader
 from week6.classroom.confirm import confirm
+from week6.machine.bounds import Seed
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
 from week6.run import pipeline
 from week6.run.models import PRESETS, Preset
 from week6.run.sweep import WORLDS, SweepConfig, World, record, sweep
+from week6.tasks.conversation import clean
 
 DEFAULT_PRESET = "tiny"
+LONGEST_NAME = 200
+"""Bytes of a run's name: file systems allow 255, and temporary files have longer names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Frontier:
     """Folder that holds the runs."""
     worlds: tuple[World, ...] = WORLDS
     """The enumerable language, the chatbot, or both."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """One whole set of models each."""
     record: bool = False
     """Also write the tables to week6/recorded, from where notebook 07 reads them."""
@@ -91,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(command, Report):
             show(command.run)
         elif isinstance(command, Frontier):
-            folder = run_folder(command.runs_dir, f"frontier-{command.name or preset.name}")
+            folder = run_folder(command.runs_dir, f"frontier-{preset.name if command.name is None else command.name}")
             say = print if compute().is_main else _say_nothing
             tables = sweep(SweepConfig(preset), folder, command.worlds, command.seeds, say)
             if command.record:
@@ -104,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             converse(load_session(command.run), stdin_reader(), print)
         else:
             settings = {f.name: getattr(command, f.name) for f in _settings(preset)}
-            folder = run_folder(command.runs_dir, command.name or preset.name)
+            folder = run_folder(command.runs_dir, preset.name if command.name is None else command.name)
             pipeline.run(dataclasses.replace(preset, **settings), folder, command.seed, command.resume)
             if compute().is_main:
                 show(folder)
@@ -142,7 +146,7 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
         ("preset", _flag(str, f"Settings to start from: {', '.join(PRESETS)}."), preset.name),
         ("name", _flag(str | None, "Name of the run; the preset's if not given."), None),
         ("runs_dir", _flag(Path, "Folder that holds the runs."), Path("runs")),
-        ("seed", _flag(int, "Decides every random number."), 0),
+        ("seed", _flag(Seed, "Decides every random number."), 0),
         ("resume", _flag(bool, "Continue the run of this name."), False),
     ]
     settings = [(f.name, f.type, getattr(preset, f.name)) for f in _settings(preset)]
@@ -188,8 +192,10 @@ def _one_line(box: str) -> str:
 
 def run_folder(runs_dir: Path, name: str) -> Path:
     """The folder of the run called `name`. RunError for a name that is not one of a folder in `runs_dir`."""
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith(".") or clean(name) != name or "\\" in name:
         raise RunError(f"--name: got {name!r}, expected the plain name of a folder")
+    if len(name.encode()) > LONGEST_NAME:
+        raise RunError(f"--name: got {len(name.encode())} bytes, expected {LONGEST_NAME} at most")
     return runs_dir / name
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from week6.log_probs import response_log_probs
 from week6.machine import validate as check
+from week6.machine.bounds import SMOOTHING, Count, Leash, Rate, Rows, Smoothing
 from week6.machine.compute import in_parts
 from week6.machine.optim import Stats, gradient_step, minibatch, set_learning_rate
 from week6.sequences import Pairs
@@ -26,11 +27,11 @@ Variant = Literal["sigmoid", "ipo"]
 class DPOConfig:
     """The strength of the leash β (reward units per nat) and how long and how fast to train."""
 
-    steps: int = 300
-    batch_size: int = 64
-    learning_rate: float = 3e-4
-    beta: float = 0.1
-    label_smoothing: float = 0.0
+    steps: Count = 300
+    batch_size: Rows = 64
+    learning_rate: Rate = 3e-4
+    beta: Leash = 0.1
+    label_smoothing: Smoothing = 0.0
     variant: Variant = "sigmoid"
 
 
@@ -79,11 +80,7 @@ def dpo_loss(
     check.no_nan(
         policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
-    check.one_of("variant", variant, ("sigmoid", "ipo"))
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing: got {label_smoothing!r}, expected 0 ≤ ε < 0.5")
-    if variant == "ipo" and label_smoothing:
-        raise ValueError("label_smoothing: got one with variant 'ipo', which has none; expected 0")
+    check_variant(variant, label_smoothing)
     chosen_rewards = implicit_reward(policy_chosen, ref_chosen, beta)
     rejected_rewards = implicit_reward(policy_rejected, ref_rejected, beta)
     margin = chosen_rewards - rejected_rewards  # βh
@@ -92,6 +89,14 @@ def dpo_loss(
     else:
         loss = -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
     return DPOOutput(loss, chosen_rewards.detach(), rejected_rewards.detach())
+
+
+def check_variant(variant: str, label_smoothing: float) -> None:
+    """Raise ValueError for an unknown variant of the loss, an ε out of range, and one with "ipo", which has none."""
+    check.one_of("variant", variant, ("sigmoid", "ipo"))
+    SMOOTHING.check("label_smoothing", label_smoothing)
+    if variant == "ipo" and label_smoothing:
+        raise ValueError(f"label_smoothing: got {label_smoothing!r} with variant 'ipo', which has none; expected 0")
 
 
 def dpo_gradient_weight(

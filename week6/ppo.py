@@ -7,7 +7,7 @@ the log-ratios to the reference from that token on, so that the expected return 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,21 @@ from torch import Tensor, nn
 
 from week6.log_probs import masked_mean, masked_whiten, response_forward, response_log_probs, token_log_probs
 from week6.machine import validate as check
+from week6.machine.bounds import (
+    FRACTION,
+    LEASH,
+    Clip,
+    Coefficient,
+    Count,
+    Few,
+    Fraction,
+    Leash,
+    Positive,
+    Rate,
+    Rows,
+    Score,
+    Temperature,
+)
 from week6.machine.compute import in_parts
 from week6.machine.optim import Stats, generator_for, gradient_step, minibatch, set_learning_rate
 from week6.objective import kl_estimators
@@ -30,24 +45,25 @@ AVERAGED = ("policy_loss", "value_loss", "grad_norm", "clip_fraction", "approx_k
 class PPOConfig:
     """One PPO step samples `batch_size` answers and takes `epochs` × `minibatches` gradient steps on them."""
 
-    steps: int = 200
-    batch_size: int = 128
-    epochs: int = 2
-    minibatches: int = 2
-    learning_rate: float = 3e-4
-    beta: float = 0.1
+    steps: Count = 200
+    batch_size: Rows = 128
+    epochs: Few = 2
+    minibatches: Few = 2
+    learning_rate: Rate = 3e-4
+    beta: Leash = 0.1
     """Reward units per nat of KL to the reference."""
-    target_kl: float | None = None
+    target_kl: Annotated[float | None, LEASH, LEASH.shown] = None
     """Nats per answer at which the adaptive controller holds the KL; None keeps β fixed."""
-    horizon: float = 10_000
-    gamma: float = 1.0
-    lam: float = 0.95
-    clip: float = 0.2
-    value_coef: float = 0.1
-    unfinished_penalty: float = -3.0
+    horizon: Positive = 10_000
+    """Answers in which the controller can move β by a fifth; more than a fifth of `batch_size`."""
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95
+    clip: Clip = 0.2
+    value_coef: Coefficient = 0.1
+    unfinished_penalty: Score = -3.0
     """Score of an answer that did not end within the limit, in place of its reward."""
-    temperature: float = 1.0
-    max_new_tokens: int = 24
+    temperature: Temperature = 1.0
+    max_new_tokens: Rows = 24
 
 
 def shape_rewards(
@@ -95,9 +111,8 @@ def gae(
     check.same_shape(rewards=rewards, values=values, mask=mask)
     check.mask_rows("mask", mask)
     check.no_nan(rewards=rewards, values=values)
-    for name, value in (("gamma", gamma), ("lam", lam)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}: got {value!r}, expected a number from 0 to 1")
+    FRACTION.check("gamma", gamma)
+    FRACTION.check("lam", lam)
     real = mask.bool()
     rewards, values = torch.where(real, rewards, 0), torch.where(real, values, 0)
     advantage = next_value = torch.zeros_like(rewards[:, 0])
@@ -178,8 +193,17 @@ class AdaptiveKL:
         for name in ("beta", "target", "horizon"):
             check.positive(name, getattr(self, name))
 
+    def check_horizon(self, n_episodes: int) -> None:
+        """Raise ValueError where β could become 0 or negative in one update: for n ≥ 5 · horizon."""
+        if 0.2 * n_episodes >= self.horizon:
+            raise ValueError(
+                f"horizon: got {self.horizon!r}, expected more than {n_episodes / 5:g}, a fifth of the {n_episodes} "
+                "answers of a step: else β could fall to 0 at once"
+            )
+
     def update(self, kl: float, n_episodes: int) -> float:
         """β ← β (1 + clip(KL/target − 1, −0.2, 0.2) · n/horizon), after n answers with this mean KL; returns β."""
+        self.check_horizon(n_episodes)
         if not math.isfinite(kl):
             raise ValueError(f"kl: got {kl!r}, expected a finite number of nats per answer")
         error = min(max(kl / self.target - 1, -0.2), 0.2)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from week6.log_probs import position_ids
 from week6.machine import validate as check
+from week6.machine.bounds import Count, Rate, Rows
 from week6.machine.compute import compute, in_parts
 from week6.machine.optim import Stats, gradient_step, minibatch, set_learning_rate
 from week6.preferences import bradley_terry_loss
@@ -24,9 +25,9 @@ from week6.sequences import Demonstrations, Pairs, Rollout
 class RewardConfig:
     """How long and how fast to fit the preferences."""
 
-    steps: int = 300
-    batch_size: int = 64
-    learning_rate: float = 3e-4
+    steps: Count = 300
+    batch_size: Rows = 64
+    learning_rate: Rate = 3e-4
 
 
 def last_token_index(attention_mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]) -> Int[Tensor, " B"]:

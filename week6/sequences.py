@@ -9,7 +9,7 @@ every row, so that response token t is always predicted by column P − 1 + t. M
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -142,11 +142,38 @@ def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "
     return tokens, mask
 
 
+def tokens_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Each text as the tokens that a model meets: the same for the same text in training, sampling and chat.
+
+    In front stands what the tokenizer puts before every text (BOS), once, even where a template has written it too;
+    what it puts behind every text (EOS) is left out: a text may be a prompt, and goes on.
+    """
+    return [list(row.tokens) for row in _encode(tokenizer, texts)]
+
+
+def own_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], added: Sequence[int]) -> slice:
+    """Which of the tokens `ids` of one text `tokens_of` keeps; `added` is 1 at those that the tokenizer has added."""
+    own = [i for i, extra in enumerate(added) if not extra]
+    if not own:  # an empty text: all but the EOS stands in front of it
+        return slice(0, next((i for i, token in enumerate(ids) if token == tokenizer.eos_token_id), len(ids)))
+    front, end = own[0], own[-1] + 1
+    brought = ids[front : 2 * front] == ids[:front]
+    return slice(front if brought else 0, end)
+
+
+def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *answers: Sequence[str]) -> list[int]:
+    """How many tokens of each prompt stay when any of its answers follows; 0 where none of its own does.
+
+    Byte pairs may merge the end of a prompt with the start of an answer: "hi" + "there" is "hith" + "ere".
+    """
+    return [cut for cut, *_ in _split(tokenizer, prompts, *answers)]
+
+
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Prompts as left-padded tokens and their mask, ready for `sample`."""
-    return left_pad(_tokens(tokenizer, prompts), _tokenizer_pad_id(tokenizer))
+    return left_pad(tokens_of(tokenizer, prompts), _tokenizer_pad_id(tokenizer))
 
 
 def encode_demonstrations(
@@ -155,30 +182,25 @@ def encode_demonstrations(
     """Prompts and answers as tokens; each answer ends with exactly one EOS.
 
     Prompt and answer are tokenised together, as the model will meet them, and split where the prompt's own tokens
-    end; a token that merges the end of the prompt with the start of the answer belongs to the answer.
+    end; a token that merges the end of the prompt with the start of the answer belongs to the answer. Raises
+    ValueError, with its row, for a prompt of which nothing is left then.
     """
-    alone, whole = _tokens(tokenizer, prompts), _tokens_with_eos(tokenizer, prompts, answers)
-    cuts = [_common_prefix(a, w) for a, w in zip(alone, whole, strict=True)]
+    heads, tails = _heads_and_answers(tokenizer, prompts, answers)
     pad = _tokenizer_pad_id(tokenizer)
-    return Demonstrations(
-        *left_pad([w[:c] for w, c in zip(whole, cuts, strict=True)], pad),
-        *right_pad([w[c:] for w, c in zip(whole, cuts, strict=True)], pad),
-    )
+    return Demonstrations(*left_pad(heads, pad), *right_pad(tails, pad))
 
 
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str]
 ) -> Pairs:
     """Preference pairs as tokens, split as in `encode_demonstrations` at a cut that both answers share."""
-    alone = _tokens(tokenizer, prompts)
-    win, lose = _tokens_with_eos(tokenizer, prompts, chosen), _tokens_with_eos(tokenizer, prompts, rejected)
-    cuts = [min(_common_prefix(a, w), _common_prefix(a, r)) for a, w, r in zip(alone, win, lose, strict=True)]
+    heads, win, lose = _heads_and_answers(tokenizer, prompts, chosen, rejected)
     pad = _tokenizer_pad_id(tokenizer)
-    width = max(len(row) - c for row, c in zip([*win, *lose], [*cuts, *cuts], strict=True))
+    width = max(map(len, [*win, *lose]))
     return Pairs(
-        *left_pad([w[:c] for w, c in zip(win, cuts, strict=True)], pad),
-        *_widen(*right_pad([w[c:] for w, c in zip(win, cuts, strict=True)], pad), width, pad),
-        *_widen(*right_pad([r[c:] for r, c in zip(lose, cuts, strict=True)], pad), width, pad),
+        *left_pad(heads, pad),
+        *_widen(*right_pad(win, pad), width, pad),
+        *_widen(*right_pad(lose, pad), width, pad),
     )
 
 
@@ -246,21 +268,62 @@ def _tokenizer_pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(pad)
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    # A text from a chat template brings its own BOS; the tokenizer must not add a second.
-    brings_bos = bool(texts) and bool(tokenizer.bos_token) and texts[0].startswith(str(tokenizer.bos_token))
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=not brings_bos)["input_ids"]
+class _Row(NamedTuple):
+    """The tokens of a text, of which the first `added` stand before every text."""
+
+    tokens: Sequence[int]
+    added: int
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[_Row]:
+    if not texts:
+        return []
+    encoding: Any = tokenizer(list(texts), return_special_tokens_mask=True)
+    rows = []
+    for ids, added in zip(encoding["input_ids"], encoding["special_tokens_mask"], strict=True):
+        keep = own_tokens(tokenizer, ids, added)
+        rows.append(_Row(ids[keep], sum(added[keep])))
     return rows
 
 
-def _tokens_with_eos(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]
-) -> list[list[int]]:
+def _split(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *answers: Sequence[str]
+) -> list[tuple[int, *tuple[Sequence[int], ...]]]:
+    """For each prompt how many of its tokens stay before all of its answers, and the tokens of prompt and answer."""
+    alone = _encode(tokenizer, prompts)
+    wholes = [_encode(tokenizer, [p + a for p, a in zip(prompts, texts, strict=True)]) for texts in answers]
+    rows = []
+    for prompt, *whole in zip(alone, *wholes, strict=True):
+        cut = min(_common_prefix(prompt.tokens, row.tokens) for row in whole)
+        eaten = cut <= prompt.added < len(prompt.tokens)  # BOS alone is not the prompt
+        rows.append((0 if eaten else cut, *(row.tokens for row in whole)))
+    return rows
+
+
+def _heads_and_answers(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *answers: Sequence[str]
+) -> list[list[Sequence[int]]]:
+    """The tokens of the prompts, and of each list of answers, every answer with one EOS at its end."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise ValueError("tokenizer: got one without EOS token, expected one: answers must be able to end")
-    rows = _tokens(tokenizer, [p + a for p, a in zip(prompts, answers, strict=True)])
-    return [row if row[-1] == eos else [*row, int(eos)] for row in rows]
+    parts: list[list[Sequence[int]]] = [[] for _ in range(1 + len(answers))]
+    for i, (cut, *wholes) in enumerate(_split(tokenizer, prompts, *answers)):
+        if cut == 0:
+            raise ValueError(
+                f"prompts: row {i + 1} is {prompts[i]!r:.60}, which has no tokens or merges with its answer, expected "
+                "at least one token of its own; end it with a space, a line break or a role marker"
+            )
+        for part, tokens in zip(parts, [wholes[0][:cut], *(_ended(whole[cut:], eos) for whole in wholes)], strict=True):
+            part.append(tokens)
+    return parts
+
+
+def _ended(answer: Sequence[int], eos: int) -> Sequence[int]:
+    end = len(answer)
+    while end and answer[end - 1] == eos:
+        end -= 1
+    return [*answer[:end], eos]
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from week6.log_probs import masked_mean, response_log_probs
 from week6.machine import validate as check
+from week6.machine.bounds import Count, Rate, Rows
 from week6.machine.optim import Stats, gradient_step, minibatch, set_learning_rate
 from week6.sequences import Demonstrations
 
@@ -17,9 +18,9 @@ from week6.sequences import Demonstrations
 class SFTConfig:
     """How long and how fast to imitate."""
 
-    steps: int = 1000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    steps: Count = 1000
+    batch_size: Rows = 64
+    learning_rate: Rate = 1e-3
 
 
 def sft_loss(log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:

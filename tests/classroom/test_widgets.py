@@ -1,10 +1,10 @@
 """Live dashboards, in a kernel without a front end and outside of any kernel."""
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
+from ipywidgets import Image
 from nbclient import NotebookClient
 
 from week6.classroom import widgets
@@ -24,14 +24,20 @@ class Shown:
     """Stands for a notebook: remembers every picture that the widget showed and what replaced it at the end."""
 
     def __init__(self, monkeypatch):
-        self.widget, self.pictures, self.last, self.closed = None, [], None, False
+        self.widget, self.pictures, self.last = None, [], None
         monkeypatch.setattr(widgets, "get_ipython", lambda: self)
         monkeypatch.setattr(widgets, "display", self.display)
+        monkeypatch.setattr(widgets.ipywidgets, "Image", self.image)
 
-    def display(self, widget, display_id):
-        assert type(widget) is ipywidgets.Image and display_id
-        self.widget = widget
-        widget.observe(lambda change: self.pictures.append(bytes(change.new)), names="value")
+    def image(self, **options):
+        self.widget = Image(**options)
+        self.widget.observe(lambda change: self.pictures.append(bytes(change.new)), names="value")
+        return self.widget
+
+    def display(self, data, raw, display_id):
+        """Data with an id, not the widget: before ipywidgets 8 a widget is displayed without one."""
+        assert raw and display_id
+        assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == self.widget.model_id
         return self
 
     def update(self, data, raw):

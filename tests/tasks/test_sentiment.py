@@ -200,7 +200,7 @@ class TestTables:
             ("r.jsonl", '{"text": "a"}\n{"text": 5}\n', "row 2 of column text is 5, expected text"),
             ("r.jsonl", '{"text": "a"}\n{"label": 5}\n', "row 2 of column text is nan, expected text"),
             ("r.parquet", "PAR1 no", "cannot be read as .parquet"),
-            ("r.xlsx", "a", "is no such file; expected a file .txt, .jsonl"),
+            ("r.xlsx", "a", "has the ending .xlsx; expected a file .txt, .jsonl"),
         ],
     )
     def test_bad_file_is_one_sentence(self, write, name, content, message):

@@ -23,6 +23,7 @@ from week6.machine.optim import generator_for
 from week6.run.models import PRESETS, frozen_copy, initial_policy
 from week6.run.training import choose_device, read_json, stage_seed
 from week6.sampling import sample
+from week6.sequences import tokens_of
 from week6.tasks.conversation import KINDS_REMOVED, clean, neutralise, render
 
 MAX_CHARACTERS = 20_000
@@ -186,7 +187,7 @@ class ChatSession:
         first = 0 if self.memory is None else max(0, len(self.turns) - self.memory)
         for skip in range(first, len(self.turns) + 1):
             prompt = render(self.tokenizer, self.messages(name, text, skip), reply=True)
-            tokens = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            (tokens,) = tokens_of(self.tokenizer, [prompt])  # as in training, with the tokenizer's BOS
             if len(tokens) <= room:
                 return torch.tensor([tokens], device=policy.device), skip - first
         raise MessageError(
@@ -275,7 +276,7 @@ def load_session(folder: Path | str, memory: int | None = 0) -> ChatSession:
 def _load(kind: Any, path: Path) -> Any:
     options = {"use_safetensors": True} if kind is AutoModelForCausalLM else {}
     try:
-        return kind.from_pretrained(path, local_files_only=True, **options)
+        return kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise RunError(
             f"{path} is damaged ({' '.join(str(error).split())[:200]}): delete it and the stage's entry in "

@@ -71,7 +71,7 @@ def live(
     if get_ipython() is None:
         return pd.DataFrame(list(rows))
     picture = ipywidgets.Image(format="png")
-    shown = display(picture, display_id=True)  # type: ignore[no-untyped-call]
+    shown = display(_view(picture), raw=True, display_id=True)  # type: ignore[no-untyped-call]
     start = clock()
     due = start
     try:
@@ -87,6 +87,18 @@ def live(
         line = f"{len(table)} steps in {clock() - start:.0f} s"
         shown.update({"text/plain": line}, raw=True)
     return pd.DataFrame(table)
+
+
+def _view(widget: ipywidgets.DOMWidget) -> dict[str, object]:
+    """What shows a widget, as data: ipywidgets 7 draws its widgets itself, and drops the id of the display."""
+    return {
+        "text/plain": "",
+        "application/vnd.jupyter.widget-view+json": {
+            "version_major": 2,
+            "version_minor": 0,
+            "model_id": widget.model_id,
+        },
+    }
 
 
 LARGEST_LOG_RATIO = 3.0

@@ -54,7 +54,7 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
         with explain_no_space(path, needed):
             yield temporary
             for written in filter(Path.is_file, [temporary, *temporary.rglob("*")]):
-                with open(written, "rb") as file:
+                with open(written, "rb+") as file:  # Windows flushes only what may be written to
                     os.fsync(file.fileno())
         if temporary.is_dir():
             _remove_folder(path)

@@ -146,4 +146,13 @@ def _reason(error: BaseException) -> str:
         return "did not come: the hub cannot be reached"
     if "Protocol" in names or "onsistency check" in str(error):
         return "broke off in the middle"
-    return f"cannot be read ({' '.join(str(links[-1]).split())[:150]})"
+    return unreadable(error)
+
+
+def unreadable(error: BaseException) -> str:
+    """What the reader of a format could not do, in words: of its report only the end that says why."""
+    said = [" ".join(str(link).split()) for link in _chain(error)]
+    if any("trust_remote_code" in text or "Dataset scripts" in text for text in said):
+        return "brings Python code of its own, and no code of others is ever run"
+    reason = said[-1] or type(error).__name__
+    return f"cannot be read ({reason[:150]}{'…' * (len(reason) > 150)})"

@@ -1,19 +1,34 @@
 """Pretrained models by name or folder: a causal language model and its tokenizer, checked before anything is trained.
 
-Weights come from safetensors files only, and no code of a repository is ever run.
+Weights come from safetensors files only, and no code of a repository is ever run: nobody is asked, and no answer
+changes it.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    logging,
+)
 
 from week6.machine.checkpoint import RunError
-from week6.machine.hub import fetch
+from week6.machine.hub import fetch, unreadable
 
 T = TypeVar("T")
+Opened = tuple[PreTrainedModel, dict[str, Any]]
+"""A model, and what transformers says about its weights."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
 
 
@@ -22,7 +37,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
 
     Raises RunError when there is none, when it has no end token, or when it cannot say which characters a token is.
     """
-    tokenizer: Any = read(model, "--model", AutoTokenizer.from_pretrained, TOKENIZER_FILES)
+    tokenizer: Any = read(model, "--model", open_tokenizer, TOKENIZER_FILES)
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # made from the model's config alone
         raise RunError(
             f"--model {model}: has no tokenizer, expected {' or '.join(TOKENIZER_FILES[:2])}; choose another model"
@@ -43,26 +58,20 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
 def load_policy(model: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The causal language model `model`, a folder or a name on the hub, in fp32, without dropout, in evaluation mode.
 
-    Its end and pad tokens are those of `tokenizer`. Raises RunError when there is no such model, when its weights are
-    not safetensors or not complete, or when the tokenizer has more tokens than it has embeddings.
+    Its end and pad tokens are those of `tokenizer`; how it was meant to generate is forgotten, since nothing here
+    generates so, and settings that do not agree could not be saved. Raises RunError when there is no such model, when
+    its weights are not safetensors, not complete or not finite, when it sees the tokens behind the one that it
+    predicts, or when the tokenizer has more tokens than it has embeddings.
     """
 
-    def load(name: str) -> tuple[PreTrainedModel, dict[str, Any]]:
-        config = AutoConfig.from_pretrained(name)
+    def load(source: str) -> Opened:
+        config = open_config(source)
         for key, value in config.to_dict().items():
             if ("dropout" in key or "pdrop" in key) and isinstance(value, float):
                 setattr(config, key, 0.0)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        return loaded  # type: ignore[no-any-return]
+        return open_model(AutoModelForCausalLM, source, config)
 
-    policy, loading = read(model, "--model", load, ("config.json",), weights=True)
-    if missing := sorted(loading["missing_keys"]):
-        raise RunError(
-            f"--model {model}: its weights lack {len(missing)} tensors of a causal language model, such as "
-            f"{missing[0]}; expected a model saved as AutoModelForCausalLM"
-        )
+    policy = complete(model, "--model", *read(model, "--model", load, ("config.json",), weights=True))
     embeddings: Any = policy.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:
         raise RunError(
@@ -71,7 +80,93 @@ def load_policy(model: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
         )
     policy.config.eos_token_id = tokenizer.eos_token_id
     policy.config.pad_token_id = tokenizer.pad_token_id
-    return policy.eval()  # type: ignore[no-untyped-call, no-any-return]
+    policy.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    policy.eval()  # type: ignore[no-untyped-call]
+    _check_causal(model, policy)
+    return policy
+
+
+def open_tokenizer(source: Path | str, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or of the hub; code beside it is not run."""
+    with _quiet():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    return tokenizer
+
+
+def open_config(source: Path | str) -> PreTrainedConfig:
+    """The configuration in a folder or of the hub; code beside it is not run, and none that it names is fetched."""
+    with _quiet():
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if "/" in str(config._attn_implementation):  # compiled code of another repository
+        raise ValueError(f"it asks for the attention of {config._attn_implementation}, code that is never run")
+    return config
+
+
+def open_model(kind: Any, source: Path | str, config: PreTrainedConfig) -> Opened:
+    """The model of the class `kind` in a folder or of the hub, in fp32; code beside it is not run."""
+    with _quiet():
+        opened: Opened = kind.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # `complete` says it in one sentence
+            output_loading_info=True,
+        )
+    return opened
+
+
+def complete(name: str, flag: str, model: PreTrainedModel, loading: dict[str, Any]) -> PreTrainedModel:
+    """`model`, if its weights are all there, of the shapes that its config says, and finite; else RunError."""
+    fault = ""
+    if missing := sorted(loading["missing_keys"]):
+        fault = f"lack {len(missing)} tensors of a {type(model).__name__}, such as {missing[0]}"
+    elif mismatched := sorted(loading["mismatched_keys"]):
+        tensor, found, wanted = mismatched[0]
+        fault = f"do not fit its config.json: {tensor} is {tuple(found)}, expected {tuple(wanted)}"
+    else:
+        broken = [key for key, x in model.state_dict().items() if x.is_floating_point() and not x.isfinite().all()]
+        if broken:
+            fault = f"hold NaN or infinite numbers in {len(broken)} tensors, such as {broken[0]}"
+    if fault:
+        raise RunError(f"{flag} {name}: its weights {fault}; expected all that save_pretrained of the model writes")
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own reports: what is wrong is said in one sentence."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@torch.no_grad()
+def _check_causal(model: str, policy: PreTrainedModel) -> None:
+    """Raise RunError unless `policy` predicts each token from those before it, as the scorer calls it."""
+    ends = torch.tensor([[0, 0], [0, 1]])
+    try:
+        output = policy(
+            input_ids=ends,
+            attention_mask=torch.ones_like(ends),
+            position_ids=torch.arange(2).expand(2, 2),
+            logits_to_keep=torch.arange(2),
+            use_cache=False,
+        )
+        first = output.logits[:, 0]
+    except Exception as error:  # of any architecture
+        raise RunError(f"--model {model}: {unreadable(error)}; expected a causal language model") from error
+    if not torch.allclose(first[0], first[1], rtol=0, atol=1e-3 * float(first.abs().max())):
+        raise RunError(
+            f"--model {model}: a {type(policy).__name__} here sees the tokens behind the one that it predicts; "
+            "expected a causal language model"
+        )
 
 
 def read(model: str, flag: str, load: Callable[[str], T], one_of: tuple[str, ...], weights: bool = False) -> T:
@@ -100,7 +195,4 @@ def read(model: str, flag: str, load: Callable[[str], T], one_of: tuple[str, ...
     try:
         return load(str(folder))
     except Exception as error:  # of the readers of every format
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(
-            f"{flag} {model}: the folder cannot be read ({reason}); expected a transformers model"
-        ) from error
+        raise RunError(f"{flag} {model}: the folder {unreadable(error)}; expected a transformers model") from error

@@ -47,8 +47,8 @@ STYLE: Any = {
 
 def sft_loss(metrics: pd.DataFrame) -> Figure:
     """Cross-entropy of the demonstrations, in nats per token, against the step."""
-    figure, (axes,) = _panels("", 1)
-    _lines(
+    figure, (axes,) = empty_panels("", 1)
+    draw_series(
         axes,
         metrics,
         {"loss": "training batches"},
@@ -60,11 +60,13 @@ def sft_loss(metrics: pd.DataFrame) -> Figure:
 
 def reward_model(metrics: pd.DataFrame, bayes_accuracy: float | None = None) -> Figure:
     """Loss and accuracy of the reward model; `bayes_accuracy` draws the accuracy that no model can exceed."""
-    figure, (loss, accuracy) = _panels("Reward model", 2)
-    _lines(loss, metrics, {"loss": "training pairs"}, "Bradley–Terry loss", "nats per pair")
+    figure, (loss, accuracy) = empty_panels("Reward model", 2)
+    draw_series(loss, metrics, {"loss": "training pairs"}, "Bradley–Terry loss", "nats per pair")
     loss.axhline(np.log(2), color=BLACK, linestyle=":", linewidth=1, label="guessing, log 2")
     loss.legend()
-    _lines(accuracy, metrics, {"accuracy": "training pairs"}, "Pairs ranked as the annotator did", "share of pairs")
+    draw_series(
+        accuracy, metrics, {"accuracy": "training pairs"}, "Pairs ranked as the annotator did", "share of pairs"
+    )
     if bayes_accuracy is not None:
         accuracy.axhline(bayes_accuracy, color=ORANGE, linestyle="--", label=f"Bayes ceiling, {bayes_accuracy:.3f}")
     accuracy.axhline(0.5, color=BLACK, linestyle=":", linewidth=1, label="guessing")
@@ -74,41 +76,43 @@ def reward_model(metrics: pd.DataFrame, bayes_accuracy: float | None = None) -> 
 
 def ppo_dashboard(metrics: pd.DataFrame) -> Figure:
     """What to watch while PPO trains: is it learning, is it drifting, is the code right."""
-    figure, panels = _panels("PPO", 8)
+    figure, panels = empty_panels("PPO", 8)
     reward, kl, entropy, clip, ratio, variance, length, beta = panels
-    _lines(reward, metrics, PROXY_AND_GOLD, "Reward", "reward units")
-    _lines(kl, metrics, {"kl": "KL(π ‖ SFT)"}, "Distance from SFT", "nats per answer")
-    _lines(entropy, metrics, {"entropy": "entropy"}, "Entropy: does it still explore?", "nats per token")
-    _lines(clip, metrics, {"clip_fraction": "clipped"}, "Tokens outside the clip range", "share of tokens")
-    _lines(ratio, metrics, {"first_ratio_deviation": "max |ρ − 1|"}, "Ratio at the first pass: must be 1", "|ρ − 1|")
+    draw_series(reward, metrics, PROXY_AND_GOLD, "Reward", "reward units")
+    draw_series(kl, metrics, {"kl": "KL(π ‖ SFT)"}, "Distance from SFT", "nats per answer")
+    draw_series(entropy, metrics, {"entropy": "entropy"}, "Entropy: does it still explore?", "nats per token")
+    draw_series(clip, metrics, {"clip_fraction": "clipped"}, "Tokens outside the clip range", "share of tokens")
+    draw_series(
+        ratio, metrics, {"first_ratio_deviation": "max |ρ − 1|"}, "Ratio at the first pass: must be 1", "|ρ − 1|"
+    )
     ratio.axhline(1e-4, color=BLACK, linestyle=":", linewidth=1, label="limit of rounding error")
     ratio.set_yscale("log")
     ratio.legend()
-    _lines(variance, metrics, {"explained_variance": "value head"}, "Explained variance of the returns", "share")
-    _lines(length, metrics, {"length": "answers"}, "Length of the answers", "tokens")
-    _lines(beta, metrics, {"beta": "β"}, "Price of KL", "reward units per nat")
+    draw_series(variance, metrics, {"explained_variance": "value head"}, "Explained variance of the returns", "share")
+    draw_series(length, metrics, {"length": "answers"}, "Length of the answers", "tokens")
+    draw_series(beta, metrics, {"beta": "β"}, "Price of KL", "reward units per nat")
     beta.set_ylim(bottom=0)
     return figure
 
 
 def dpo_dashboard(metrics: pd.DataFrame) -> Figure:
     """What to watch while DPO trains: margins grow even where the log-probability of the chosen answer falls."""
-    figure, panels = _panels("DPO", 6)
+    figure, panels = empty_panels("DPO", 6)
     rewards, margin, accuracy, kl, log_probs, weight = panels
-    _lines(
+    draw_series(
         rewards, metrics, {"chosen_reward": "chosen", "rejected_reward": "rejected"}, "Implicit reward", "reward units"
     )
-    _lines(margin, metrics, {"margin": "chosen − rejected"}, "Margin", "reward units")
-    _lines(accuracy, metrics, {"accuracy": "training pairs"}, "Margin above 0", "share of pairs")
-    _lines(kl, metrics, {"kl": "KL estimate"}, "Distance from SFT", "nats per answer")
-    _lines(
+    draw_series(margin, metrics, {"margin": "chosen − rejected"}, "Margin", "reward units")
+    draw_series(accuracy, metrics, {"accuracy": "training pairs"}, "Margin above 0", "share of pairs")
+    draw_series(kl, metrics, {"kl": "KL estimate"}, "Distance from SFT", "nats per answer")
+    draw_series(
         log_probs,
         metrics,
         {"chosen_log_prob": "chosen", "rejected_log_prob": "rejected"},
         "log π(y | x)",
         "nats per answer",
     )
-    _lines(
+    draw_series(
         weight, metrics, {"gradient_weight": "mean weight"}, r"Gradient weight $\sigma(\hat r_l - \hat r_w)$", "weight"
     )
     return figure
@@ -117,10 +121,10 @@ def dpo_dashboard(metrics: pd.DataFrame) -> Figure:
 def beside(runs: Mapping[str, pd.DataFrame], method: Literal["ppo", "dpo"]) -> Figure:
     """Reward (of DPO: the implicit ones) and KL of the same method in several runs: a column each, under its title."""
     rewards = PROXY_AND_GOLD if method == "ppo" else {"chosen_reward": "chosen", "rejected_reward": "rejected"}
-    figure, panels = _panels("", 2 * len(runs), columns=len(runs))
+    figure, panels = empty_panels("", 2 * len(runs), columns=len(runs))
     for (title, metrics), upper, lower in zip(runs.items(), panels, panels[len(runs) :], strict=False):
-        _lines(upper, metrics, rewards, title, "reward units")
-        _lines(lower, metrics, {"kl": "KL(π ‖ SFT)"}, "Distance from SFT", "nats per answer")
+        draw_series(upper, metrics, rewards, title, "reward units")
+        draw_series(lower, metrics, {"kl": "KL(π ‖ SFT)"}, "Distance from SFT", "nats per answer")
     return figure
 
 
@@ -131,7 +135,7 @@ def frontier(policies: Mapping[str, Mapping[str, Any]], best_gold: float | None 
 
 def frontier_beside(runs: Mapping[str, Mapping[str, Mapping[str, Any]]], best_gold: float | None = None) -> Figure:
     """`frontier` of several runs, a panel each, under its title. Their rewards have scales of their own."""
-    figure, panels = _panels("", len(runs))
+    figure, panels = empty_panels("", len(runs))
     for (title, policies), axes in zip(runs.items(), panels, strict=True):
         _frontier(axes, policies)
         if best_gold is not None:
@@ -167,7 +171,7 @@ def overoptimisation(metrics: pd.DataFrame) -> Figure:
 
     Where the proxy goes on rising and the gold falls, the policy exploits errors of the reward model.
     """
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     order = metrics.assign(distance=np.sqrt(metrics["kl"].clip(lower=0))).sort_values("distance")
     for (column, label), (color, style), marker in zip(PROXY_AND_GOLD.items(), LOOKS, ".x", strict=False):
         if column in order:
@@ -191,12 +195,12 @@ def frontiers(table: pd.DataFrame, analytic: pd.DataFrame | None = None, zoom: f
     """
     seeds = sorted(table["seed"].unique())
     if analytic is not None:
-        figure, panels = _panels("", len(seeds), share=True)
+        figure, panels = empty_panels("", len(seeds), share=True)
         for axes, seed in zip(panels, seeds, strict=True):
             _policies_and_optimum(axes, table[table["seed"] == seed], analytic[analytic["seed"] == seed])
             axes.set_title(f"seed {seed}")
     else:
-        figure, panels = _panels("", 1 if zoom is None else 2)
+        figure, panels = empty_panels("", 1 if zoom is None else 2)
         for axes in panels:
             _means_over_seeds(axes, table, labels_from=zoom if axes is not panels[-1] and zoom else 0.0)
         panels[0].set_title(f"Mean of {len(seeds)} seeds, ± 1 standard error")
@@ -258,7 +262,7 @@ def gao_fits(table: pd.DataFrame, form: Form = "rl") -> Figure:
 
     The band is the mean ± one standard error between seeds of where the fitted gold reward is highest.
     """
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     table = table.assign(distance=np.sqrt(table["kl"].clip(lower=0)))
     grid = np.linspace(0, table["distance"].max(), 200)
     for (column, name), (color, style), marker in zip(PROXY_AND_GOLD.items(), LOOKS, ".x", strict=False):
@@ -390,7 +394,7 @@ def token_heatmap(
     return figure
 
 
-def _panels(title: str, n: int, share: bool = False, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+def empty_panels(title: str, n: int, share: bool = False, columns: int | None = None) -> tuple[Figure, list[Axes]]:
     """A figure with n panels, at most four in a row. It is closed: a notebook shows it once, where it is returned."""
     columns = columns or (n if n <= 2 else 3 if n % 3 == 0 else 4)
     rows = n // columns
@@ -409,7 +413,7 @@ def _smooth(values: "pd.Series[float]") -> "pd.Series[float]":
     return values.rolling(max(1, len(values) // 10), center=True, min_periods=1).mean()
 
 
-def _lines(axes: Axes, metrics: pd.DataFrame, series: Mapping[str, str], title: str, unit: str) -> None:
+def draw_series(axes: Axes, metrics: pd.DataFrame, series: Mapping[str, str], title: str, unit: str) -> None:
     """Each column against the step: pale as it is, strong as a rolling mean. Columns the run lacks are left out."""
     for (column, label), (color, style) in zip(series.items(), LOOKS, strict=False):
         if column in metrics:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from week6.log_probs import response_log_probs
+from week6.machine.bounds import Few, Rows, Spread
 from week6.machine.compute import in_parts, stack
 from week6.machine.optim import generator_for
 from week6.sampling import sample
@@ -27,19 +28,19 @@ Reward = Callable[[Rollout], Float[Tensor, " B"]]
 class EvaluationConfig:
     """On how many sampled answers the figures of a run rest."""
 
-    heldout_pairs: int = 14
+    heldout_pairs: Few = 14
     """Pairs on each held-out prompt that measure the reward model's accuracy and its ceiling."""
-    calibration_answers: int = 1000
+    calibration_answers: Spread = 1000
     """SFT answers to training prompts whose reward is made mean 0, variance 1."""
-    answers_per_prompt: int = 8
+    answers_per_prompt: Few = 8
     """Answers of each policy to each held-out prompt."""
-    best_of: int = 16
+    best_of: Few = 16
     """The n of best-of-n."""
-    best_of_answers: int = 2
+    best_of_answers: Few = 2
     """How many times best-of-n is done for each held-out prompt."""
-    probes: int = 10
+    probes: Few = 10
     """How often DPO's KL and gold reward are looked at while it trains."""
-    probe_answers: int = 256
+    probe_answers: Rows = 256
     """On how many answers."""
 
 

@@ -15,6 +15,8 @@ from transformers import (
 )
 
 from week6.dpo import DPOConfig
+from week6.machine.bounds import Count, Few, Rows, Width
+from week6.machine.compute import compute
 from week6.machine.pretrained import load_policy
 from week6.ppo import PPOConfig
 from week6.reward_model import RewardConfig
@@ -39,11 +41,11 @@ class Preset:
 
     name: str
     task: str
-    layers: int
-    heads: int
-    width: int
-    positions: int
-    n_pairs: int
+    layers: Few
+    heads: Width
+    width: Width
+    positions: Rows
+    n_pairs: Count
     sft: SFTConfig
     reward: RewardConfig
     ppo: PPOConfig
@@ -139,6 +141,22 @@ def initial_policy(preset: Preset, tokenizer: PreTrainedTokenizerFast, seed: int
     if preset.model is None:
         return new_policy(preset, tokenizer, seed)
     return load_policy(preset.model, tokenizer)
+
+
+def check_size(preset: Preset, vocabulary: int) -> None:
+    """Raise ValueError for a new model that could not be trained in the free memory.
+
+    L (12 d² + 13 d) + (V + P + 2) d weights, of L layers, width d, V tokens and P positions, with gradients and Adam's
+    moments: 16 bytes each.
+    """
+    layers, width = preset.layers, preset.width
+    weights = layers * (12 * width**2 + 13 * width) + (vocabulary + preset.positions + 2) * width
+    needed, free = 16 * weights, compute().free_bytes()
+    if needed > free:
+        raise ValueError(
+            f"layers, width: got {layers} and {width}, a model of {weights / 1e6:.0f} M weights that takes "
+            f"{needed / 1e9:.1f} GB to train, expected what fits the {free / 1e9:.1f} GB of free memory"
+        )
 
 
 def new_policy(preset: Preset, tokenizer: PreTrainedTokenizerBase, seed: int) -> GPT2LMHeadModel:

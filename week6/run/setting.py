@@ -1,7 +1,9 @@
 """What all stages of a run share: its folder, its task, its settings, checked before anything is written."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,31 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from week6.machine import validate as check
+from week6.dpo import check_variant
+from week6.machine.bounds import SEED, Seed, check_fields
+from week6.machine.checkpoint import RunError
+from week6.machine.compute import compute
 from week6.machine.pretrained import load_tokenizer
-from week6.ppo import AdaptiveKL
+from week6.ppo import AdaptiveKL, PolicyWithValue
+from week6.reward_model import RewardModel, score
 from week6.run.forecast import Watcher, forecast, opening, say
-from week6.run.models import Preset, initial_policy
+from week6.run.models import Preset, check_size, initial_policy
 from week6.run.training import Run, Usage, choose_device, run_stage, stage_seed
-from week6.sequences import encode_prompts
+from week6.sampling import sample
+from week6.sequences import encode_demonstrations, encode_pairs, encode_prompts
 from week6.tasks import Task, load_task
 
 STAGES = ("sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "evaluation")
 """In their order; `answer_pairs` only where people compared whole texts."""
-POSITIVE = {
-    "steps", "batch_size", "learning_rate", "beta", "target_kl", "epochs", "minibatches", "horizon", "clip",
-    "temperature", "max_new_tokens", "n_pairs", "layers", "heads", "width", "positions",
-    "heldout_pairs", "calibration_answers", "answers_per_prompt", "best_of", "best_of_answers", "probes",
-    "probe_answers",
-}  # fmt: skip
-"""Settings that must be above zero."""
+ANSWER_TOKEN_BYTES = 40
+"""What a token of an answer takes while it waits to be judged: ids, masks, log-probabilities, and a copy."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """What a run's folder belongs to."""
 
-    seed: int
+    seed: Seed
     preset: Preset
 
 
@@ -78,16 +80,7 @@ def open_setting(preset: Preset, folder: Path, seed: int = 0, resume: bool = Fal
 
     Raises ValueError or RunError for bad settings, a bad model or bad data, before anything is written.
     """
-    check_preset(preset)
-    task = preset_task(preset)
-    policy: Any = initial_policy(preset, task.tokenizer, stage_seed(seed, "init"))
-    if (room := getattr(policy.config, "max_position_embeddings", None)) is not None:
-        prompts, _ = encode_prompts(task.tokenizer, [*task.prompts["prompt"], *task.heldout_prompts["prompt"]])
-        if prompts.shape[1] + task.max_new_tokens > room:
-            raise ValueError(
-                f"max_new_tokens: got {task.max_new_tokens} and prompts of up to {prompts.shape[1]} tokens, "
-                f"expected no more than the {room} positions of the model together"
-            )
+    task = check_run(preset, seed)
     run = Run.open(folder, RunConfig(seed, preset), resume)
     return Setting(run, preset, task, seed, choose_device())
 
@@ -110,15 +103,117 @@ def preset_task(preset: Preset) -> Task:
     )
 
 
+def check_run(preset: Preset, seed: int) -> Task:
+    """Hold a whole preset against itself, its task, its data and its model; returns the task.
+
+    Raises ValueError or RunError for what cannot be trained. Nothing is written.
+    """
+    SEED.check("seed", seed)
+    check_preset(preset)
+    task = preset_task(preset)
+    check_task(preset, task)
+    if preset.model is None:
+        check_size(preset, len(task.tokenizer))
+    check_model(preset, task, initial_policy(preset, task.tokenizer, stage_seed(seed, "init")))
+    return task
+
+
 def check_preset(preset: Preset) -> None:
-    """Raise ValueError, before anything is done, that names the setting which makes no sense."""
-    parts = {"": preset} | {
-        f"{f.name}.": getattr(preset, f.name)
-        for f in dataclasses.fields(preset)
-        if dataclasses.is_dataclass(getattr(preset, f.name))
+    """Raise ValueError, before anything is done, that names the setting which makes no sense.
+
+    Each field lies within the bounds of its type, and fields that belong together fit each other.
+    """
+    check_fields(preset)
+    ppo, dpo = preset.ppo, preset.dpo
+    with _named("ppo."):
+        if ppo.target_kl is not None:
+            AdaptiveKL(ppo.beta, ppo.target_kl, ppo.horizon).check_horizon(ppo.batch_size)
+        if ppo.minibatches > ppo.batch_size:
+            raise ValueError(
+                f"minibatches: got {ppo.minibatches}, expected no more than the {ppo.batch_size} answers of a step"
+            )
+    with _named("dpo."):
+        check_variant(dpo.variant, dpo.label_smoothing)
+
+
+def check_task(preset: Preset, task: Task) -> None:
+    """Raise ValueError where a task has nothing to learn from, or more answers are asked for than fit the memory."""
+    for what in ("prompts", "heldout_prompts", "demonstrations", "pairs", "heldout_pairs"):
+        rows = getattr(task, what)
+        if rows is not None and not len(rows):
+            raise ValueError(
+                f"data: got no {what.replace('_', ' ')} for task {task.name!r}, expected one at least; "
+                "give more texts, or ratings that differ"
+            )
+    sizes, k, heldout = preset.evaluation, task.answers_per_prompt, len(task.heldout_prompts)
+    answers = {
+        "evaluation.answers_per_prompt": heldout * sizes.answers_per_prompt,
+        "evaluation.best_of, best_of_answers": heldout * sizes.best_of * sizes.best_of_answers,
     }
-    for prefix, part in parts.items():
-        for field in dataclasses.fields(part):
-            value = getattr(part, field.name)
-            if field.name in POSITIVE and value is not None:
-                check.positive(prefix + field.name, value)
+    if task.pairs is None:
+        answers |= {
+            "n_pairs": k * math.ceil(preset.n_pairs / math.comb(k, 2)),
+            "evaluation.heldout_pairs": 2 * heldout * sizes.heldout_pairs,
+        }
+    for name, rows in answers.items():
+        needed, free = rows * task.max_new_tokens * ANSWER_TOKEN_BYTES, compute().free_bytes()
+        if needed > free:
+            raise ValueError(
+                f"{name}: got {rows} answers of up to {task.max_new_tokens} tokens ({needed / 1e9:.0f} GB), "
+                f"expected what fits the {free / 1e9:.0f} GB of free memory"
+            )
+
+
+def check_model(preset: Preset, task: Task, policy: Any) -> None:
+    """Raise ValueError or RunError where a policy cannot learn what the task and the settings ask of it: texts longer
+    than its positions, weights that are not numbers, a model that cannot continue a text."""
+    prompts, mask = encode_prompts(task.tokenizer, [*task.prompts["prompt"], *task.heldout_prompts["prompt"]])
+    room = getattr(policy.config, "max_position_embeddings", None)
+    if room is not None:
+        for name, most in (("max_new_tokens", task.max_new_tokens), ("ppo.max_new_tokens", preset.ppo.max_new_tokens)):
+            if prompts.shape[1] + most > room:
+                raise ValueError(
+                    f"{name}: got {most} and prompts of up to {prompts.shape[1]} tokens, "
+                    f"expected no more than the {room} positions of the model together"
+                )
+        for name, longest in _longest(task).items():
+            if longest > room:
+                raise ValueError(
+                    f"{name}: got a text of {longest} tokens, expected no more than the {room} positions of the model"
+                )
+    if preset.model is None:
+        return
+    if bad := sum(int((~p.isfinite()).sum()) for p in policy.parameters()):
+        raise RunError(f"--model {preset.model}: {bad} of its weights are NaN or infinite; take an intact copy")
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            tried = sample(policy, prompts[:2], mask[:2], 2, generator=torch.Generator().manual_seed(0))
+            PolicyWithValue(policy)(tried)
+            score(RewardModel(policy), tried)
+    except Exception as error:  # of whatever the model's own code makes of it
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"--model {preset.model}: cannot continue a text ({reason}); expected a causal language model"
+        ) from error
+
+
+def _longest(task: Task) -> dict[str, int]:
+    """Tokens of the longest text that is learned from, prompt and answer together, by where it comes from."""
+    columns = [list(task.demonstrations[name]) for name in ("prompt", "completion")]
+    learned = encode_demonstrations(task.tokenizer, *columns)
+    longest = {"demonstrations": learned.prompt_mask.sum(1) + learned.response_mask.sum(1)}
+    for what in ("pairs", "heldout_pairs"):
+        if (rows := getattr(task, what)) is not None:
+            both = encode_pairs(task.tokenizer, *(list(rows[name]) for name in ("prompt", "chosen", "rejected")))
+            answers = torch.maximum(both.chosen_mask.sum(1), both.rejected_mask.sum(1))
+            longest[what] = both.prompt_mask.sum(1) + answers
+    return {what: int(lengths.max()) for what, lengths in longest.items()}
+
+
+@contextmanager
+def _named(prefix: str) -> Iterator[None]:
+    """Put the config's name before that of the argument which a ValueError names."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}") from None

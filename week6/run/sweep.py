@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from week6 import recorded
 from week6.dpo import DPOConfig
 from week6.exact import ExactWorld, small_world, train_exact_dpo, train_exact_ppo
+from week6.machine.bounds import LEASH, SEED, Count, Few, Leash, Positive, check_fields
 from week6.machine.checkpoint import RunError, write_atomic
 from week6.machine.compute import main_process
 from week6.objective import best_of_n_kl_bound, best_of_n_policy, optimal_policy
@@ -35,7 +36,7 @@ from week6.run import pipeline
 from week6.run.evaluation import Judged, best_of_n, figures, judge
 from week6.run.labelling import collect_pairs
 from week6.run.models import Preset
-from week6.run.setting import RunConfig, Setting, check_preset
+from week6.run.setting import RunConfig, Setting, check_preset, check_run
 from week6.run.training import Run, choose_device, stage_seed, to_json
 from week6.sequences import Pairs
 from week6.tasks import Task, load_task
@@ -61,10 +62,10 @@ class ExactSettings:
     "dpo_two_rounds" adds as many pairs of its own sentences and trains on all of them (`train_exact_dpo`).
     """
 
-    betas: tuple[float, ...] = (0.3, 0.5, 1.0, 2.0)
-    ns: tuple[int, ...] = (2, 4, 8, 16, 64)
-    curve: tuple[float, ...] = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0)
-    pairs: int = 20_000
+    betas: tuple[Leash, ...] = (0.3, 0.5, 1.0, 2.0)
+    ns: tuple[Few, ...] = (2, 4, 8, 16, 64)
+    curve: tuple[Leash, ...] = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0)
+    pairs: Count = 20_000
     ppo: PPOConfig = PPOConfig(steps=90, batch_size=256, learning_rate=3e-3, beta=1.0, value_coef=0.5, max_new_tokens=4)
     dpo: DPOConfig = DPOConfig(steps=120, batch_size=256, learning_rate=3e-3, beta=1.0)
 
@@ -73,16 +74,16 @@ class ExactSettings:
 class AssistantSettings:
     """The chatbot's part: β of PPO (on the reward model) and of DPO, n of best-of-n, and a longer run at a weak β."""
 
-    ppo_betas: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
-    dpo_betas: tuple[float, ...] = (0.3, 1.0, 3.0)
-    ns: tuple[int, ...] = (1, 2, 4, 16, 64)
-    answers: int = 8
+    ppo_betas: tuple[Leash, ...] = (0.03, 0.1, 0.3, 1.0)
+    dpo_betas: tuple[Leash, ...] = (0.3, 1.0, 3.0)
+    ns: tuple[Few, ...] = (1, 2, 4, 16, 64)
+    answers: Few = 8
     """To each held-out prompt."""
-    picks: int = 2
+    picks: Few = 2
     """How often the best of the largest n is taken for each held-out prompt; smaller n use the same answers."""
-    weaker: float = 10.0
+    weaker: Positive = 10.0
     """The over-optimisation run's β is that of the preset divided by this."""
-    weak_steps: int = 300
+    weak_steps: Count = 300
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,10 @@ def sweep(
     """
     if not worlds or len(set(worlds)) != len(worlds) or not set(worlds) <= set(WORLDS):
         raise RunError(f"--worlds: got {' '.join(worlds) or 'none'}, expected some of {', '.join(WORLDS)}, each once")
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise RunError(f"--seeds: got {' '.join(map(str, seeds)) or 'none'}, expected different numbers ≥ 0")
+    if not seeds or len(set(seeds)) != len(seeds) or not all(seed in SEED for seed in seeds):
+        raise RunError(f"--seeds: got {' '.join(map(str, seeds)) or 'none'}, expected different ones, each {SEED}")
     try:
-        check_preset(config.preset)
+        _check(config, worlds, seeds[0])
         Run.open(folder, config, resume=True)
         todo = points_of(config, worlds, seeds)
         known = main_process(lambda: {point: _read(folder, point) for point in todo if _path(folder, point).exists()})
@@ -170,6 +171,24 @@ def sweep(
         return main_process(lambda: collect(folder))
     except ValueError as error:
         raise RunError(str(error)) from error
+
+
+def _check(config: SweepConfig, worlds: Sequence[World], seed: int) -> None:
+    """Raise ValueError or RunError for settings that make no sense, before the first point is measured."""
+    check_fields(config)
+    check_preset(config.preset)
+    if "assistant" in worlds:
+        if config.preset.task != "assistant":
+            raise RunError(
+                f"--preset: got {config.preset.name!r} for world 'assistant', expected one of the embedded chatbot, "
+                "such as tiny; or take --worlds exact"
+            )
+        check_run(config.preset, seed)
+        settings = config.assistant
+        LEASH.check("preset.ppo.beta / assistant.weaker", config.preset.ppo.beta / settings.weaker)
+        candidates = max(settings.ns) * settings.picks
+        if odd := [n for n in settings.ns if candidates % n]:
+            raise ValueError(f"assistant.ns: got {odd[0]}, expected a divisor of max(ns) · picks = {candidates}")
 
 
 def collect(folder: Path) -> dict[str, pd.DataFrame]:

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import platform
-import resource
 import sys
 import time
 import zlib
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -81,6 +81,16 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def peak_memory() -> int:
+    """The most memory that this process has held so far, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+    kilo = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo
+
+
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 
@@ -97,11 +107,8 @@ class Usage:
         """Add the time since the last tick, and look at the memory."""
         now = time.perf_counter()
         self.seconds, self._last = self.seconds + now - self._last, now
-        if torch.cuda.is_available():
-            peak = torch.cuda.max_memory_allocated() / 1e6
-        else:  # kilobytes on Linux, bytes on macOS
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-        self.peak_memory_mb = max(self.peak_memory_mb, peak)
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()
+        self.peak_memory_mb = max(self.peak_memory_mb, peak / 1e6)
 
     def summary(self) -> dict[str, float | None]:
         """The three figures of summary.json; tokens/s is null for a stage that counts no tokens."""

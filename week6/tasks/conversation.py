@@ -50,7 +50,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool =
         if message["role"] not in ("system", "user", "assistant"):
             raise ValueError(f"role: got {message['role']!r}, expected 'system', 'user' or 'assistant'")
     conversation = [{"role": m["role"], "content": neutralise(tokenizer, m["content"])} for m in messages]
-    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=reply))
+    return _fill_in(tokenizer, conversation, reply)
 
 
 class Conversation(NamedTuple):
@@ -94,6 +94,16 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) 
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     mask = [any(a < end and start < b for start, end in spans) for a, b in encoded["offset_mapping"]]
     return Conversation(torch.tensor(encoded["input_ids"]), torch.tensor(mask))
+
+
+def _fill_in(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool) -> str:
+    """The template's text, made in transformers' sandbox: a template is a program."""
+    try:
+        turns = [dict(message) for message in messages]
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply))
+    except Exception as error:  # of whatever the program does
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"tokenizer: its chat template cannot be used here ({reason[:150]})") from error
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:

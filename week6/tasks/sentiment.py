@@ -16,11 +16,11 @@ import torch
 from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from week6.machine.checkpoint import RunError
-from week6.machine.pretrained import TOKENIZER_FILES, read
+from week6.machine.pretrained import TOKENIZER_FILES, complete, open_config, open_model, open_tokenizer, read
 from week6.tasks import Gold, Task
 from week6.tasks.ratings import comparisons, parse_ratings
 from week6.tasks.tables import read_table
@@ -173,23 +173,25 @@ def classifier(name: str) -> Gold:
     """
 
     def load(source: str) -> Any:
-        architectures = AutoConfig.from_pretrained(source).architectures or ["unknown"]
-        if not architectures[0].endswith("ForSequenceClassification"):
-            return architectures[0]
-        return AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True)
+        config = open_config(source)
+        architecture = (config.architectures or ["unknown"])[0]
+        if not architecture.endswith("ForSequenceClassification"):
+            return architecture
+        return open_model(AutoModelForSequenceClassification, source, config)
 
-    model = read(name, "--gold", load, ("config.json",), weights=True)
-    if isinstance(model, str):
+    opened = read(name, "--gold", load, ("config.json",), weights=True)
+    if isinstance(opened, str):
         raise RunError(
-            f"--gold {name}: is a {model}, no text classifier; expected 'vader' or a model for sequence classification"
+            f"--gold {name}: is a {opened}, no text classifier; expected 'vader' or a model for sequence classification"
         )
+    model: Any = complete(name, "--gold", *opened)
     labels = {str(label).lower()[:3]: index for index, label in model.config.id2label.items()}
     if not {"pos", "neg"} <= set(labels):
         raise RunError(
             f"--gold {name}: its labels are {', '.join(map(str, model.config.id2label.values()))}, expected one that "
             "begins with 'pos' and one that begins with 'neg'"
         )
-    tokenizer: Callable[..., Any] = read(name, "--gold", AutoTokenizer.from_pretrained, TOKENIZER_FILES)
+    tokenizer: Callable[..., Any] = read(name, "--gold", open_tokenizer, TOKENIZER_FILES)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     @torch.no_grad()

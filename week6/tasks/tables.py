@@ -44,7 +44,15 @@ def _local(path: Path, column: str) -> Any:
     """A mapping from columns to values."""
     suffix = path.suffix.lower()
     if not path.is_file() or suffix not in SUFFIXES:
-        what = "is no such file" if path.is_file() else "does not exist"
+        what = (
+            f"has the ending {suffix or 'of no kind'}"
+            if path.is_file()
+            else "is a folder"
+            if path.is_dir()
+            else "is a pipe or a device"
+            if path.exists()
+            else "does not exist"
+        )
         raise RunError(
             f"--data {path}: {what}; expected a file {', '.join(SUFFIXES)}, or a data set of the hub as OWNER/NAME"
         )
