@@ -343,3 +343,10 @@ def test_dropout_is_off_while_training():
         loop = train_dpo(policy, tiny_gpt2(seed=5), make_optimizer(policy, 1e-3), training_pairs(), CONFIG, seed=3)
         rows.append(list(loop))
     assert rows[0] == rows[1]
+
+
+def test_a_tie_is_no_pair_ranked_rightly():
+    """Before the first step policy and reference agree: all implicit rewards are 0, and no pair is ranked."""
+    policy, pairs = tiny_gpt2(), ragged_pairs([2, 3], [3, 2], [1, 4])
+    rows = train_dpo(policy, policy, make_optimizer(policy, 1e-3), pairs, DPOConfig(steps=1, batch_size=2), seed=0)
+    assert next(rows)["accuracy"] == 0

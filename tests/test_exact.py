@@ -144,6 +144,8 @@ def test_world_rejects_bad_input_by_name():
         world.report(uniform, uniform - 1, 1.0)
     with pytest.raises(ValueError, match="^responses:"):
         world.index(torch.zeros(2, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match="^responses:"):
+        world.index(torch.zeros(3, dtype=torch.long))
 
 
 # --- preferences in the world ---------------------------------------------------------------------------------------

@@ -117,3 +117,10 @@ def test_pairs_keep_their_tokens_and_their_limits(load):
 def test_bad_data_is_one_sentence(load, rows, message):
     with pytest.raises(RunError, match=message):
         load(rows)
+
+
+def test_a_blank_prompt_asks_nothing(load):
+    asked = [{"prompt": f"Question {i}?", "chosen": " Yes.", "rejected": " No."} for i in range(20)]
+    task = load([*asked, {"prompt": " \n", "chosen": " Yes.", "rejected": " No."}])
+    assert len(task.prompts) + len(task.heldout_prompts) == 20
+    assert all(prompt.strip() for prompt in [*task.prompts["prompt"], *task.heldout_prompts["prompt"]])

@@ -16,6 +16,7 @@ def test_probability_by_hand():
     assert preference([2, 0], [1, 0]) == pytest.approx(2 / 3)
     assert preference([1, 0], [2, 0]) == pytest.approx(1 / 3)
     assert preference([1, 1], [1]) is None
+    assert preference([0, 1], [1, 0]) == 0.5  # as many for each: a comparison all the same
 
 
 def test_choices_follow_the_probability():

@@ -14,7 +14,7 @@ from week6.machine.checkpoint import RunError
 from week6.preferences import bayes_accuracy
 from week6.sequences import encode_demonstrations, encode_prompts
 from week6.tasks import load_task
-from week6.tasks.sentiment import PROMPT_TOKENS, classifier, split_reviews, vader
+from week6.tasks.sentiment import PROMPT_TOKENS, SEED, classifier, split_reviews, vader
 from week6.tasks.tables import read_table
 
 TOKENIZER = byte_tokenizer()
@@ -243,6 +243,17 @@ class TestClassifier:
         scores = classifier(str(folder))(["a"] * 70, [" b " * n for n in range(69)] + [" b" * 3000])
         torch.testing.assert_close(scores, torch.full((70,), 2.0).sigmoid() * 2 - 1)  # P(+) − P(−) at log-odds 2
 
+    def test_judges_without_dropout(self, folder):
+        """Half of the activations lost at random would make the gold reward a draw of lots."""
+        config = json.loads((folder / "config.json").read_text())
+        noisy = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5, "classifier_dropout": 0.5}
+        (folder / "config.json").write_text(json.dumps(config | noisy))
+        model = BertForSequenceClassification.from_pretrained(folder)
+        torch.nn.init.normal_(model.classifier.weight)
+        model.save_pretrained(folder)
+        scores = classifier(str(folder))(["a"] * 8, [" b"] * 8)
+        assert torch.equal(scores, scores[:1].expand(8)) and scores[0] != 0
+
     def test_labels_that_say_nothing(self, folder):
         config = json.loads((folder / "config.json").read_text()) | {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
         (folder / "config.json").write_text(json.dumps(config))
@@ -270,3 +281,14 @@ def test_what_a_task_needs_is_named():
     with pytest.raises(ValueError, match="model: got one for task 'assistant'"):
         load_task("assistant", TOKENIZER)
     assert vader([], []).shape == (0,) and len(conversations()) == 60
+
+
+def test_held_out_reviews_that_are_all_too_long_to_compare_are_named(write):
+    """The training texts are short: only the held-out ones leave nothing to measure the reward model on."""
+    n = 40
+    heldout = set(random.Random(SEED).sample(range(n), n)[: n // 5])
+    long, short = "and then it went on and on " * 40, "it was good"
+    rows = [f"{chr(97 + i % 26)}{i} {long if i in heldout else short}.\t{i % 3}" for i in range(n)]
+    path = write("rated.tsv", "\n".join(["text\tratings", *rows]))
+    with pytest.raises(RunError, match="no two texts of at most"):
+        load_task("sentiment", TOKENIZER, path, gold="vader", max_new_tokens=NEW, ratings="ratings")
