@@ -1,20 +1,29 @@
-# Every target makes its environment itself; `make PYTHON=python3.12 test` takes another Python.
+# Every target makes its environment itself; `make PYTHON=python3.12 test` takes another Python. Where the checkout cannot
+# be written to: `make course VENV=FOLDER RUNS=FOLDER`.
 PYTHON ?= python3
-NAME ?= course
 WORKERS ?= 2
-BIN := .venv/bin
-READY := .venv/.ready
+VENV = .venv
+RUNS = runs
+NAME = course
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 OLD_TRL := .venv-trl-0.11.4
 COLAB := .venv-colab
+OLDEST := .venv-oldest
+WITHOUT_TRL := $(addprefix --ignore=tests/,oracle/test_trl.py classroom/test_handover.py test_bench.py)
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg -n $(WORKERS) --dist loadfile -q
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: course test lab notebooks nbval colab-stack figures mutation bench oracle-ppo
+.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation bench oracle-ppo
 
-# Run again, it goes on with the same run; `make course NAME=other` starts another.
+# Run again, it goes on with the same run; `make course NAME="my run"` starts another. What a name holds, the shell reads
+# as it is.
+course: export COURSE_NAME = $(NAME)
+course: export COURSE_RUNS = $(RUNS)
 course: $(READY)
-	$(BIN)/week6 run --name $(NAME) $(if $(wildcard runs/$(NAME)/config.json),--resume)
+	@set --; if [ -e "$$COURSE_RUNS/$$COURSE_NAME/config.json" ]; then set -- --resume; fi; \
+	$(BIN)/python -m week6 run --preset tiny --runs-dir="$$COURSE_RUNS" --name="$$COURSE_NAME" "$$@"
 
 # One thread a process, as many processes as workers.
 test: export OMP_NUM_THREADS = 1
@@ -43,12 +52,18 @@ nbval: $(READY)
 	$(BIN)/pytest $(NBVAL) notebooks
 	WEEK6_STRICT=1 $(BIN)/pytest $(NBVAL) solutions
 
-# The same on the Jupyter packages of Google Colab, which are older.
+# The same, and the tests, on the Jupyter packages of Google Colab, which are older.
 colab-stack: export OMP_NUM_THREADS = 1
 colab-stack: export PYTHONHASHSEED = 0
 colab-stack: $(COLAB)/.ready
 	$(COLAB)/bin/pytest $(NBVAL) notebooks
 	WEEK6_STRICT=1 $(COLAB)/bin/pytest $(NBVAL) solutions
+	$(COLAB)/bin/pytest -q -n $(WORKERS) $(WITHOUT_TRL)
+
+# The tests on the lowest versions that pyproject.toml allows. TRL needs higher ones.
+oldest: export OMP_NUM_THREADS = 1
+oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/pytest -q -n $(WORKERS) $(WITHOUT_TRL)
 
 figures: $(READY)
 	$(BIN)/python -m week6.pictures.figures
@@ -62,7 +77,7 @@ oracle-ppo: $(OLD_TRL)/.ready
 	$(OLD_TRL)/bin/python tools/trl_ppo_oracle.py tests/oracle/trl_0_11_4.json
 
 $(READY): pyproject.toml tools/setup_env.py
-	$(PYTHON) tools/setup_env.py .venv -e ".[dev]"
+	$(PYTHON) tools/setup_env.py $(VENV) -e ".[dev]"
 	touch $@
 
 $(OLD_TRL)/.ready: tools/setup_env.py
@@ -70,6 +85,10 @@ $(OLD_TRL)/.ready: tools/setup_env.py
 	touch $@
 
 $(COLAB)/.ready: pyproject.toml tools/setup_env.py
-	$(PYTHON) tools/setup_env.py $(COLAB) -e . ipywidgets==7.7.1 ipython==7.34.0 'ipykernel==6.17.*' \
-		'transformers==5.15.*' 'datasets==4.0.*' 'matplotlib==3.10.*' 'numpy==2.1.*' nbval pytest-xdist hypothesis
+	$(PYTHON) tools/setup_env.py $(COLAB) -e ".[test]" ipywidgets==7.7.1 ipython==7.34.0 'ipykernel==6.17.*' \
+		'transformers==5.15.*' 'datasets==4.0.*' 'matplotlib==3.10.*' 'numpy==2.1.*'
+	touch $@
+
+$(OLDEST)/.ready: pyproject.toml tools/setup_env.py tools/floors.py
+	floors=$$($(PYTHON) tools/floors.py) && $(PYTHON) tools/setup_env.py $(OLDEST) -e ".[test]" $$floors
 	touch $@
