@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from week6.pictures.plots import BLACK, BLUE, LOOKS, ORANGE, _panels
+from week6.pictures.plots import BLACK, BLUE, LOOKS, ORANGE, empty_panels
 
 
 def learning_to_speak(losses: Sequence[float], guess: float) -> Figure:
     """Loss of each batch of SFT against the step, beside that of a blind guess among all tokens; nats per token."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     axes.plot(losses, color=BLUE, linewidth=0.8, label="loss of a batch")
     axes.axhline(guess, color=ORANGE, linestyle="--", label="log V: guess among all tokens")
     axes.set(title="SFT learns to speak", xlabel="step", ylabel="cross-entropy (nats per token)")
@@ -24,7 +24,7 @@ def kinds_of_answers(shares: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
 
     `shares[group][source][kind]` lies in [0, 1]; every source has the same kinds.
     """
-    figure, panels = _panels("", len(shares), share=True)
+    figure, panels = empty_panels("", len(shares), share=True)
     for axes, (group, sources) in zip(panels, shares.items(), strict=True):
         for k, ((source, share), (color, _)) in enumerate(zip(sources.items(), LOOKS, strict=False)):
             place = np.arange(len(share)) + 0.4 * (k - (len(sources) - 1) / 2)
@@ -39,7 +39,7 @@ def kinds_of_answers(shares: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
 def agreement_table(table: ArrayLike, names: Sequence[str], n: int) -> Figure:
     """Share of n pairs that each two annotators judged alike, shape (annotators, annotators), as a table in colour."""
     shares = np.asarray(table)
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     for (i, j), share in np.ndenumerate(shares):
         axes.text(j, i, f"{share:.1f}", ha="center", va="center", color="white" if share > 0.6 else BLACK)
@@ -56,7 +56,7 @@ def agreement_curve(p: ArrayLike, agree: ArrayLike, best: ArrayLike, example: tu
 
     `example` is a point (p, probability of agreeing) of the first curve, to be marked.
     """
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     axes.plot(np.asarray(p), np.asarray(agree), color=BLUE, label="two annotators agree, eq. (6)")
     label = "the best judge agrees with one annotator: max(p, 1−p)"
     axes.plot(np.asarray(p), np.asarray(best), color=ORANGE, linestyle="--", label=label)
@@ -71,7 +71,7 @@ def agreement_curve(p: ArrayLike, agree: ArrayLike, best: ArrayLike, example: tu
 
 def refusals(rates: Mapping[str, tuple[float, float]]) -> Figure:
     """Bots by their two rates of refusal, (of harmful requests, of harmless ones): up is good, left is good."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     for (name, (right, over)), marker in zip(rates.items(), "os^*DvP", strict=False):
         axes.scatter(over, right, s=90, marker=marker, label=name)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="refuses without looking")

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, _panels
+from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, empty_panels
 
 MARKS = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^")]
 """Colour and marker of the first, second, … series of points."""
@@ -18,7 +18,7 @@ def noise_curve(curves: Mapping[float, tuple[ArrayLike, ArrayLike]], points: tup
 
     `points` are the differences and the shares of the people whose noise is that of the last curve.
     """
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     for (noise, curve), (color, style) in zip(curves.items(), [(BLACK, "--"), (BLUE, "-")], strict=False):
         axes.plot(*map(np.asarray, curve), color=color, linestyle=style, label=f"noise s = {noise:g}")
     axes.plot(*map(np.asarray, points), "o", color=ORANGE, label=f"simulated people at s = {[*curves][-1]:g}")
@@ -31,7 +31,7 @@ def noise_curve(curves: Mapping[float, tuple[ArrayLike, ArrayLike]], points: tup
 
 def loss_and_derivatives(margin: ArrayLike, loss: ArrayLike, slope: ArrayLike, curvature: ArrayLike) -> Figure:
     """The pairwise loss (nats), its slope and its curvature against the margin Δ (reward units)."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     x = np.asarray(margin)
     axes.plot(x, np.asarray(loss), color=BLUE, label="loss −log σ(Δ)")
     axes.plot(x, np.asarray(slope), color=ORANGE, linestyle="--", label="slope −σ(−Δ)")
@@ -46,7 +46,7 @@ def loss_and_derivatives(margin: ArrayLike, loss: ArrayLike, slope: ArrayLike, c
 def found_again(true: ArrayLike, fitted: ArrayLike, standard_errors: ArrayLike, comparisons: int) -> Figure:
     """Fitted against true rewards of the answers y0, y1, …, with bars of two standard errors (reward units)."""
     x, y = np.asarray(true), np.asarray(fitted)
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     low, high = min(x.min(), y.min()) - 0.5, max(x.max(), y.max()) + 0.5
     axes.plot([low, high], [low, high], color=BLACK, linestyle=":", label="fitted = true")
     label = "fitted, ± 2 standard errors"
@@ -61,7 +61,7 @@ def found_again(true: ArrayLike, fitted: ArrayLike, standard_errors: ArrayLike, 
 
 def error_by_comparisons(sizes: Sequence[int], measured: ArrayLike, predicted: ArrayLike) -> Figure:
     """Error of fitted rewards against the comparisons per pair, measured and predicted, on logarithmic axes."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     axes.loglog(sizes, np.asarray(predicted), color=BLACK, linestyle="--", label="predicted by (16), slope −½")
     axes.loglog(sizes, np.asarray(measured), "o", color=BLUE, label="measured on simulated tables")
     axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -78,7 +78,7 @@ def calibration(judges: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]], ti
 
     Bars are two standard errors. On the diagonal a judge's probabilities mean what they say.
     """
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     axes.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="calibrated")
     for (name, bins), (color, marker) in zip(judges.items(), MARKS, strict=False):
         predicted, observed, error = map(np.asarray, bins)
@@ -92,7 +92,7 @@ def calibration(judges: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]], ti
 
 def gap_by_steps(gaps: Mapping[str, ArrayLike]) -> Figure:
     """Gap r_0 − r_1 (reward units) after each step of gradient ascent, for each kind of fit, on a logarithmic axis."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     for (name, gap), (color, style) in zip(gaps.items(), [(ORANGE, "--"), (BLUE, "-")], strict=False):
         height = np.asarray(gap)
         axes.semilogx(range(1, len(height) + 1), height, color=color, linestyle=style, label=name)
@@ -104,7 +104,7 @@ def gap_by_steps(gaps: Mapping[str, ArrayLike]) -> Figure:
 
 def error_by_penalty(penalties: Sequence[float], errors: ArrayLike, expected: float) -> Figure:
     """Error of the fitted rewards against the strength of the penalty; `expected` is what (18) suggests for it."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     axes.semilogx(penalties, np.asarray(errors), "o-", color=BLUE, label="mean over simulated tables")
     axes.axvline(expected, color=BLACK, linestyle=":", label="1 / variance of the true rewards")
     axes.set(title="Two comparisons per pair: a moderate penalty is best", xlabel="l2 (1 / reward units²)")
@@ -115,7 +115,7 @@ def error_by_penalty(penalties: Sequence[float], errors: ArrayLike, expected: fl
 
 def circle(pairs: Sequence[str], people: ArrayLike, fitted: ArrayLike) -> Figure:
     """Share who prefer the first answer of each pair: of the people, and as the best Bradley–Terry fit has it."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     place = np.arange(len(pairs))
     axes.bar(place - 0.2, np.asarray(people), 0.38, color=BLUE, label="people")
     look: Any = {"color": "white", "edgecolor": ORANGE, "hatch": "//"}

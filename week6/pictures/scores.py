@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from week6.pictures.plots import BLACK, BLUE, ORANGE, _panels
+from week6.pictures.plots import BLACK, BLUE, ORANGE, empty_panels
 
 
 def training(losses: Sequence[float], accuracy: Mapping[int, float], ceiling: float) -> Figure:
     """Left the loss of each batch (nats per pair); right the held-out accuracy by step, under the Bayes ceiling."""
-    figure, (left, right) = _panels("", 2)
+    figure, (left, right) = empty_panels("", 2)
     left.plot(losses, color=BLUE, linewidth=0.8, label="batch of pairs")
     left.axhline(np.log(2), color=ORANGE, linestyle="--", label="no opinion: log 2")
     left.set(title="Loss", xlabel="step", ylabel="loss (nats per pair)")
@@ -26,7 +26,7 @@ def training(losses: Sequence[float], accuracy: Mapping[int, float], ceiling: fl
 
 def scores_by_kind(scores: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Figure:
     """Boxes of the scores of each kind of answer, a panel for each group of requests: `scores[group][kind]`."""
-    figure, panels = _panels("", len(scores))
+    figure, panels = empty_panels("", len(scores))
     for axes, (group, kinds) in zip(panels, scores.items(), strict=True):
         look = {"color": ORANGE, "linewidth": 2}
         axes.boxplot(list(kinds.values()), tick_labels=list(kinds), widths=0.6, medianprops=look)
@@ -42,7 +42,7 @@ def scores_by_kind(scores: Mapping[str, Mapping[str, Sequence[float]]], unit: st
 
 def politeness(gold: ArrayLike, score: ArrayLike) -> Figure:
     """Gold reward and learned score of good answers with 0, 1, 2, … polite phrases at their end."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     axes.plot(np.asarray(gold), "s--", color=BLACK, label="gold reward")
     axes.plot(np.asarray(score), "o-", color=BLUE, label="score of the reward model")
     axes.set(title="Politeness piled up", xlabel="polite phrases at the end of a good answer (count)")
