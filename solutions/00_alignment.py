@@ -17,7 +17,8 @@
 # **You need:** the softmax function and gradient descent. **Time:** 60 minutes of work; the cells run in about half
 # a minute on a laptop CPU, and no faster on a GPU: the model of this course's embedded task is small.
 
-# %%
+# %% tags=["folded"]
+# @title Set-up: imports
 import math
 
 import matplotlib.pyplot as plt
@@ -35,14 +36,13 @@ from week6 import (
     train_sft,
 )
 from week6.checks import nb00 as check
+from week6.pictures import alignment as draw
 from week6.pictures.figures import rlhf_pipeline, roadmap
-from week6.pictures.plots import BLUE, LOOKS, ORANGE, STYLE
 from week6.run.models import PRESETS, new_policy
 from week6.sft import SFTConfig
 from week6.tasks import load_task
 from week6.tasks.assistant import RIGHT_KIND, classify, gold_parts, read_request
 
-plt.rcParams.update(STYLE)
 generator = torch.Generator().manual_seed(0)
 
 # %%
@@ -68,9 +68,14 @@ plt.show()
 task = load_task("assistant")
 policy = new_policy(PRESETS["tiny"], task.tokenizer, seed=0)
 
-prompt = task.tokenizer.apply_chat_template(
-    [{"role": "user", "content": "How do I bake bread?"}], tokenize=False, add_generation_prompt=True
-)
+
+def templated(message: str) -> str:
+    """A user's message as the model sees it, up to the place where the answer begins."""
+    turn = [{"role": "user", "content": message}]
+    return task.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+
+
+prompt = templated("How do I bake bread?")
 answer = "happy to help ! mix the flour and bake the bread ."
 example = encode_demonstrations(task.tokenizer, [prompt], [answer])
 print("prompt  ", prompt)
@@ -96,16 +101,13 @@ for token in example.responses[0]:
     log_product += math.log(float(next_token[token]))
     so_far = torch.cat([so_far, token.view(1, 1)], dim=1)
 
+x, m_x, y, m_y = example.prompts, example.prompt_mask, example.responses, example.response_mask
 with torch.no_grad():
-    per_token = response_log_probs(
-        policy, example.prompts, example.prompt_mask, example.responses, example.response_mask
-    )  # shape (1, T)
-assert abs(float(per_token.sum()) - log_product) < 1e-3  # fp32 against fp64
-print(
-    f"Checked (1): token by token {log_product:.3f} nats, the sum from one forward pass {float(per_token.sum()):.3f}."
-)
-print(f"An untrained model guesses: {-log_product / example.responses.shape[1]:.2f} nats a token, log V = "
-      f"{math.log(len(task.tokenizer)):.2f}.")  # fmt: skip
+    at_once = float(response_log_probs(policy, x, m_x, y, m_y).sum())  # the sum of shape (1, T), from one forward pass
+assert abs(at_once - log_product) < 1e-3  # fp32 against fp64
+print(f"Checked (1): token by token {log_product:.3f} nats, the sum from one forward pass {at_once:.3f}.")
+guess = math.log(len(task.tokenizer))
+print(f"An untrained model guesses: {-log_product / y.shape[1]:.2f} nats a token, log V = {guess:.2f}.")
 
 # %% [markdown]
 # ## 2 · Supervised fine-tuning: imitate
@@ -120,9 +122,8 @@ print(f"An untrained model guesses: {-log_product / example.responses.shape[1]:.
 # in the loss: we do not want to imitate users.
 
 # %%
-demonstrations = encode_demonstrations(
-    task.tokenizer, list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
-)
+shown_prompts, shown_answers = list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
+demonstrations = encode_demonstrations(task.tokenizer, shown_prompts, shown_answers)
 few = demonstrations.rows(torch.arange(0, len(demonstrations), len(demonstrations) // 8)[:8])
 with torch.no_grad():
     log_probs = response_log_probs(policy, few.prompts, few.prompt_mask, few.responses, few.response_mask)  # (8, T)
@@ -145,19 +146,12 @@ check.p1("b")  # SOLUTION
 
 # %% tags=["nbval-ignore-output"]
 config = SFTConfig(steps=1200, batch_size=32, learning_rate=7e-3)
-losses = [
-    row["loss"]
-    for row in train_sft(policy, make_optimizer(policy, config.learning_rate), demonstrations, config, seed=0)
-]
+optimizer = make_optimizer(policy, config.learning_rate)
+losses = [row["loss"] for row in train_sft(policy, optimizer, demonstrations, config, seed=0)]
 print(f"loss: {losses[0]:.2f} nats a token at the first step, {sum(losses[-50:]) / 50:.2f} at the end")
 
 # %% tags=["nbval-ignore-output"]
-figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-axes.plot(losses, color=BLUE, linewidth=0.8, label="loss of a batch of 32")
-axes.axhline(math.log(len(task.tokenizer)), color=ORANGE, linestyle="--", label="log V: guess among all tokens")
-axes.set(title="SFT learns to speak", xlabel="step", ylabel="cross-entropy (nats per token)")
-axes.legend()
-plt.show()
+draw.learning_to_speak(losses, guess)
 
 # %% [markdown]
 # *Figure 1. The loss falls from log V, blind guessing, to below one nat a token within the first few hundred steps.*
@@ -170,9 +164,8 @@ plt.show()
 heldout = list(task.heldout_prompts["prompt"])
 tokens, mask = encode_prompts(task.tokenizer, heldout)  # shape (N, P) each
 copies = 8
-answers = sample(
-    policy, tokens.repeat(copies, 1), mask.repeat(copies, 1), task.max_new_tokens, generator=generator_for(0, 0)
-)
+tokens, mask = tokens.repeat(copies, 1), mask.repeat(copies, 1)
+answers = sample(policy, tokens, mask, task.max_new_tokens, generator=generator_for(0, 0))
 asked, said = heldout * copies, decode(task.tokenizer, answers.responses, answers.response_mask)
 
 for group in ("harmless", "harmful", "small talk"):
@@ -201,24 +194,13 @@ for group in ("harmless", "harmful", "small talk"):
 kinds = [classify(p, a) for p, a in zip(asked, said, strict=True)]
 groups = [read_request(p).group for p in asked]
 shown = ["help", "refuse", "comply", "off topic", "lazy", "rude", "garbled", "mixed"]
-sources = {"demonstrations": (list(task.demonstrations["prompt"]), list(task.demonstrations["completion"]))}
-sources["our SFT model"] = (asked, said)
-
-figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
-share: dict[tuple[str, str], dict[str, float]] = {}
-for axes, group in zip(panels, ("harmless", "harmful"), strict=True):
-    for k, (source, (ps, ys)) in enumerate(sources.items()):
+sources = {"demonstrations": (shown_prompts, shown_answers), "our SFT model": (asked, said)}
+share: dict[str, dict[str, dict[str, float]]] = {"harmless": {}, "harmful": {}}  # of each kind, by group and source
+for group in share:
+    for source, (ps, ys) in sources.items():
         found = [classify(p, y) for p, y in zip(ps, ys, strict=True) if read_request(p).group == group]
-        share[group, source] = {kind: found.count(kind) / len(found) for kind in shown}
-        place = [i + 0.4 * (k - 0.5) for i in range(len(shown))]
-        axes.bar(
-            place, share[group, source].values(), 0.38, label=source, color=LOOKS[k][0], hatch=["", "//"][k], alpha=0.85
-        )
-    axes.set_xticks(range(len(shown)), shown, rotation=40, ha="right")
-    axes.set(title=f"{group} requests", xlabel="kind of answer")
-panels[0].set_ylabel("share of answers")
-panels[0].legend()
-plt.show()
+        share[group][source] = {kind: found.count(kind) / len(found) for kind in shown}
+draw.kinds_of_answers(share)
 
 # %% [markdown]
 # *Figure 2. How often each kind of answer is given, in the demonstrations and by the model that imitates them, for
@@ -232,7 +214,7 @@ plt.show()
 
 # %%
 for group in ("harmless", "harmful"):
-    p, q = share[group, "demonstrations"], share[group, "our SFT model"]
+    p, q = share[group]["demonstrations"], share[group]["our SFT model"]
     distance = 0.5 * sum(abs(p[k] - q[k]) for k in shown)
     moved = sum(max(p[k] - q[k], 0.0) for k in shown)
     assert abs(distance - moved) < 1e-9  # both sides of (3)
@@ -247,7 +229,8 @@ print("Checked (3) for both groups: the mixture is copied (TV below 0.25), and t
 # So somebody must say which answer is better. In RLHF, people do. Here are ten pairs. For each, decide which answer
 # you would rather have from a chatbot. There is no trick. Some are a matter of taste.
 
-# %%
+# %% tags=["folded"]
+# @title Ten pairs of answers
 pairs = [
     ("how do i bake bread ?", "look it up .", "happy to help ! mix the flour and bake the bread ."),
     ("how do i bake bread ?", "i can not help with that .", "mix the flour and bake the bread ."),
@@ -271,11 +254,8 @@ mine = ["b", "b", "b", "b", "a", "a", "a", "b", "b", "b"]  # SOLUTION
 # course keeps hidden from training; notebook 01 says how a reward becomes a preference), and each is noisy.
 
 # %%
-templated = [
-    task.tokenizer.apply_chat_template([{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True)
-    for user, _, _ in pairs
-]
-prefers_a = task.preference_probability(templated, [a for _, a, _ in pairs], [b for _, _, b in pairs])  # shape (10,)
+users, first, second = zip(*pairs, strict=True)
+prefers_a = task.preference_probability([templated(user) for user in users], list(first), list(second))  # shape (10,)
 
 
 def annotator(probability: torch.Tensor, seed: int) -> torch.Tensor:
@@ -327,18 +307,7 @@ everyone = torch.cat([you.unsqueeze(0), three])  # shape (4, 10)
 table = torch.tensor([[float(observed(a, b)) for b in everyone] for a in everyone])  # shape (4, 4)
 by_loop = sum(bool(a) == bool(b) for a, b in zip(everyone[1], everyone[2], strict=True)) / len(pairs)
 assert abs(float(table[1, 2]) - by_loop) < 1e-6 and bool((table == table.T).all())
-
-figure, axes = plt.subplots(figsize=(4.6, 3.8), layout="constrained")
-image = axes.imshow(table, vmin=0, vmax=1, cmap="Blues")
-for i in range(4):
-    for j in range(4):
-        axes.text(j, i, f"{table[i, j]:.1f}", ha="center", va="center", color="white" if table[i, j] > 0.6 else "black")
-axes.set_xticks(range(4), names, rotation=30, ha="right")
-axes.set_yticks(range(4), names)
-axes.set(title=f"Agreement on {len(pairs)} pairs", xlabel="annotator", ylabel="annotator")
-axes.grid(False)
-figure.colorbar(image, label="share of pairs judged alike")
-plt.show()
+draw.agreement_table(table, names, len(pairs))
 
 # %% [markdown]
 # *Figure 3. The share of the ten pairs on which each two of the four annotators agree; 1 on the diagonal.*
@@ -357,10 +326,7 @@ plt.show()
 
 # %%
 p1, p2, n = 0.95, 0.9, 200_000
-careless = (
-    torch.rand(n, generator=generator) < p1,
-    torch.rand(n, generator=generator) < p2,
-)  # two annotators who do not read
+careless = torch.rand(n, generator=generator) < p1, torch.rand(n, generator=generator) < p2  # two who do not read
 by_chance = p1 * p2 + (1 - p1) * (1 - p2)
 assert abs(float((careless[0] == careless[1]).double().mean()) - by_chance) < 4 * math.sqrt(0.25 / n)
 print(f"Checked p_e: two who never read agree on {by_chance:.3f} of {n:,} items (within 4 standard errors).")
@@ -397,8 +363,8 @@ kappa = check.q2.or_ours(cohens_kappa)
 assert abs(float(kappa(careless[0], careless[1]))) < 0.02  # 4 standard errors of κ at this n
 assert abs(float(kappa(three[0], three[0])) - 1) < 1e-6
 print(f"careless annotators: agreement {float(observed(*careless)):.2f}, κ = {abs(float(kappa(*careless))):.2f}")
-print("the three annotators, ten pairs: κ =", ", ".join(
-    f"{float(kappa(three[i], three[j])):.2f}" for i, j in ((0, 1), (0, 2), (1, 2))))  # fmt: skip
+of_two = [float(kappa(three[i], three[j])) for i, j in ((0, 1), (0, 2), (1, 2))]
+print("the three annotators, ten pairs: κ =", ", ".join(f"{value:.2f}" for value in of_two))
 print("Checked: κ is 0 for those who never read, and 1 for an annotator compared with himself.")
 
 # %% [markdown]
@@ -451,17 +417,9 @@ torch.testing.assert_close(many**2 + (1 - many) ** 2, 1 - 2 * many * (1 - many))
 print(f"Checked (6): expected {float(expected(many)):.3f}, two simulated annotators on 100,000 pairs: {measured:.3f}.")
 
 p = torch.linspace(0, 1, 101)
-figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
-best = torch.maximum(p, 1 - p)  # shape (101,)
-assert bool((p**2 + (1 - p) ** 2 <= best + 1e-6).all())  # equal only at 0, ½ and 1
-axes.plot(p, p**2 + (1 - p) ** 2, color=BLUE, label="two annotators agree, eq. (6)")
-axes.plot(p, best, color=ORANGE, linestyle="--", label="best possible judge agrees with one: max(p, 1−p)")
-axes.plot(0.8, 0.68, "o", color=BLUE)
-axes.annotate("80 % prefer a: 68 %", (0.8, 0.68), (0.42, 0.88), arrowprops={"arrowstyle": "->"})
-axes.set(title="Noisy people cannot agree more than this", xlabel="p: share of people who prefer a")
-axes.set(ylabel="probability of agreeing", ylim=(0.45, 1.25))
-axes.legend(loc="upper center")
-plt.show()
+agree, best = p**2 + (1 - p) ** 2, torch.maximum(p, 1 - p)  # shape (101,) each
+assert bool((agree <= best + 1e-6).all())  # equal only at 0, ½ and 1
+draw.agreement_curve(p, agree, best, example=(0.8, 0.8**2 + 0.2**2))
 
 # %% [markdown]
 # *Figure 4. The probability that two annotators agree (solid) is lowest, ½, where people are divided, and never above
@@ -509,16 +467,10 @@ bots = {
     "refuses nothing": torch.zeros_like(harmful),
     "what we want": harmful,
 }
-figure, axes = plt.subplots(figsize=(5.6, 4), layout="constrained")
-for (name, refused), marker in zip(bots.items(), "os^*", strict=True):
-    right, over = (float(rate) for rate in rates(harmful, refused))
-    axes.scatter(over, right, s=90, marker=marker, label=name)
+both = {name: tuple(float(rate) for rate in rates(harmful, refused)) for name, refused in bots.items()}
+for name, (right, over) in both.items():
     print(f"{name:<20} refuses {right:.2f} of harmful and {over:.2f} of harmless requests")
-axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="refuses without looking")
-axes.set(title="Refusing, seen from both sides", xlabel="over-refusal (share of harmless requests)")
-axes.set(ylabel="refused harm (share of harmful requests)", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-axes.legend(loc="center right")
-plt.show()
+draw.refusals(both)
 
 # %% [markdown]
 # *Figure 5. Refusals of harmful requests (up is good) against refusals of harmless ones (left is good). Bots that do
@@ -594,16 +546,13 @@ print("Checked: ten disagreements in a hundred cost little where both answers ar
 
 # %%
 for user, answer in (pairs[0][::2], pairs[2][:2], pairs[9][:2]):
-    text = task.tokenizer.apply_chat_template(
-        [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
-    )
-    parts = vars(gold_parts(text, answer))
-    total = float(task.gold([text], [answer])[0])
+    parts = vars(gold_parts(templated(user), answer))
+    total = float(task.gold([templated(user)], [answer])[0])
     assert abs(sum(parts.values()) - total) < 1e-6
     print(f"{user}  {answer}")
     print("    " + "  ".join(f"{name} {value + 0:+.1f}" for name, value in parts.items()), f"  sum {total:+.1f}")
-print("Checked: the gold reward is the sum of its parts. Fit is highest for the right kind of answer:")
-print(", ".join(f"{kind!r} to {group}" for group, kind in RIGHT_KIND.items()) + ".")
+right_kinds = ", ".join(f"{kind!r} to {group}" for group, kind in RIGHT_KIND.items())
+print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the right kind: {right_kinds}.")
 
 # %% [markdown]
 # ## What we showed

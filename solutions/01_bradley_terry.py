@@ -17,7 +17,8 @@
 # **You need:** the softmax function, derivatives, gradient descent. **Time:** 75 minutes of work; the cells run in
 # under a minute on a laptop CPU. A GPU does not help here: nothing is larger than a table of numbers.
 
-# %%
+# %% tags=["folded"]
+# @title Set-up: imports
 import itertools
 import math
 
@@ -28,10 +29,9 @@ import torch.nn.functional as F
 from week6 import fit_bradley_terry, kl_divergence, sample_preferences
 from week6.checks import nb01 as check
 from week6.classroom.widgets import slider
+from week6.pictures import comparisons as draw
 from week6.pictures.figures import roadmap
-from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, STYLE
 
-plt.rcParams.update(STYLE)
 generator = torch.Generator().manual_seed(0)
 
 # %%
@@ -47,7 +47,8 @@ plt.show()
 # reward** $r_i$. In real life nobody knows these numbers. Here we do, so that we can see how well they are found
 # again.
 
-# %%
+# %% tags=["folded"]
+# @title One prompt, six answers and their true rewards
 prompt = "how do i bake bread ?"
 answers = [
     "happy to help ! mix flour and water , let it rise , bake it .",
@@ -226,11 +227,9 @@ torch.testing.assert_close(torch.log(p / (1 - p)), r_a - r_b, rtol=1e-5, atol=1e
 torch.testing.assert_close(probability(r_a + 5.0, r_b + 5.0), p)
 torch.testing.assert_close(probability(r_b, r_a), 1 - p)
 print("Checked: odds = exp(Δ), log-odds = Δ, a shift of both rewards by 5 changes nothing, p(b ≻ a) = 1 − p(a ≻ b).")
-print("Δ     :", "  ".join(f"{d:5.1f}" for d in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)))
-print(
-    "p     :",
-    "  ".join(f"{float(probability(torch.tensor(d), torch.tensor(0.0))):5.3f}" for d in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)),
-)
+gaps = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 5.0])
+print("Δ     :", "  ".join(f"{v:5.1f}" for v in gaps.tolist()))
+print("p     :", "  ".join(f"{v:5.3f}" for v in probability(gaps, torch.zeros(6)).tolist()))
 
 # %% [markdown]
 # ### The scale is the noise level
@@ -248,10 +247,7 @@ s = 2.5
 share = (delta + s * gumbel_noise(n) > s * gumbel_noise(n)).double().mean()
 expected = float(probability(torch.tensor(delta / s), torch.tensor(0.0)))
 assert abs(float(share) - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
-print(
-    f"Checked: with noise {s} the simulated share is {share:.4f}, "
-    f"equation (5) says {expected:.4f} (within 4 standard errors)."
-)
+print(f"Checked: noise {s}: simulated share {share:.4f}, equation (5) says {expected:.4f} (within 4 standard errors).")
 
 # %% [markdown]
 # **Predict, then look.** The noise $s$ doubles and the rewards stay. The curve of $p$ against $r_a - r_b$
@@ -265,29 +261,19 @@ check.p1("b")  # SOLUTION
 
 
 # %%
-def plot_curve(noise: float) -> plt.Figure:
-    """The Bradley–Terry curve at this noise level, beside the one at noise 1, with shares from simulated people."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    difference = torch.linspace(-6, 6, 121)
-    axes.plot(difference, probability(difference, torch.zeros(121)), color=BLACK, linestyle="--", label="noise s = 1")
-    axes.plot(difference, probability(difference / noise, torch.zeros(121)), color=BLUE, label=f"noise s = {noise:g}")
-    points = torch.linspace(-5, 5, 11)
-    people = torch.Generator().manual_seed(1)
-    votes = sample_preferences((points / noise).expand(2000, 11), torch.zeros(2000, 11), people)  # (people, point)
-    axes.plot(points, votes.float().mean(0), "o", color=ORANGE, label=f"2,000 people at s = {noise:g}")
-    axes.axhline(0.5, color=BLACK, linewidth=0.5)
-    axes.set(title="Bradley–Terry: the noise sets the slope", ylabel=r"$p(a \succ b)$ (probability)")
-    axes.set_xlabel("$r_a - r_b$ (reward units)")
-    axes.legend(loc="upper left")
-    return figure
+def curve_at(noise: float) -> plt.Figure:
+    """The Bradley–Terry curve at this noise level, beside the one at noise 1, with the shares of 2,000 people."""
+    difference, points, none = torch.linspace(-6, 6, 121), torch.linspace(-5, 5, 11), torch.zeros(2000, 11)
+    curves = {s: (difference, probability(difference / s, torch.zeros(121))) for s in (1.0, noise)}
+    votes = sample_preferences((points / noise).expand(2000, 11), none, torch.Generator().manual_seed(1))
+    return draw.noise_curve(curves, (points, votes.float().mean(0)))
 
 
 # %% tags=["nbval-ignore-output"]
-slider(plot_curve, "noise", [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], start=2.0)
+slider(curve_at, "noise", [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], start=2.0)
 
 # %%
-_ = plot_curve(2.0)
-plt.show()
+curve_at(2.0)
 
 # %% [markdown]
 # *Figure 1. Probability against the difference of rewards. Both curves pass through ½ at 0; at s = 2 the solid
@@ -355,10 +341,8 @@ for i in range(4):
     together = float(((winner == i) & (highest <= z)).double().mean())
     p = float(softmax[i] * torch.exp(-math.exp(-z) * rewards.exp().sum()))
     assert abs(together - p) < 4 * math.sqrt(p * (1 - p) / n)
-    print(
-        f"winner y{i}: mean utility of the winner {highest[winner == i].mean():.3f}   "
-        f"Pr(first and ≤ {z}): {together:.4f}, (7) says {p:.4f}"
-    )
+    mean = highest[winner == i].mean()
+    print(f"winner y{i}: its mean utility {mean:.3f}   Pr(first and ≤ {z}): {together:.4f}, (7) says {p:.4f}")
 print("Checked: equation (7) for each of the four possible winners (within 4 standard errors).")
 
 # %% [markdown]
@@ -462,17 +446,7 @@ assert (curvature > 0).all()
 print("Checked: both derivatives of (10) against autograd at 81 points, and the second one is positive.")
 
 # %%
-x_axis = d.detach()
-figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-axes.plot(x_axis, loss.detach(), color=BLUE, label="loss −log σ(Δ)")
-axes.plot(x_axis, slope.detach(), color=ORANGE, linestyle="--", label="slope −σ(−Δ)")
-axes.plot(x_axis, curvature, color=GREEN, linestyle="-.", label="curvature σ(Δ) σ(−Δ)")
-axes.plot(0, math.log(2), "o", color=BLACK, label="log 2 at Δ = 0: a coin flip")
-axes.set(title="The pairwise loss and its derivatives", xlabel="Δ = $r_w - r_l$ (reward units)")
-axes.set_ylabel("loss (nats) and its derivatives")
-axes.set_ylim(-1.5, 5)
-axes.legend()
-plt.show()
+draw.loss_and_derivatives(d.detach(), loss.detach(), slope.detach(), curvature)
 
 # %% [markdown]
 # *Figure 2. The loss falls from a straight line on the left to 0 on the right. It is log 2 ≈ 0.693 at Δ = 0. Its
@@ -487,10 +461,8 @@ for value in (0.0, -10.0, -80.0, -110.0):
     d_single = torch.tensor(value, requires_grad=True)
     naive = -torch.log(torch.sigmoid(d_single))
     naive.backward()
-    print(
-        f"Δ = {value:6.0f}   −log σ(Δ) as it stands: {naive:7.4g}   "
-        f"its gradient: {d_single.grad:6.3g}   exact: {-1 / (1 + math.exp(value)):.3g}"
-    )
+    exact = -1 / (1 + math.exp(value))
+    print(f"Δ = {value:6.0f}   as it stands: {naive:7.4g}   its gradient: {d_single.grad:6.3g}   exact: {exact:.3g}")
 
 # %% [markdown]
 # At $\Delta = -110$, $\sigma(\Delta)$ rounds to 0 in 32-bit numbers. The loss is infinite and one such pair
@@ -569,9 +541,7 @@ print("\n".join(" ".join(f"{int(c):3d}" for c in row) for row in wins))
 
 winners, losers = wins.nonzero(as_tuple=True)
 repeats = wins[winners, losers].long()
-as_list = pairwise_loss(
-    true_rewards[winners.repeat_interleave(repeats)], true_rewards[losers.repeat_interleave(repeats)]
-)
+as_list = pairwise_loss(*(true_rewards[who.repeat_interleave(repeats)] for who in (winners, losers)))
 torch.testing.assert_close(log_likelihood(wins, true_rewards), -wins.sum() * as_list, rtol=1e-5, atol=0)  # float32
 print(f"Checked: the table gives ℓ = −n L of the {int(wins.sum())} single comparisons.")
 
@@ -664,11 +634,8 @@ v = torch.randn(6, generator=generator, dtype=torch.float64)
 torch.testing.assert_close(v @ H @ v, -0.5 * (h * (v[:, None] - v[None, :]) ** 2).sum())
 eigenvalues = torch.linalg.eigvalsh(H)
 assert (H @ torch.ones(6, dtype=torch.float64)).abs().max() < 1e-9 and (eigenvalues < 1e-9).all()
-print(
-    "Checked: (14) against autograd's second derivatives. Curvatures:",
-    " ".join(f"{abs(float(e)):.1f}" for e in eigenvalues),
-    "(downhill in all directions but one)",
-)
+print("Checked: (14) against autograd's second derivatives.")
+print("Curvatures:", " ".join(f"{abs(float(e)):.1f}" for e in eigenvalues), "(downhill in all directions but one)")
 
 # %% [markdown]
 # ### Exercise 4.2 · Fit the rewards
@@ -734,9 +701,7 @@ by_mm = weights.log() - weights.log().mean()
 
 torch.testing.assert_close(by_ascent, by_newton, rtol=2e-3, atol=2e-3)
 torch.testing.assert_close(by_mm, by_newton, rtol=1e-4, atol=1e-4)
-assert all(
-    later >= earlier - 1e-3 for earlier, later in itertools.pairwise(heights)
-)  # 1e-3: float32 weights, |ℓ| ≈ 400
+assert all(later >= earlier - 1e-3 for earlier, later in itertools.pairwise(heights))  # float32 weights, |ℓ| ≈ 400
 torch.testing.assert_close(gradient_of(wins, by_newton), torch.zeros(6), rtol=0, atol=1e-2)
 print("answer      :", "  ".join(f"    y{i}" for i in range(6)))
 for name, fitted in (("true", true_rewards), ("ascent", by_ascent), ("Newton", by_newton), ("MM (15)", by_mm)):
@@ -778,30 +743,12 @@ worst = (gradients.T.cov() - information).abs().max() / information.diagonal().m
 inverse = torch.linalg.pinv(information)
 torch.testing.assert_close(inverse @ information @ inverse, inverse)
 assert worst < 0.1  # standard error of a variance from 4,000 samples: √(2/4000) = 2 %; 4 of them, and 36 entries
-print(
-    "Checked: the covariance of the gradient over 4,000 simulated tables is I; "
-    f"the largest difference is {100 * worst:.1f} % of the largest entry."
-)
+print("Checked: the covariance of the gradient over 4,000 simulated tables is I;")
+print(f"         the largest difference is {100 * worst:.1f} % of the largest entry.")
 
 # %%
 standard_errors = torch.linalg.pinv(fisher_information(by_newton.double(), compared)).diagonal().sqrt()  # shape (K,)
-figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
-axes.plot([-2.5, 2.7], [-2.5, 2.7], color=BLACK, linestyle=":", label="fitted = true")
-axes.errorbar(
-    true_rewards,
-    by_newton,
-    yerr=2 * standard_errors,
-    fmt="o",
-    color=BLUE,
-    capsize=3,
-    label="fitted, ± 2 standard errors",
-)
-for i in range(6):
-    axes.annotate(f"y{i}", (float(true_rewards[i]) + 0.12, float(by_newton[i]) - 0.22))
-axes.set(title="Rewards found again from 900 comparisons", xlabel="true reward (reward units)")
-axes.set_ylabel("fitted reward (reward units)")
-axes.legend()
-plt.show()
+draw.found_again(true_rewards, by_newton, standard_errors, int(wins.sum()))
 
 # %% [markdown]
 # *Figure 3. Fitted against true rewards of the six answers, with bars of two standard errors from (16). All lie
@@ -826,22 +773,14 @@ for size in sizes:
     covariance = torch.linalg.pinv(fisher_information(true_rewards.double(), size / 60 * compared))
     predicted.append(float(covariance.diagonal().mean().sqrt()))
 
-figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-axes.loglog(sizes, predicted, color=BLACK, linestyle="--", label="predicted by (16), slope −½")
-axes.loglog(sizes, errors, "o", color=BLUE, label=f"measured, {repeats} simulated tables each")
-axes.set_xticks(sizes, [str(size) for size in sizes])
-axes.set_yticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
-axes.minorticks_off()
-axes.set(title="Four times the comparisons, half the error", xlabel="comparisons per pair (count)")
-axes.set_ylabel("root mean square error (reward units)")
-axes.legend()
-plt.show()
+draw.error_by_comparisons(sizes, errors, predicted)
 
 # %% [markdown]
 # *Figure 4. Error of the fitted rewards against the number of comparisons, both on logarithmic axes. The measured
 # dots follow the dashed line, which falls by half for every factor of four.*
 
-# %%
+# %% tags=["folded"]
+# @title Check: the error is as predicted
 for size, measured, theory in zip(sizes, errors, predicted, strict=True):
     print(f"{size:4d} comparisons per pair: error {measured:.3f}, predicted {theory:.3f}")
 # 200 squared errors (40 tables × 5 free rewards): the relative standard error of their root is 1/√400 = 5 %.
@@ -850,10 +789,7 @@ assert all(abs(measured / theory - 1) < 0.20 for measured, theory in zip(errors[
 log_n, log_error = torch.tensor(sizes).log(), torch.tensor(errors).log()
 slope_of_line = float(((log_n - log_n.mean()) * log_error).sum() / (log_n - log_n.mean()).square().sum())
 assert abs(slope_of_line + 0.5) < 0.1  # 4 standard errors of a slope through six such points (0.07), and the bend at 20
-print(
-    "Checked: from 80 comparisons on the error is as (16) predicts, "
-    f"and the slope of the line is −½ (here {slope_of_line:.2f})."
-)
+print(f"Checked: from 80 comparisons on as (16) predicts; the slope of the line is −½ (here {slope_of_line:.2f}).")
 
 # %% [markdown]
 # The answer is (b). With few comparisons the measured error is a bit above the line: (16) looks only at the
@@ -873,7 +809,8 @@ print(
 # %%
 check.p3("b")  # SOLUTION
 
-# %%
+# %% tags=["folded"]
+# @title Thirty answers, new people, and the observed shares in ten bins
 many_rewards = 1.2 * torch.randn(30, generator=generator)
 many_rewards -= many_rewards.mean()
 fitted = fit_bradley_terry(simulate_wins(many_rewards, 40))
@@ -899,36 +836,24 @@ def loss_on_new(rewards: torch.Tensor) -> float:
     return float(-log_likelihood(new_wins, rewards) / new_wins.sum())
 
 
-figure, axes = plt.subplots(figsize=(5.2, 4.4), layout="constrained")
-axes.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="calibrated")
-for scale, color, marker in ((1.0, BLUE, "o"), (2.0, ORANGE, "s"), (0.5, GREEN, "^")):
-    mean_p, observed, error = reliability(scale * fitted)
-    label = f"fitted rewards × {scale:g}: loss {loss_on_new(scale * fitted):.3f}"
-    axes.errorbar(
-        mean_p, observed, yerr=2 * error, color=color, marker=marker, linestyle="none", capsize=2, label=label
-    )
-axes.set(title="Calibration on new comparisons", xlabel=r"predicted $p(a \succ b)$ (probability)")
-axes.set_ylabel("observed share of a (probability)")
-axes.legend(loc="upper left")
-plt.show()
+# %%
+scaled = {f"fitted rewards × {c:g}: loss {loss_on_new(c * fitted):.3f}": c * fitted for c in (1.0, 2.0, 0.5)}
+draw.calibration({name: reliability(rewards) for name, rewards in scaled.items()}, "Calibration on new comparisons")
 
 # %% [markdown]
 # *Figure 5. Observed share against predicted probability in ten bins. The fitted rewards lie on the diagonal.
 # Doubled rewards are too sure: too flat, below the diagonal on the right. Halved rewards are not sure enough: too
 # steep.*
 
-# %%
+# %% tags=["folded"]
+# @title Check: calibration, loss and order of the three versions
 mean_p, observed, error = reliability(fitted)
 assert ((observed - mean_p).abs() < 4 * error + 0.01).all()  # 0.01: the fit itself comes from a sample
 assert loss_on_new(fitted) < loss_on_new(2 * fitted) and loss_on_new(fitted) < loss_on_new(0.5 * fitted)
-right_order = [
-    float(((scale * (fitted[first] - fitted[second]) > 0) == (pairs_won > 20)).float().mean()) for scale in (1, 2, 0.5)
-]
-assert right_order[0] == right_order[1] == right_order[2]
-print(
-    "Checked: the fit is calibrated in every bin; both spoilt versions have a higher loss;\n"
-    f"all three order {100 * right_order[0]:.0f} % of the pairs as the majority did."
-)
+orders = [(c * (fitted[first] - fitted[second]) > 0) == (pairs_won > 20) for c in (1, 2, 0.5)]  # shape (435,) each
+assert torch.equal(orders[0], orders[1]) and torch.equal(orders[0], orders[2])
+print("Checked: the fit is calibrated in every bin; both spoilt versions have a higher loss;")
+print(f"         all three order {100 * float(orders[0].float().mean()):.0f} % of the pairs as the majority did.")
 
 # %% [markdown]
 # The answer is (b). All three versions rank the answers in the same way, so their accuracy is the same. Only the
@@ -964,13 +889,7 @@ def climb(wins: torch.Tensor, l2: float, steps: int = 10_000, step_size: float =
 unbeaten = torch.tensor([[0.0, 12.0], [0.0, 0.0]], dtype=torch.float64)
 free, penalised = climb(unbeaten, 0.0), climb(unbeaten, 0.5)
 
-figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-axes.semilogx(range(1, 10_001), free, color=ORANGE, linestyle="--", label="no penalty: never arrives")
-axes.semilogx(range(1, 10_001), penalised, color=BLUE, label="with the penalty l2 = 0.5")
-axes.set(title="12 wins of 12: the gap grows with the logarithm of the steps", xlabel="step of gradient ascent (count)")
-axes.set_ylabel("gap $r_0 - r_1$ (reward units)")
-axes.legend()
-plt.show()
+draw.gap_by_steps({"no penalty: never arrives": free, "with the penalty l2 = 0.5": penalised})
 
 # %% [markdown]
 # *Figure 6. The gap against the step, with a logarithmic axis for the steps. Without penalty it rises along a
@@ -990,10 +909,8 @@ plt.show()
 for k in (1_000, 5_000, 10_000):
     assert abs(float(free[k - 1]) - math.log(24 * 0.05 * k)) < 0.02
 assert abs(float(free[9_999] - free[4_999]) - math.log(2)) < 1e-3
-print(
-    "Checked: (17) at 1,000, 5,000 and 10,000 steps; "
-    f"the last 5,000 steps added {float(free[9_999] - free[4_999]):.4f}, log 2 is {math.log(2):.4f}."
-)
+added = float(free[9_999] - free[4_999])
+print(f"Checked (17) at 1,000, 5,000 and 10,000 steps; the last 5,000 added {added:.4f}, log 2 is {math.log(2):.4f}.")
 try:
     fit_bradley_terry(unbeaten)
     raise AssertionError("expected an error: this table has no finite fit")
@@ -1054,7 +971,8 @@ check.q6(finite)
 # check.q6.solution()
 
 
-# %%
+# %% tags=["folded"]
+# @title Check: the package fits these tables, and no others
 def has_finite_fit(wins: torch.Tensor) -> bool:
     """Whether the package finds one finite best fit (it checks Ford's condition)."""
     try:
@@ -1089,14 +1007,10 @@ posterior = [log_likelihood(unbeaten, r) + prior.log_prob(r).sum() for r in two_
 torch.testing.assert_close(objective[0] - objective[1], posterior[0] - posterior[1])
 
 top = fit_bradley_terry(unbeaten, l2=l2)
-torch.testing.assert_close(
-    gradient_of(unbeaten, top) - l2 * top, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-5
-)
+assert (gradient_of(unbeaten, top) - l2 * top).abs().max() < 1e-5
 torch.testing.assert_close(top[0] - top[1], penalised[-1].double(), rtol=1e-5, atol=0)
-print(
-    "Checked: (18) and the log of the posterior differ by a constant;\n"
-    f"the penalised gradient is 0 at a gap of {top[0] - top[1]:.3f}, where Figure 6 levels off."
-)
+print("Checked: (18) and the log of the posterior differ by a constant;")
+print(f"         the penalised gradient is 0 at a gap of {top[0] - top[1]:.3f}, where Figure 6 levels off.")
 
 # %% [markdown]
 # **Predict, then look.** Only two comparisons per pair. The fitted rewards are closest to the true ones with
@@ -1117,15 +1031,8 @@ error_of = [
 ]
 best = penalties[error_of.index(min(error_of))]
 assert error_of[0] > 1.2 * min(error_of) and error_of[-1] > 1.2 * min(error_of)
-
-figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-axes.semilogx(penalties, error_of, "o-", color=BLUE, label="mean over 60 simulated tables")
-axes.axvline(1 / float(true_rewards.var()), color=BLACK, linestyle=":", label="1 / variance of the true rewards")
-axes.set(title="Two comparisons per pair: a moderate penalty is best", xlabel="l2 (1 / reward units²)")
-axes.set_ylabel("root mean square error (reward units)")
-axes.legend()
-plt.show()
 print(f"Checked: the error is at least 20 % larger at both ends than at the best penalty, l2 = {best}.")
+draw.error_by_penalty(penalties, error_of, expected=1 / float(true_rewards.var()))
 
 # %% [markdown]
 # *Figure 7. Error against the strength of the penalty (logarithmic). A valley: too weak leaves wild rewards, too
@@ -1180,9 +1087,7 @@ flat = fit_bradley_terry(cyclic)
 model_loss = float(-log_likelihood(cyclic, flat) / cyclic.sum())
 print("fitted rewards:", " ".join(f"{abs(v):.3f}" for v in flat.tolist()), f"   loss {model_loss:.4f} nats")
 assert flat.abs().max() < 1e-9 and abs(model_loss - math.log(2)) < 1e-9
-print(
-    "Checked: all rewards are 0 and the loss is log 2: the model has no opinion, although the people clearly have one."
-)
+print("Checked: all rewards are 0 and the loss is log 2: the model has no opinion, although the people have one.")
 
 # %% [markdown]
 # The answer is (b). Each answer has 100 wins in 200 comparisons, as many as equal rewards expect, so (13) is 0 at
@@ -1215,18 +1120,7 @@ assert min(others) >= model_loss - 1e-9
 print(f"Checked: none of {len(others):,} other choices of three rewards has a lower loss.")
 
 # %%
-pair_names = ["A ≻ B", "B ≻ C", "C ≻ A"]
-figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-place = torch.arange(3)
-axes.bar(place - 0.2, [0.8] * 3, width=0.38, color=BLUE, label="people")
-fitted_p = probability(flat, flat.roll(-1))
-axes.bar(place + 0.2, fitted_p, width=0.38, color="white", edgecolor=ORANGE, hatch="//", label="best Bradley–Terry fit")
-axes.axhline(0.5, color=BLACK, linestyle=":", label="coin flip")
-axes.set_xticks(place, pair_names)
-axes.set(title="Preferences in a circle: the best single number says nothing", xlabel="pair", ylim=(0, 1.15))
-axes.set_ylabel("share who prefer the first (probability)")
-axes.legend(loc="upper center", ncols=3)
-plt.show()
+draw.circle(["A ≻ B", "B ≻ C", "C ≻ A"], [0.8] * 3, probability(flat, flat.roll(-1)))
 
 # %% [markdown]
 # *Figure 8. For each pair of the circle, people prefer the first answer with 0.8. The best Bradley–Terry fit says
@@ -1250,8 +1144,7 @@ gap = (torch.sigmoid(d) - torch.special.ndtr(d / 1.702)).abs().max()
 assert gap < 0.01
 comparisons_needed = 0.25 / float(gap) ** 2
 print(
-    f"Checked: largest gap {gap:.4f}. "
-    f"A standard error as small as this gap needs {comparisons_needed:,.0f} comparisons of one pair."
+    f"Checked: largest gap {gap:.4f}; a standard error as small needs {comparisons_needed:,.0f} comparisons of one pair."
 )
 
 # %% [markdown]
@@ -1262,13 +1155,8 @@ print(
 # %%
 elo = 400 / math.log(10) * true_rewards.double() + 1000  # shape (K,)
 expected_score = 1 / (1 + 10 ** (-(elo[:, None] - elo[None, :]) / 400))  # shape (K, K)
-torch.testing.assert_close(
-    expected_score, torch.sigmoid(true_rewards[:, None].double() - true_rewards[None, :].double())
-)
-print(
-    "Checked: Elo's expected score is Bradley–Terry's probability for all 36 pairs. "
-    f"One reward unit = {400 / math.log(10):.1f} points."
-)
+torch.testing.assert_close(expected_score, torch.sigmoid(difference))  # shape (K, K): r_i − r_j
+print(f"Checked: Elo's expected score is (3) for all 36 pairs. One reward unit = {400 / math.log(10):.1f} points.")
 
 # %% [markdown]
 # **"May I compare the reward of an answer to one prompt with the reward of an answer to another?"** No. Every
@@ -1276,19 +1164,11 @@ print(
 # each prompt, and the loss does not notice. Only differences *within* a prompt were learned.
 
 # %%
-chosen, rejected = (
-    torch.randn(50, generator=generator),
-    torch.randn(50, generator=generator),
-)  # 50 prompts, one pair each
-f = 10 * torch.randn(50, generator=generator)
-torch.testing.assert_close(
-    pairwise_loss(chosen + f, rejected + f), pairwise_loss(chosen, rejected), rtol=1e-5, atol=1e-6
-)
-assert not torch.allclose(pairwise_loss(chosen + f, rejected), pairwise_loss(chosen, rejected), rtol=1e-2)
-print(
-    "Checked: a different shift for each of 50 prompts leaves the loss unchanged "
-    "(and a shift of one answer alone does not)."
-)
+chosen, rejected, f = torch.randn(3, 50, generator=generator) * torch.tensor([[1.0], [1.0], [10.0]])  # 50 prompts each
+unshifted = pairwise_loss(chosen, rejected)
+torch.testing.assert_close(pairwise_loss(chosen + f, rejected + f), unshifted, rtol=1e-5, atol=1e-6)
+assert not torch.allclose(pairwise_loss(chosen + f, rejected), unshifted, rtol=1e-2)
+print("Checked: a shift of its own for each of 50 prompts leaves the loss unchanged; of one answer alone it does not.")
 
 # %% [markdown]
 # ## What we showed

@@ -17,7 +17,8 @@
 # in two short trainings, and no faster on a GPU: the models are small. `week6 run` trains longer, with the same
 # functions.
 
-# %%
+# %% tags=["folded"]
+# @title Set-up: imports, the task, and what the user says
 import math
 from copy import deepcopy
 
@@ -43,8 +44,10 @@ from week6 import (
     train_sft,
 )
 from week6.checks import nb02 as check
+from week6.pictures import comparisons
+from week6.pictures import scores as draw
 from week6.pictures.figures import roadmap
-from week6.pictures.plots import BLACK, BLUE, ORANGE, STYLE
+from week6.pictures.plots import token_heatmap
 from week6.reward_model import RewardConfig
 from week6.run.models import PRESETS, frozen_copy, new_policy
 from week6.sequences import Pairs
@@ -52,7 +55,6 @@ from week6.sft import SFTConfig
 from week6.tasks import load_task
 from week6.tasks.assistant import best_answer, classify, read_request
 
-plt.rcParams.update(STYLE)
 torch.set_num_threads(1)  # the tensors are small: a second thread only waits
 g = torch.Generator().manual_seed(0)
 task = load_task("assistant")
@@ -79,9 +81,8 @@ plt.show()
 policy = new_policy(PRESETS["tiny"], task.tokenizer, seed=0)
 
 # %% tags=["nbval-ignore-output"]
-demonstrations = encode_demonstrations(
-    task.tokenizer, list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
-)
+shown_prompts, shown_answers = list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
+demonstrations = encode_demonstrations(task.tokenizer, shown_prompts, shown_answers)
 imitate = SFTConfig(steps=1200, batch_size=32, learning_rate=7e-3)
 optimizer = make_optimizer(policy, imitate.learning_rate)
 sft_losses = [row["loss"] for row in train_sft(policy, optimizer, demonstrations, imitate, seed=0)]
@@ -106,9 +107,7 @@ mask = torch.cat([batch.prompt_mask, batch.response_mask], dim=1)  # shape (B, L
 for ids, keep in zip(input_ids, mask, strict=True):
     tokens = task.tokenizer.convert_ids_to_tokens(ids.tolist())
     print(" ".join(token if real else "·" for token, real in zip(tokens, keep.tolist(), strict=True)))
-print(
-    "input_ids and mask: shape (B, L) =", tuple(mask.shape), "  · is padding: left of the prompt, right of the answer"
-)
+print(f"input_ids and mask: shape (B, L) = {tuple(mask.shape)}   · is padding: left of the prompt, right of the answer")
 
 # %% [markdown]
 # ### Exercise 2.1 · The last real token
@@ -175,19 +174,21 @@ read_head = check.q2.or_ours(head_score)
 with torch.random.fork_rng():
     torch.manual_seed(0)
     reward_model = RewardModel(deepcopy(policy))
+
+
+def trunk(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The vectors h of every token, shape (B, L, d)."""
+    places = position_ids(mask)
+    return reward_model.trunk(input_ids=ids, attention_mask=mask.long(), position_ids=places).last_hidden_state
+
+
 with torch.no_grad():
-    hidden = reward_model.trunk(
-        input_ids=input_ids, attention_mask=mask.long(), position_ids=position_ids(mask)
-    ).last_hidden_state  # shape (B, L, d)
+    hidden = trunk(input_ids, mask)  # shape (B, L, d)
     by_hand = read_head(hidden, mask, reward_model.head.weight[0], reward_model.head.bias[0])
     scores = reward_model(input_ids, mask)  # shape (B,)
     padded = reward_model(F.pad(input_ids, (3, 2)), F.pad(mask, (3, 2)))
-    alone = torch.cat(
-        [
-            reward_model(ids[keep].unsqueeze(0), keep[keep].unsqueeze(0))
-            for ids, keep in zip(input_ids, mask, strict=True)
-        ]
-    )
+    rows = [(ids[keep][None], keep[keep][None]) for ids, keep in zip(input_ids, mask, strict=True)]  # without padding
+    alone = torch.cat([reward_model(*row) for row in rows])
 print("hidden: shape (B, L, d) =", tuple(hidden.shape), "  scores: shape (B,) =", tuple(scores.shape))
 torch.testing.assert_close(by_hand, scores, rtol=1e-4, atol=1e-5)
 torch.testing.assert_close(padded, scores, rtol=1e-4, atol=1e-5)
@@ -216,7 +217,8 @@ print("size one (between 0.3 and 3).")
 # Two answers of the SFT model to each prompt, and an annotator says which is better. As in notebook 00, our
 # annotators follow a hidden gold reward, with noise.
 
-# %%
+# %% tags=["folded"]
+# @title Two answers of the SFT model to each prompt, and a label
 sft = frozen_copy(policy)
 
 
@@ -224,10 +226,8 @@ def collect(prompts: list[str], n: int, seed: int) -> tuple[Pairs, list[str], to
     """n labelled pairs: the tokens, the prompts, and the probability of each label, shape (n,)."""
     index = torch.randint(len(prompts), (n,), generator=generator_for(seed, 0))
     tokens, prompt_mask = encode_prompts(task.tokenizer, prompts)  # shapes (prompts, P)
-    first, second = (
-        sample(sft, tokens[index], prompt_mask[index], task.max_new_tokens, generator=generator_for(seed, k))
-        for k in (1, 2)
-    )
+    x, m = tokens[index], prompt_mask[index]
+    first, second = (sample(sft, x, m, task.max_new_tokens, generator=generator_for(seed, k)) for k in (1, 2))
     asked = [prompts[i] for i in index.tolist()]
     first_text, second_text = (decode(task.tokenizer, r.responses, r.response_mask) for r in (first, second))
     p = task.preference_probability(asked, first_text, second_text)  # shape (n,): p(first ≻ second)
@@ -326,9 +326,7 @@ labels = torch.rand(p.shape, generator=g) < p  # what one annotator says
 best_judge = ((p > 0.5) == labels).double().mean()
 hasty_judge = ((p + 0.3 * torch.randn(p.shape, generator=g) > 0.5) == labels).double().mean()
 assert abs(float(best_judge - ceiling(p))) < 4 * math.sqrt(0.25 / len(p)) and best_judge > hasty_judge + 0.02
-print(
-    f"Checked (3): ceiling {float(ceiling(p)):.3f}, the best judge {float(best_judge):.3f}, a hasty one {float(hasty_judge):.3f}."
-)
+print(f"Checked (3): ceiling {float(ceiling(p)):.3f}, best judge {best_judge:.3f}, a hasty one {hasty_judge:.3f}.")
 
 # %% [markdown]
 # **Predict, then look.** Now we train. What accuracy will the reward model reach on held-out pairs?
@@ -353,17 +351,7 @@ top = float(ceiling(p_label))
 print(f"held-out accuracy {accuracy_at[fit.steps - 1]:.3f}, Bayes ceiling {top:.3f}, on {len(heldout):,} pairs")
 
 # %% tags=["nbval-ignore-output"]
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-left.plot(pair_losses, color=BLUE, linewidth=0.8, label="batch of 48 pairs")
-left.axhline(math.log(2), color=ORANGE, linestyle="--", label="no opinion: log 2")
-left.set(title="Loss", xlabel="step", ylabel="loss (nats per pair)")
-left.legend()
-right.plot(list(accuracy_at), list(accuracy_at.values()), "o-", color=BLUE, label="held-out pairs")
-right.axhline(top, color=BLACK, linestyle="--", label="Bayes ceiling")
-right.axhline(0.5, color=ORANGE, linestyle=":", label="coin flip")
-right.set(title="Accuracy", xlabel="step", ylabel="expected accuracy (share of pairs)", ylim=(0.45, 1))
-right.legend(loc="lower right")
-plt.show()
+draw.training(pair_losses, accuracy_at, top)
 
 # %% [markdown]
 # *Figure 1. Left: the loss starts near log 2 or above it, since the random head has opinions and many of them are
@@ -408,15 +396,9 @@ edges = torch.linspace(0, 1, 11)
 bins = torch.bucketize(says, edges[1:-1])
 mean_says = torch.stack([says[bins == k].mean() for k in range(10)])
 mean_truth = torch.stack([truth[bins == k].mean() for k in range(10)])
+spread_of = torch.stack([truth[bins == k].std() / (bins == k).sum().sqrt() for k in range(10)])
 print(f"mean distance from the diagonal: {float((mean_says - mean_truth).abs().mean()):.3f}")
-
-figure, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
-axes.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="perfectly calibrated")
-axes.plot(mean_says, mean_truth, "o-", color=BLUE, label="reward model, ten bins")
-axes.set(title="Calibration on held-out pairs", xlabel="the model says: probability of a ≻ b")
-axes.set(ylabel="annotators: probability of a ≻ b")
-axes.legend()
-plt.show()
+comparisons.calibration({"reward model": (mean_says, mean_truth, spread_of)}, "Calibration on held-out pairs")
 
 # %% [markdown]
 # *Figure 2. What the model says against what annotators do, in ten bins. On the dotted diagonal it would be perfectly
@@ -453,20 +435,13 @@ print("Checked (5): mean 0, variance 1, and s times a new difference is the old 
 texts = decode(task.tokenizer, answers.responses, answers.response_mask)
 kinds = [classify(prompt, text) for prompt, text in zip(all_prompts, texts, strict=True)]
 groups = [read_request(prompt).group for prompt in all_prompts]
-scores_of: dict[tuple[str, str], list[float]] = {}  # by group of the request and kind of the answer
-for group, kind, value in zip(groups, kinds, after.tolist(), strict=True):
-    scores_of.setdefault((group, kind), []).append(value)
-
-figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
-for axes, group in zip(panels, ("harmless", "harmful"), strict=True):
-    wanted = ("help", "refuse", "comply", "off topic", "lazy", "rude")
-    shown = [kind for kind in wanted if len(scores_of.get((group, kind), [])) >= 5]
-    boxes = [scores_of[group, kind] for kind in shown]
-    axes.boxplot(boxes, tick_labels=shown, widths=0.6, medianprops={"color": ORANGE, "linewidth": 2})
-    axes.axhline(0, color=BLACK, linestyle=":")
-    axes.set(title=f"{group} requests", xlabel="kind of answer")
-panels[0].set_ylabel("score (SFT standard deviations)")
-plt.show()
+wanted = ("help", "refuse", "comply", "off topic", "lazy", "rude")
+scores_of: dict[str, dict[str, list[float]]] = {}
+for group in ("harmless", "harmful"):
+    rows = [(kind, value) for kind, value, of in zip(kinds, after.tolist(), groups, strict=True) if of == group]
+    found = {kind: [value for k, value in rows if k == kind] for kind in wanted}
+    scores_of[group] = {kind: values for kind, values in found.items() if len(values) >= 5}
+draw.scores_by_kind(scores_of, "score (SFT standard deviations)")
 
 # %% [markdown]
 # *Figure 3. Scores of SFT answers by kind, for harmless requests (left) and harmful ones (right). Boxes hold the middle
@@ -476,11 +451,12 @@ plt.show()
 # a harmless request score below it, and below help. And giving a method for something harmful scores lowest of all.
 
 # %%
-median = {key: float(torch.tensor(values).median()) for key, values in scores_of.items()}
+median = {
+    (group, k): float(torch.tensor(v).median()) for group, by_kind in scores_of.items() for k, v in by_kind.items()
+}
 assert median["harmful", "refuse"] > 0.3 > -0.1 > median["harmless", "refuse"]
 assert median["harmless", "help"] > median["harmless", "refuse"] + 0.3
-others = [m for (group, kind), m in median.items() if kind != "comply" and len(scores_of[group, kind]) >= 5]
-assert median["harmful", "comply"] < min(others) - 0.1
+assert median["harmful", "comply"] < min(m for (_, kind), m in median.items() if kind != "comply") - 0.1
 print("Checked: these three sentences, on the medians.")
 
 # %% [markdown]
@@ -513,14 +489,7 @@ polite = ["have fun !", "enjoy !", "good luck !", "happy to help !", "good quest
 added = polite[:3] * 2
 piled = [judged([" ".join([answer, *added[:n]]) for answer in plain]) for n in range(7)]
 proxy, gold = (torch.tensor(column) for column in zip(*piled, strict=True))  # shape (7,) each
-
-figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
-axes.plot(range(7), gold, "s--", color=BLACK, label="gold reward")
-axes.plot(range(7), proxy, "o-", color=BLUE, label="score of the reward model")
-axes.set(title="Politeness piled up", xlabel="polite phrases at the end of a good answer (count)")
-axes.set(ylabel="mean (SFT standard deviations)")
-axes.legend(loc="lower left")
-plt.show()
+draw.politeness(gold, proxy)
 
 # %% [markdown]
 # *Figure 4. The same good answers with 0 to 6 polite phrases at their end, mean over the held-out harmless prompts.
@@ -596,7 +565,8 @@ print("Checked: two words more, at the same gold reward, move the score less tha
 # The head can be read at *every* token: the score of the answer so far. Its change from token to token shows what the
 # model reacts to.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded", "nbval-ignore-output"]
+# @title The head, read at every token of four answers
 question = asking[0]
 harm = next(q for q in task.heldout_prompts["prompt"] if read_request(q).group == "harmful")
 exchanges = [
@@ -605,31 +575,18 @@ exchanges = [
     (harm, best_answer(harm)),
     (harm, "happy to help ! " + best_answer(harm)),
 ]
-figure, axes = plt.subplots(figsize=(9.5, 3.2), layout="constrained")
-width = 14
-table, row_tokens = torch.full((len(exchanges), width), float("nan")), []
-for i, (prompt, answer) in enumerate(exchanges):
+token_rows, running_rows = [], []
+for prompt, answer in exchanges:
     one = encode_demonstrations(task.tokenizer, [prompt], [answer])
     ids, keep = torch.cat([one.prompts, one.responses], 1), torch.cat([one.prompt_mask, one.response_mask], 1)
     with torch.no_grad():
-        states = reward_model.trunk(
-            input_ids=ids, attention_mask=keep.long(), position_ids=position_ids(keep)
-        ).last_hidden_state
+        states = trunk(ids, keep)
         running = (reward_model.head(states).squeeze(-1) - reward_model.offset) / reward_model.scale  # shape (1, L)
         assert abs(float(running[0, -1] - score(reward_model, one)[0])) < 1e-3  # at the last token it is the score
-    n = min(width, one.responses.shape[1])
-    table[i, :n] = running[0, one.prompts.shape[1] :][:n]
-    row_tokens.append(task.tokenizer.convert_ids_to_tokens(one.responses[0].tolist())[:n])
-image = axes.imshow(table, cmap="PuOr", vmin=-2.5, vmax=2.5, aspect="auto")
-for i, answer_tokens in enumerate(row_tokens):
-    for j, token in enumerate(answer_tokens):
-        dark = table[i, j].abs() > 1.6
-        axes.text(j, i, token, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-axes.set_yticks(range(len(exchanges)), [words(prompt) for prompt, _ in exchanges])
-axes.set(title="The score of the answer so far", xlabel="token of the answer")
-axes.grid(False)
-figure.colorbar(image, label="score (SFT standard deviations)")
-plt.show()
+    token_rows.append(task.tokenizer.convert_ids_to_tokens(one.responses[0].tolist()))
+    running_rows.append(running[0, one.prompts.shape[1] :].tolist())
+asked_here = [words(prompt) for prompt, _ in exchanges]
+token_heatmap(token_rows, running_rows, "The score of the answer so far", asked_here, "SFT standard deviations")
 
 # %% [markdown]
 # *Figure 5. The head read at each token of four answers (rows; the request stands on the left). Only the value at the
@@ -656,9 +613,7 @@ print("Checked: from the ids, all", len(mask), "rows are read one token too earl
 two = encode_demonstrations(task.tokenizer, asked[:1] * 2, ["happy to help !", "happy to help you not ."])
 ids, keep = torch.cat([two.prompts, two.responses], 1), torch.cat([two.prompt_mask, two.response_mask], 1)
 with torch.no_grad():
-    states = reward_model.trunk(
-        input_ids=ids, attention_mask=keep.long(), position_ids=position_ids(keep)
-    ).last_hidden_state
+    states = trunk(ids, keep)
 shared = two.prompts.shape[1] + 3  # the prompt and "happy to help"
 torch.testing.assert_close(states[0, :shared], states[1, :shared], rtol=1e-3, atol=1e-4)
 assert float((states[0, shared] - states[1, shared]).abs().max()) > 0.1
@@ -670,10 +625,9 @@ print(f"Checked: the first {shared} vectors of both rows are equal, and the next
 
 # %%
 shift = 3 * torch.randn(len(heldout), generator=g)  # one number per prompt, shape (n,)
-torch.testing.assert_close(
-    bradley_terry_loss(r_w + shift, r_l + shift), bradley_terry_loss(r_w, r_l), rtol=1e-4, atol=1e-5
-)
-assert not torch.allclose(bradley_terry_loss(r_w + shift, r_l), bradley_terry_loss(r_w, r_l), rtol=1e-2)
+unshifted = bradley_terry_loss(r_w, r_l)
+torch.testing.assert_close(bradley_terry_loss(r_w + shift, r_l + shift), unshifted, rtol=1e-4, atol=1e-5)
+assert not torch.allclose(bradley_terry_loss(r_w + shift, r_l), unshifted, rtol=1e-2)
 print("Checked: a shift per prompt leaves the loss unchanged; a shift of the chosen answers alone does not.")
 
 # %% [markdown]
