@@ -19,7 +19,8 @@
 # eyes. Where there is a GPU, that one point is one of GPT-2-small on film reviews, and has no place in the tables, which
 # are those of the embedded chatbot.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import copy
 import dataclasses
 import itertools
@@ -30,6 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import display
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -41,16 +43,15 @@ from week6.dpo import train_dpo
 from week6.exact import small_world
 from week6.group import grpo_advantages
 from week6.machine.optim import descend, generator_for, make_optimizer, set_learning_rate
-from week6.pictures import plots
+from week6.pictures import comparison, plots
 from week6.pictures.figures import roadmap
-from week6.pictures.frontier import fit_gao
-from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
+from week6.pictures.frontier import fit_gao, reward_at
 from week6.ppo import clipped_policy_loss
 from week6.recorded import recorded, recorded_summary
 from week6.reward_model import score
 from week6.run.evaluation import figures, judge, win_rate
 
-plt.rcParams.update(STYLE)
+plt.rcParams.update(plots.STYLE)
 _ = torch.manual_seed(0)
 torch.set_num_threads(1)  # all tensors here are small: a second thread would only wait for the first
 
@@ -149,15 +150,9 @@ check.p1("b")  # SOLUTION
 
 # %% tags=["nbval-check-output"]
 exact = recorded("frontier_exact")  # one row a point
-print(", ".join(exact.columns[:12]), "…")
 points = exact[exact["method"] != "optimum"]
-curve = pd.DataFrame(
-    [
-        {"seed": seed, "kl": k, "gold": frontier(seed, k)}
-        for seed in sorted(exact["seed"].unique())
-        for k in np.linspace(0, 1.05 * points["kl"].max(), 80)
-    ]
-)
+ks = np.linspace(0, 1.05 * points["kl"].max(), 80)
+curve = pd.concat(pd.DataFrame({"seed": s, "kl": ks, "gold": [frontier(s, k) for k in ks]}) for s in references)
 plots.frontiers(points[points["method"] != "dpo_two_rounds"], curve)
 
 # %% [markdown]
@@ -170,16 +165,14 @@ plots.frontiers(points[points["method"] != "dpo_two_rounds"], curve)
 # each policy from the optimum of its own β?
 
 # %% tags=["nbval-check-output"]
-gaps = points.pivot_table(index="beta", columns="method", values="gap", aggfunc=["mean", "max"])
-print("KL(π ‖ π*_β) in nats; three seeds")
-print("   β      PPO: mean, worst      DPO: mean, worst      DPO, two rounds: mean, worst")
-for beta, row in gaps.iterrows():
-    cells = [f"{row['mean', m]:8.3f} {row['max', m]:7.3f}" for m in ("ppo", "dpo", "dpo_two_rounds")]
-    print(f"{beta:5.1f}  {cells[0]:>20}  {cells[1]:>20}  {cells[2]:>20}")
+trained = points[points["beta"].notna()]
+gaps = trained.pivot_table(index="beta", columns="method", values="gap", aggfunc=["mean", "max"])  # nats; over seeds
+gaps.round(3)
 
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: nothing above the frontier, and the gap is the depth below the line
 for _, point in points.iterrows():
     assert point["gold"] <= frontier(point["seed"], point["kl"]) + 1e-4  # recorded with five digits
-trained = points[points["beta"].notna()]
 by_line = trained["objective"] - [
     float(beta * optimal_policy(log_refs[seed], rewards, beta)[1])
     for seed, beta in zip(trained["seed"], trained["beta"], strict=True)
@@ -225,29 +218,7 @@ print("Checked (5): the two sides agree within 30 % for the sentences drawn.")
 # $\pi_\mathrm{ref}$. (The name for it is *iterative* or *online* DPO.)
 
 # %% tags=["nbval-check-output"]
-fig, ax = plt.subplots(figsize=(6.4, 3.6))
-looks = {
-    "ppo": ("PPO", BLUE, "-", "o"),
-    "dpo": ("DPO", ORANGE, "--", "D"),
-    "dpo_two_rounds": ("DPO, two rounds", PURPLE, "-.", "v"),
-}
-for method, (label, colour, line, marker) in looks.items():
-    of_method = trained[trained["method"] == method].groupby("beta")["gap"]
-    middle, low, high = of_method.mean(), of_method.min(), of_method.max()
-    ax.plot(middle.index, middle, color=colour, linestyle=line, marker=marker, label=label)
-    ax.fill_between(middle.index, low, high, color=colour, alpha=0.15)
-ax.axhline(0.1, color=BLACK, linestyle=":", linewidth=1, label="a tenth of a nat")
-ax.set(
-    xscale="log",
-    yscale="log",
-    xlabel="β (reward units per nat)",
-    xticks=[0.3, 0.5, 1, 2],
-    xticklabels=["0.3", "0.5", "1", "2"],
-)
-ax.set(title="Distance to the optimum (band: lowest to highest of three seeds)", ylabel="KL(π ‖ π*) (nats)")
-ax.minorticks_off()
-ax.legend()
-plt.show()
+display(comparison.distance_to_optimum(trained))
 both = gaps["mean"]
 assert both.loc[0.3, "dpo_two_rounds"] < 0.5 * both.loc[0.3, "dpo"]
 assert both.loc[0.5, "dpo_two_rounds"] < 0.6 * both.loc[0.5, "dpo"]
@@ -362,18 +333,13 @@ plots.frontiers(chat, zoom=5)
 
 # %% tags=["nbval-check-output"]
 seeds = sorted(chat["seed"].unique())
-chat["setting"] = chat["beta"].fillna(chat["n"])
-mean = chat.groupby(["method", "setting"])[["kl", "gold", "proxy", "win_rate"]].mean()
-between = chat.groupby(["method", "setting"])[["kl", "gold", "proxy", "win_rate"]].sem()  # standard error, seeds
-print(f"means of {len(seeds)} seeds ± one standard error between seeds")
-for (method, setting), row in mean.iterrows():
-    e = between.loc[(method, setting)]
-    bound = "≤" if method == "best_of_n" else " "
-    symbol = "n" if method == "best_of_n" else "β"
-    print(f"{method:10s} {symbol} = {setting:<5g} KL {bound}{row['kl']:5.2f} ± {e['kl']:.2f}", end="   ")
-    print(f"gold {row['gold']:5.2f} ± {e['gold']:.2f}", end="   ")
-    print(f"wins against SFT {100 * row['win_rate']:3.0f} ± {100 * e['win_rate']:.0f} %")
+chat["setting"] = chat["beta"].fillna(chat["n"])  # β, or n
+by_setting = chat.groupby(["method", "setting"])[["kl", "gold", "proxy", "win_rate", "length"]]
+mean, between = by_setting.mean(), by_setting.sem()  # over the seeds, and its standard error
+comparison.with_errors(mean, between)
 
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: gains, distances, and the highest points
 sft_gold = mean.loc[("best_of_n", 1.0), "gold"]  # best of one: the SFT model itself
 for method in ("ppo", "dpo", "best_of_n"):
     assert mean.loc[method, "gold"].max() > sft_gold + 1
@@ -397,8 +363,6 @@ print("Checked: the longest leash of PPO and the largest n are not the best ones
 
 # %% tags=["nbval-check-output"]
 far, near = (chat[(chat["method"] == "dpo") & (chat["beta"] == b)].set_index("seed") for b in (0.3, 1.0))
-for name, unit in (("kl", "nats"), ("gold", "reward units"), ("proxy", "reward units"), ("length", "tokens")):
-    print(f"DPO, {name:7s}β = 1: {near[name].mean():6.2f}   β = 0.3: {far[name].mean():6.2f}   {unit}")
 assert (far["proxy"] < near["proxy"]).all() and (far["length"] > near["length"]).all()
 print("Checked in every seed: with β = 0.3 the answers are longer, and the reward model likes them less.")
 
@@ -410,24 +374,27 @@ print("Checked in every seed: with β = 0.3 the answers are longer, and the rewa
 # (Student's t with two degrees of freedom).
 
 # %% tags=["nbval-check-output"]
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(seeds), 2.6)  # Student's t for S seeds
+assert len(seeds) == 3
+golds = chat.pivot_table(index="seed", columns=["method", "setting"], values="gold")  # a row a seed
 
 
-def compare(first: tuple[str, float], second: tuple[str, float], column: str = "gold") -> tuple[float, float]:
-    """Mean difference in `column` over the seeds, and the half-width of its 95 % interval."""
-    a, b = (
-        chat[(chat["method"] == m) & (chat["setting"] == s)].set_index("seed")[column].loc[seeds].to_numpy()
-        for m, s in (first, second)
-    )
-    delta = a - b  # shape (S,)
-    return float(delta.mean()), float(T_95 * delta.std(ddof=1) / math.sqrt(len(seeds)))
+def difference(a: np.ndarray, b: np.ndarray, comparisons: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of a − b over three seeds (axis 0), and the half-width of its interval: 95 % for all comparisons at once."""
+    delta, p = a - b, 1 - 0.025 / comparisons
+    t = (2 * p - 1) / math.sqrt(2 * p * (1 - p))  # p-quantile of Student's t with two degrees of freedom
+    return delta.mean(0), t * delta.std(0, ddof=1) / math.sqrt(len(delta))
 
 
-highest = {method: (method, float(mean.loc[method, "gold"].idxmax())) for method in ("ppo", "dpo", "best_of_n")}
-for one, other in itertools.combinations(highest.values(), 2):
-    delta, half = compare(one, other)
-    verdict = "a difference" if abs(delta) > half else "no difference that these seeds could show"
-    print(f"{one[0]} {one[1]:g} against {other[0]} {other[1]:g}: gold {delta:+.2f} ± {half:.2f}  →  {verdict}")
+def best_elsewhere(method: str) -> np.ndarray:
+    """For each seed the gold reward of the setting that is best in the two others; shape (S,)."""
+    of = golds[method]
+    return np.array([of.loc[seed, of.drop(seed).mean().idxmax()] for seed in seeds])
+
+
+tops = {method: best_elsewhere(method) for method in ("ppo", "dpo", "best_of_n")}
+for one, other in itertools.combinations(tops, 2):
+    delta, half = difference(tops[one], tops[other], comparisons=3)
+    print(f"{one} − {other}: gold {delta:+.2f} ± {half:.2f}")
 
 # %% [markdown]
 # That compares the *tops* of three curves. The tops have different KLs. The fair question is: what do I get **for the
@@ -437,38 +404,18 @@ for one, other in itertools.combinations(highest.values(), 2):
 # *to* it.
 
 # %% tags=["nbval-check-output"]
-budgets = np.array([0.65, 1.0, 1.35, 2.0, 3.0])  # nats
-
-
-def read_at(method: str, seed: int) -> np.ndarray:
-    """Gold reward of a method at each budget, NaN where its curve is not known; shape (budgets,)."""
-    rows = chat[(chat["method"] == method) & (chat["seed"] == seed)].sort_values("kl")
-    kl, gold = rows["kl"].to_numpy(), rows["gold"].to_numpy()
-    right = np.searchsorted(kl, budgets).clip(1, len(kl) - 1)  # the measured setting to the right of each budget
-    known = (kl[0] <= budgets) & (budgets <= kl[-1]) & (kl[right] - kl[right - 1] <= 2)
-    return np.where(known, np.interp(budgets**0.5, kl**0.5, gold), np.nan)
-
-
-read = {method: np.array([read_at(method, seed) for seed in seeds]) for method in ("ppo", "dpo", "best_of_n")}
-print("gold reward at a distance of … nats (mean ± standard error over seeds; – : not known in every seed)")
-print("             " + "".join(f"{b:^15g}" for b in budgets))
+budgets = np.array([0.65, 1.0, 1.35])  # nats; where all three are known in every seed
+read = {
+    method: np.array([reward_at(run["kl"], run["gold"], budgets) for _, run in rows.groupby("seed")])
+    for method, rows in chat.groupby("method")
+}  # shape (S, budgets) each
 for method, values in read.items():
-    cells = [
-        "–" if np.isnan(v).any() else f"{v.mean():.2f} ± {v.std(ddof=1) / math.sqrt(len(v)):.2f}" for v in values.T
-    ]
-    print(f"{method:12s} " + "".join(f"{cell:^15s}" for cell in cells))
-assert all((values[:, 1] > values[:, 0]).all() for values in read.values())  # shape (S, budgets) each
-known = ~np.isnan(sum(read.values())).any(0)  # shape (budgets,): all three curves in all seeds
-gold_of_all = np.stack([values.mean(0)[known] for values in read.values()])  # shape (3, known budgets)
-assert known.any() and (gold_of_all.max(0) - gold_of_all.min(0)).max() < 0.25
-print("Checked: where all three are known, their means are less than 0.25 reward units apart.")
-print("Differences that are larger than their 95 % interval:")
+    cells = [f"{m:.2f} ± {e:.2f}" for m, e in zip(values.mean(0), values.std(0, ddof=1) / math.sqrt(3), strict=True)]
+    print(f"{method:12s}", *cells, sep="   ")
 for one, other in itertools.combinations(read, 2):
-    for i, budget in enumerate(budgets):
-        delta = read[one][:, i] - read[other][:, i]  # shape (S,)
-        half = T_95 * delta.std(ddof=1) / math.sqrt(len(seeds))
-        if abs(delta.mean()) > half:  # never for a NaN
-            print(f"   at {budget:4g} nats: {one} − {other} = {delta.mean():+.2f} ± {half:.2f}")
+    delta, half = difference(read[one], read[other], comparisons=9)  # shape (budgets,) each
+    cells = [f"{d:+.2f} ± {h:.2f}" for d, h in zip(delta, half, strict=True)]
+    print(f"{one} − {other}:", *cells, sep="   ")
 
 # %% [markdown]
 # This table, and not a slogan, is our answer to "which is better". The three curves are close. What separates the
@@ -503,7 +450,8 @@ print(f",  gold {base['gold']:.2f} → {live['gold']:.2f} (± {live['gold_se']:.
 # the table) and the finite number of prompts (its own standard error). Variances add. So we allow three times
 # $\sqrt{\mathrm{std}_\mathrm{seeds}^2 + \mathrm{se}^2}$.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: the live point belongs to the table
 if course.preset.name == "lesson":
     rows = chat[(chat["method"] == "dpo") & (chat["beta"] == config.beta)].set_index("seed")
     gain = rows["gold"] - chat[chat["n"] == 1].set_index("seed")["gold"]
@@ -523,15 +471,12 @@ else:
 # section 3). One seed, one β each, 500 held-out prompts. It is beside the same four policies of the embedded chatbot.
 
 # %%
-embedded = chat[chat["seed"] == 0]
-settings = {"sft": ("n", 1), "best_of_n": ("n", 16), "ppo": ("beta", 0.1), "dpo": ("beta", 1.0)}
-shown = {}
-for name, (column, value) in settings.items():
-    method = "best_of_n" if name == "sft" else name  # the best of one is the SFT model
-    (row,) = embedded[(embedded["method"] == method) & (embedded[column] == value)].to_dict("records")
-    shown[name] = row | {"kl_se": None if column == "n" else row["kl_se"]}
+one_seed = chat[chat["seed"] == 0].set_index(["method", "setting"]).astype(object)
+one_seed = one_seed.where(one_seed.notna(), None)  # the KL of best-of-n is a bound, without an error
+places = {"sft": ("best_of_n", 1), "best_of_n": ("best_of_n", 2), "ppo": ("ppo", 0.1), "dpo": ("dpo", 1)}
+shown = {name: one_seed.loc[place] for name, place in places.items()}
 smollm2 = recorded_summary("smollm2")["policies"]
-plots.frontier_beside({"Embedded chatbot, seed 0": shown, "SmolLM2-135M, recorded": smollm2})
+plots.frontier_beside({"Embedded chatbot (best of 2)": shown, "SmolLM2-135M (best of 2)": smollm2})
 
 # %% [markdown]
 # *Figure: gold reward against KL to the SFT model, with bars of one standard error over prompts. Left, the embedded
@@ -626,7 +571,7 @@ check.p3("b")  # SOLUTION
 
 # %% tags=["nbval-check-output"]
 sizes = (10, 20, 50, 100, 400)
-coverage = {"usual": [], "Wilson": []}
+coverage = {"Wilson": [], "usual": []}
 for n in sizes:
     outcomes = torch.arange(n + 1, dtype=torch.float64)  # shape (n + 1,): 0 … n wins
     chance = torch.distributions.Binomial(n, torch.tensor(0.9, dtype=torch.float64)).log_prob(outcomes).exp()
@@ -636,15 +581,7 @@ for n in sizes:
     held = [low <= 0.9 <= high for _, low, high in (win_rate_interval(w, n - w, 0, 1.96) for w in range(n + 1))]
     coverage["Wilson"].append(float(chance[torch.tensor(held)].sum()))
 
-fig, ax = plt.subplots(figsize=(6.4, 3.4))
-ax.semilogx(sizes, coverage["usual"], color=ORANGE, linestyle="--", marker="s", label="usual: p̂ ± 1.96 standard errors")
-ax.semilogx(sizes, coverage["Wilson"], color=BLUE, marker="o", label="Wilson")
-ax.axhline(0.95, color=BLACK, linestyle=":", label="promised")
-ax.set(title="How often the 95 % interval holds the truth, p = 0.9", xlabel="comparisons n", ylabel="probability")
-ax.set_xticks(sizes, [str(n) for n in sizes])
-ax.minorticks_off()
-ax.legend(loc="lower right")
-plt.show()
+display(comparison.coverage(pd.DataFrame(coverage, index=sizes)))
 assert coverage["usual"][1] < 0.9 and min(coverage["Wilson"]) > 0.92
 print(
     f"Checked, exactly (no simulation): at n = 20 the usual interval holds the truth in {100 * coverage['usual'][1]:.0f} % of all"
@@ -722,29 +659,21 @@ plots.gao_fits(weak)
 
 # %% tags=["nbval-check-output"]
 weak["d"] = weak["kl"].clip(lower=0).pow(0.5)
-print("seed   highest gold at d (fit)    KL there    R² of the fit     gold: start, highest, end")
-places = []
-for seed, run in weak.groupby("seed"):
+rows = []
+for _, run in weak.sort_values("step").groupby("seed"):
     fit = fit_gao(run["d"], run["gold"], "rl")
-    smooth = run.sort_values("step")["gold"].rolling(10).mean()
-    places.append(fit.peak)
-    print(
-        f"{seed:4d}   {fit.peak:12.2f} {fit.peak**2:20.1f} {fit.r_squared:14.2f}"
-        f"        {run['gold'].iloc[:3].mean():6.2f} {smooth.max():8.2f} {smooth.iloc[-1]:8.2f}"
-    )
-    proxy = run.sort_values("step")["score"].rolling(10).mean()
-    assert smooth.max() > run["gold"].iloc[:3].mean() + 0.5  # it rises …
-    assert smooth.iloc[-1] < smooth.max() - 0.2  # … and falls,
-    assert proxy.iloc[-1] > proxy[smooth.idxmax()]  # while the proxy goes on rising
+    proxy, gold = (run[name].rolling(10).mean() for name in ("score", "gold"))
+    start = run["gold"].iloc[:3].mean()
+    rows.append([fit.peak, fit.peak**2, fit.r_squared, start, gold.max(), gold.iloc[-1]])
+    assert start + 0.5 < gold.max() and gold.iloc[-1] < gold.max() - 0.2  # it rises and falls,
+    assert proxy.iloc[-1] > proxy[gold.idxmax()]  # while the proxy goes on rising
     assert 0 < fit.peak < run["d"].max() and fit.r_squared > 0.5
-places = np.array(places)
-error = places.std(ddof=1) / math.sqrt(len(places))
-print(f"Highest gold reward at d = {places.mean():.2f} ± {error:.2f} (standard error over {len(places)} seeds).")
-pooled = {form: fit_gao(weak["d"], weak["gold"], form).r_squared for form in ("best_of_n", "rl")}
-print(
-    f"All seeds in one fit: R² = {pooled['rl']:.2f} with the form for RL, {pooled['best_of_n']:.2f} with best-of-n's."
-)
-print("Checked in every seed: the gold reward rises by more than 0.5, and ends more than 0.2 below its highest place,")
+columns = ["highest gold at d", "KL there", "R² of the fit", "gold at the start", "highest", "at the end"]
+by_seed = pd.DataFrame(rows, columns=columns).rename_axis("seed")
+display(by_seed.round(2))
+peaks = by_seed["highest gold at d"]
+print(f"Highest gold reward at d = {peaks.mean():.2f} ± {peaks.sem():.2f} (standard error over {len(peaks)} seeds).")
+print("Checked in every seed: the gold reward rises by more than 0.5, and ends more than 0.2 below its highest value,")
 print("while the proxy still rises.")
 
 # %% [markdown]
@@ -829,17 +758,8 @@ print("Checked: chosen by the proxy, PPO gets the longest leash in the table.")
 # ## 7 · What does each cost?
 
 # %%
-cost = chat[chat["method"].isin(["ppo", "dpo", "best_of_n"]) & (chat["n"] != 1)].groupby("method")
-print("              models in memory     answers sampled      seconds to train      answers sampled")
-print("                                   for training         (one CPU core)        for each reply")
-for method in ("dpo", "ppo", "best_of_n"):
-    rows = cost.get_group(method)
-    reply = "1" if method != "best_of_n" else "n"
-    print(
-        f"{plots.POLICIES[method][0]:10s} {rows['model_copies'].iloc[0]:12.0f} {rows['generations'].median():22,.0f}"
-        f" {rows['seconds'].median():22.0f} {reply:>20}"
-    )
-assert cost["generations"].median()["ppo"] > 0 == cost["generations"].median()["dpo"]
+cost = chat[chat["n"] != 1].groupby("method")[["model_copies", "generations", "seconds"]].median()
+cost.rename(columns={"generations": "answers sampled for training", "seconds": "seconds, one core"}).round()
 
 # %% [markdown]
 # SFT and the labelled pairs are needed by all three and are not counted. The times of PPO and of best-of-n contain the
@@ -855,7 +775,7 @@ assert cost["generations"].median()["ppo"] > 0 == cost["generations"].median()["
 # replies. From how many replies on is PPO cheaper in *sampled answers*?
 
 # %% tags=["nbval-check-output"]
-sampled = float(cost["generations"].median()["ppo"])
+sampled = float(cost["generations"]["ppo"])
 for n in (4, 16, 64):
     replies = sampled / (n - 1)  # PPO samples 1 answer a reply, best-of-n samples n
     assert math.isclose(sampled + replies, n * replies)
@@ -984,34 +904,30 @@ def log_probs_of(policy, answers) -> Float[Tensor, "BK T"]:
 
 
 def kl_in_the_reward(policy, answers, ref: Float[Tensor, "BK T"], advantages) -> Float[Tensor, ""]:
-    """REINFORCE with the KL as a part of the reward; `advantages` is (12) for RLOO."""
-    shaped = world.score(answers) - BETA * (answers.log_probs - ref).sum(-1)  # shape (B·K,)
-    advantage = advantages(shaped.view(B, K)).flatten()
-    return -(advantage * log_probs_of(policy, answers).sum(-1)).mean()
+    """REINFORCE with `advantages` of r, and the KL as a second reward: (12) of −β k1. With (12) for r too: RLOO."""
+    k1 = (answers.log_probs - ref).sum(-1)  # shape (B·K,): of the whole answer
+    advantage = advantages(world.score(answers).view(B, K)) - BETA * rloo_advantages(k1.view(B, K))
+    return -(advantage.flatten() * log_probs_of(policy, answers).sum(-1)).mean()
 
 
-# %% [markdown]
-# GRPO as published: (15), the clip, and $k_3$ in the loss.
-
-
-# %%
-def grpo_loss(policy, answers, ref: Float[Tensor, "BK T"]) -> Float[Tensor, ""]:
-    """Clipped surrogate with (15) for every token of an answer, plus β times k3."""
-    advantage = grpo_advantages(world.score(answers).view(B, K)).flatten()  # shape (B·K,)
+def kl_in_the_loss(policy, answers, ref: Float[Tensor, "BK T"], advantages) -> Float[Tensor, ""]:
+    """The clipped surrogate, `advantages` of r at every token, plus β k3 of every token. With (15): GRPO."""
+    advantage = advantages(world.score(answers).view(B, K)).flatten()  # shape (B·K,)
     log_pi = log_probs_of(policy, answers)
-    surrogate, _ = clipped_policy_loss(
-        log_pi, answers.log_probs, advantage[:, None].expand_as(log_pi), answers.response_mask
-    )
+    torch.testing.assert_close(log_pi, answers.log_probs)  # one step a batch: all ratios are 1, the clip does nothing
+    at_tokens = advantage[:, None].expand_as(log_pi)
+    surrogate, _ = clipped_policy_loss(log_pi, answers.log_probs, at_tokens, answers.response_mask)
     return surrogate + BETA * kl_estimators(log_pi, ref)[2].mean()
 
 
 # %% tags=["nbval-ignore-output"]
-paths, ends = {}, {}
 losses = {
     "RLOO": partial(kl_in_the_reward, advantages=rloo_advantages),
-    "GRPO": grpo_loss,
-    "GRPO, KL in the reward": partial(kl_in_the_reward, advantages=grpo_advantages),
+    "RLOO, r over its std": partial(kl_in_the_reward, advantages=lambda r: rloo_advantages(r) / r.std(1, keepdim=True)),
+    "GRPO without the std": partial(kl_in_the_loss, advantages=lambda r: r - r.mean(1, keepdim=True)),
+    "GRPO": partial(kl_in_the_loss, advantages=grpo_advantages),
 }
+paths = {}
 for name, loss_of in losses.items():
     policy = copy.deepcopy(reference)
     optimizer = make_optimizer(policy, RATE, eps=1e-5)
@@ -1021,49 +937,46 @@ for name, loss_of in losses.items():
         descend(loss_of(policy, *step_data(policy, step)), policy, optimizer)
         if step % 4 == 3:
             paths[name].append(world.report(policy, reference, BETA))
-    ends[name] = paths[name][-1]
-    end = ends[name]
-    print(f"{name:22s}  reward {end.reward:.2f}, KL {end.kl:.2f} nats, KL(π ‖ π*) = {end.gap:.3f} nats")
+ends = {name: path[-1] for name, path in paths.items()}
+pd.DataFrame(ends.values(), index=ends).round(3)  # gap = KL(π ‖ π*) in nats
 
-fig, ax = plt.subplots(figsize=(6.4, 3.8))
-ks = np.linspace(0, 2.5, 100)
-ax.plot(ks, [frontier(0, k) for k in ks], color=BLACK, linewidth=1.2, label="frontier R(k)")
-for (name, path), colour, look in zip(paths.items(), (GREEN, PURPLE, BLUE), ("o-", "v--", "s:"), strict=True):
-    ax.plot([p.kl for p in path], [p.reward for p in path], look, color=colour, markersize=4, linewidth=1, label=name)
-log_star, _ = optimal_policy(log_ref, rewards, BETA)
-star = world.report(log_star, log_ref, BETA)
-ax.plot(star.kl, star.reward, "*", color=ORANGE, markersize=14, label=f"optimum at β = {BETA:g}")
-ax.set(title="Three runs without a critic", xlabel="KL(π ‖ π_ref) (nats)", ylabel="reward (reward units)")
-ax.legend()
-plt.show()
+# %%
+star = world.report(optimal_policy(log_ref, rewards, BETA)[0], log_ref, BETA)
+curve = [(k, frontier(0, k)) for k in np.linspace(0, 2.5, 100)]
+points_of = {name: [(p.kl, p.reward) for p in path] for name, path in paths.items()}
+comparison.paths_to_optimum(curve, points_of, (star.kl, star.reward), "Four runs without a critic")
 
 # %% [markdown]
-# *Figure: all three paths start at the reference on the left and climb. RLOO's ends at the star, on the frontier, and
-# so does that of GRPO with the KL in the reward. The path of GRPO as published goes on to the right, past the star, and
-# stays visibly below the frontier.*
+# *Figure: all four paths start at the reference on the left and climb. The two with the KL in the reward end beside the
+# star, on the frontier. The two with $k_3$ in the loss stop below the frontier.*
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: where the four runs end
 start = paths["RLOO"][0]
 assert all(end.reward > start.reward + 0.8 for end in ends.values())
-assert ends["RLOO"].gap < 0.12 and ends["GRPO, KL in the reward"].gap < 0.12
-assert ends["GRPO"].gap > 2 * max(ends["RLOO"].gap, ends["GRPO, KL in the reward"].gap)
+near, far = [ends["RLOO"], ends["RLOO, r over its std"]], [ends["GRPO without the std"], ends["GRPO"]]
+assert max(end.gap for end in near) < 0.12 and min(end.gap for end in far) > 2 * max(end.gap for end in near)
 depth = {name: frontier(0, end.kl) - end.reward for name, end in ends.items()}
 assert depth["RLOO"] < 0.06 < depth["GRPO"]
+spread = world.score(step_data(reference, 0)[0]).view(B, K).std(1).mean()
+assert spread < 1 and near[1].kl > near[0].kl and abs(far[1].gap - far[0].gap) < 0.1
 c = 0.7  # rewards divided by c: the same optimum as with the price multiplied by c
 torch.testing.assert_close(optimal_policy(log_ref, rewards / c, BETA)[0], optimal_policy(log_ref, rewards, BETA * c)[0])
 print(
-    "Checked: all three gain more than 0.8 reward units. The two with the KL in the reward end within 0.12 nats of the"
+    "Checked: all four gain more than 0.8 reward units. The two with the KL in the reward end within 0.12 nats of the"
 )
-print("optimum; GRPO as published ends more than twice as far from it, and further below the frontier.")
+print("optimum; those with k3 in the loss end more than twice as far from it, with the std or without.")
+print(f"The std of the rewards in a group is {spread:.2f} at the start; dividing by it, RLOO ends at a larger KL.")
 
 # %% [markdown]
-# **What happened?** GRPO changes two things: the std and the place of the KL. The third run keeps the std and puts the
-# KL back into the reward, and lands near the star. So here the std is innocent. Dividing all rewards by $c$ is the same
-# as multiplying the price by $c$ (checked above), and in this world the std of the rewards is close to 1. With another
-# reward it would not be.
+# **What happened?** GRPO changes two things: the std and the place of the KL. So there are four runs, with and without
+# each. Where the KL stands decides: with $k_3$ in the loss the runs end far from $\pi^*_\beta$, with the std or without
+# it. The gradient of $k_3$ is that of $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$ (notebook 03, section 9), another leash.
 #
-# What moves GRPO is $k_3$ in the loss. Its gradient is the one of $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$ (notebook
-# 03, section 9). And it is taken token by token: an early word is never blamed for the KL of the words that it leads to.
+# The std does less here. It divides the reward and not the KL, and dividing all rewards by $c$ is the same as multiplying
+# the price by $c$ (checked above). In this world the std of a group is below 1 at the start, so that RLOO with it
+# gets a longer leash (checked above too). Rewards on another scale would have another std, and another leash.
+#
 # None of this makes GRPO bad: DeepSeekMath was trained with it. But do not expect the β of one method to mean the same
 # in another. That is why the comparisons of section 3 are drawn against the **KL that was reached**, and not against β.
 

@@ -19,13 +19,15 @@
 # **Time:** 75 minutes of work; the cells run in about a minute on a laptop CPU, plus two minutes the first time,
 # when the models are trained. A GPU does not help at this size.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import inspect
 import math
 import random
 from copy import deepcopy
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from IPython.display import HTML, display
 from jaxtyping import Bool, Float, Int
@@ -33,9 +35,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from week6 import (
-    decode,
     descend,
-    encode_prompts,
     implicit_reward,
     make_optimizer,
     minibatch,
@@ -50,10 +50,13 @@ from week6.classroom.handover import CONFIG, both, trl_is_installed, trl_trainer
 from week6.classroom.lesson import lesson
 from week6.classroom.widgets import chat_window, transcript_html
 from week6.machine.optim import set_learning_rate
+from week6.pictures import chatbot
+from week6.pictures.comparison import with_errors
 from week6.pictures.figures import roadmap
-from week6.pictures.plots import BLACK, BLUE, GREEN, ORANGE, STYLE, token_heatmap
+from week6.pictures.plots import STYLE, token_heatmap
 from week6.recorded import recorded
-from week6.run.evaluation import estimate, sample_batches
+from week6.run.answers import answer, converse
+from week6.run.evaluation import estimate
 from week6.run.models import PRESETS, frozen_copy, new_policy
 from week6.tasks.assistant import classify, read_request
 from week6.tasks.conversation import encode_conversation, render
@@ -172,13 +175,6 @@ K = 4  # answers to each prompt
 asked = [prompt for prompt in heldout for _ in range(K)]
 
 
-def ask(policy: nn.Module, prompts: list[str], seed: int) -> list[str]:
-    """One sampled answer to each prompt."""
-    tokens, mask = encode_prompts(tokenizer, prompts)  # shape (B, P) each
-    answers = sample_batches(policy, tokens, mask, task.max_new_tokens, seed)
-    return decode(tokenizer, answers.responses, answers.response_mask)
-
-
 def by_prompt(values: Tensor) -> Tensor:
     """Values of the answers to `asked`, one row a prompt: shape (M, K)."""
     return values.reshape(len(heldout), K)
@@ -195,11 +191,12 @@ templates = {
 template_gold = {}
 print(f"{'template':24s} gold reward         an answer to {heldout[0]!r}")
 for name, change in templates.items():
-    answers = ask(policies["dpo"], [change(prompt) for prompt in asked], seed=1)
+    answers = answer(policies["dpo"], task, [change(prompt) for prompt in asked], seed=1)
     template_gold[name] = estimate(by_prompt(task.gold(asked, answers)))
     print(f"{name:24s} {template_gold[name].mean:+.2f} ± {template_gold[name].se:.2f}    {answers[0]!r}")
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: what a wrong template costs
 right = template_gold["as trained"].mean
 assert all(right - template_gold[name].mean > 0.7 for name in list(templates)[1:])
 print("Checked: every wrong template costs more than 0.7 reward units.")
@@ -332,7 +329,8 @@ print("Checked (2): autograd gives the closed form; exactly zero where the mask 
 # %% tags=["nbval-check-output"]
 check.p2("c")  # SOLUTION
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded"]
+# @title Three questions in a row, and the gold reward of the answers at each turn
 TURNS = 3
 shuffled = random.Random(0)
 questions = [shuffled.sample(asked, len(asked)) for _ in range(TURNS - 1)]
@@ -346,22 +344,17 @@ def words_of(prompt: str) -> str:
 
 def gold_by_turn(policy: nn.Module, seed: int) -> list[Float[Tensor, " n"]]:
     """Gold reward of the answers at turn 1, 2, 3 of many conversations; the policy sees all earlier turns."""
-    talks, rewards = [[] for _ in asked], []
-    for turn in range(TURNS):
-        for talk, question in zip(talks, questions[turn], strict=True):
-            talk.append({"role": "user", "content": words_of(question)})
-        answers = ask(policy, [to_text(talk, True) for talk in talks], seed + turn)
-        for talk, answer in zip(talks, answers, strict=True):
-            talk.append({"role": "assistant", "content": answer})
-        rewards.append(task.gold(questions[turn], answers))
-    return rewards
+    answers = converse(policy, task, [[words_of(prompt) for prompt in turn] for turn in questions], seed)
+    return [task.gold(prompts, texts) for prompts, texts in zip(questions, answers, strict=True)]
 
 
+# %% tags=["nbval-ignore-output"]
 by_turn = {name: gold_by_turn(policies[name], seed=10) for name in ("sft", "ppo", "dpo")}
 for name, rewards in by_turn.items():
     print(f"{name}: gold reward at turn 1, 2, 3:  " + "  ".join(f"{r.mean():+.2f}" for r in rewards))
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: what the second turn costs
 assert all(rewards[1].mean() < rewards[0].mean() - 0.7 for rewards in by_turn.values())
 assert by_turn["dpo"][1].mean() < by_turn["sft"][0].mean()
 print(
@@ -389,7 +382,7 @@ class Shifted(nn.Module):
 
 
 shifts = (0, 4, 8, 16, 32)
-shifted_gold = [task.gold(asked, ask(Shifted(policies["dpo"], k), asked, seed=1)).mean() for k in shifts]
+shifted_gold = [task.gold(asked, answer(Shifted(policies["dpo"], k), task, asked, seed=1)).mean() for k in shifts]
 print("DPO, one question, positions from k on")
 for k, value in zip(shifts, shifted_gold, strict=True):
     print(f"   k = {k:2d}   gold reward {value:+.2f}")
@@ -409,7 +402,7 @@ assert min(shifted_gold) < shifted_gold[0] - 0.5
 train_prompts = list(task.prompts["prompt"])
 N_TALKS, STEPS, BATCH, PEAK = 1800, 400, 32, 4e-3
 picked = [shuffled.choice(train_prompts) for _ in range(N_TALKS * TURNS)]
-taught = ask(policies["dpo"], picked, seed=20)  # each answer to its question alone
+taught = answer(policies["dpo"], task, picked, seed=20)  # each answer to its question alone
 pieces = [f"{question} {answer} <|end|>" for question, answer in zip(picked, taught, strict=True)]
 talks = [" ".join(pieces[i : i + TURNS]) for i in range(0, len(pieces), TURNS)]
 print(talks[0])
@@ -435,27 +428,7 @@ talker = frozen_copy(talker)
 by_turn["talker"] = gold_by_turn(talker, seed=10)
 
 # %%
-looks = {
-    "sft": ("SFT", BLACK, "s", "-"),
-    "ppo": ("PPO", BLUE, "o", "--"),
-    "dpo": ("DPO", ORANGE, "D", "-."),
-    "talker": ("DPO, trained on conversations", GREEN, "^", "-"),
-}
-fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.5))
-left.plot(losses["assistant"], color=GREEN, label="assistant's tokens: trained")
-left.plot(losses["user"], color=BLACK, linestyle=":", label="user's tokens: mask 0")
-left.set(title="Learning from conversations", xlabel="step", ylabel="cross-entropy (nats per token)", ylim=(0, None))
-left.legend()
-for name, (label, colour, marker, line) in looks.items():
-    means = [float(r.mean()) for r in by_turn[name]]
-    errors = [float(r.std()) / len(r) ** 0.5 for r in by_turn[name]]
-    right.errorbar(range(1, TURNS + 1), means, errors, color=colour, marker=marker, linestyle=line, label=label)
-right.set(
-    title="Answers later in the conversation", xlabel="turn", ylabel="gold reward (reward units)", xticks=[1, 2, 3]
-)
-right.legend(fontsize=8)
-fig.tight_layout()
-plt.show()
+chatbot.learning_to_converse(losses["assistant"], losses["user"], math.log(len(tokenizer)), by_turn)
 
 # %% [markdown]
 # *Figure: left, the loss on the assistant's tokens falls within a few dozen steps while that on the user's tokens, which
@@ -467,7 +440,8 @@ plt.show()
 # a vocabulary of $V$ words. Nobody ever asked this model to speak as the user. It reads those words all the same: its answers fit
 # them.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: the later turns, and the loss on the user's words
 first, second, third = (float(r.mean()) for r in by_turn["talker"])
 assert min(second, third) > by_turn["dpo"][1].mean() + 1.0 and min(second, third) > first - 0.8
 late = {name: sum(values[-50:]) / 50 for name, values in losses.items()}
@@ -528,33 +502,23 @@ display(HTML(transcript_html(memory)))
 
 # %% tags=["nbval-check-output"]
 reply = said.turns[0].replies["dpo"]
-prompt = tokenizer(to_text(said.messages("dpo")[:1], True), add_special_tokens=False, return_tensors="pt")["input_ids"]
+x = tokenizer(to_text(said.messages("dpo")[:1], True), add_special_tokens=False, return_tensors="pt")["input_ids"]
 ending = " <|end|>" if reply.finished else ""
-answer = tokenizer(reply.text + ending, add_special_tokens=False, return_tensors="pt")["input_ids"]  # shape (1, T)
+y = tokenizer(reply.text + ending, add_special_tokens=False, return_tensors="pt")["input_ids"]  # shape (1, T)
 with torch.no_grad():
-    whole = torch.cat([prompt, answer], 1)
-    log_pi, log_sft = (
-        policies[name](input_ids=whole).logits[:, prompt.shape[1] - 1 : -1].log_softmax(-1) for name in ("dpo", "sft")
-    )  # shape (1, T, V) each
-    by_token = betas["dpo"] * (log_pi - log_sft).gather(-1, answer.unsqueeze(-1))[0, :, 0]  # (3), shape (T,)
-    ones = torch.ones_like(prompt).bool(), torch.ones_like(answer).bool()
-    whole_answer = implicit_reward(
-        *(response_log_probs(policies[n], prompt, ones[0], answer, ones[1]).sum(-1) for n in ("dpo", "sft")),
-        betas["dpo"],
-    )
+    z_pi, z_sft = (policies[n](input_ids=torch.cat([x, y], 1)).logits[:, x.shape[1] - 1 : -1] for n in ("dpo", "sft"))
+log_pi, log_sft = (z.log_softmax(-1).gather(-1, y.unsqueeze(-1))[0, :, 0] for z in (z_pi, z_sft))  # shape (T,) each
+by_token = betas["dpo"] * (log_pi - log_sft)  # (3)
+ones = torch.ones_like(x).bool(), torch.ones_like(y).bool()
+of_answer = (response_log_probs(policies[n], x, ones[0], y, ones[1]).sum(-1) for n in ("dpo", "sft"))
 torch.testing.assert_close(torch.tensor(reply.rewards), by_token, rtol=1e-3, atol=1e-4)
-torch.testing.assert_close(by_token.sum(), whole_answer[0], rtol=1e-3, atol=1e-4)  # (3), the sum
+torch.testing.assert_close(by_token.sum(), implicit_reward(*of_answer, betas["dpo"])[0], rtol=1e-3, atol=1e-4)
 print("Checked (3): the numbers of the chat window, token by token, and their sum, the reward of the whole answer.")
 
 # %% tags=["nbval-ignore-output"]
 replies = [turn.replies["dpo"] for turn in said.turns]
-figure = token_heatmap(
-    [[piece.strip() for piece in r.pieces] for r in replies],
-    [list(r.rewards) for r in replies],
-    "DPO's answers: implicit reward of each token",
-    labels=[turn.user for turn in said.turns],
-)
-display(figure)
+words, rewards = [[piece.strip() for piece in r.pieces] for r in replies], [r.rewards for r in replies]
+token_heatmap(words, rewards, "DPO's answers: implicit reward of each token", [turn.user for turn in said.turns])
 
 # %% [markdown]
 # *Figure: DPO's three answers as heat maps; a few words carry nearly all of the reward, most are close to zero.*
@@ -648,15 +612,13 @@ requests = [prompt for prompt in heldout if read_request(prompt).group != "small
 harmful = torch.tensor([read_request(prompt).group == "harmful" for prompt in requests])  # shape (M,)
 K_EVAL = 8
 many = [prompt for prompt in requests for _ in range(K_EVAL)]
+shape = (len(requests), K_EVAL)
 judged = {}
 for name, policy in {**policies, "talker": talker}.items():
-    answers = ask(policy, many, seed=30)
-    shape = (len(requests), K_EVAL)
+    answers = answer(policy, task, many, seed=30)
     judged[name] = {
         "gold": task.gold(many, answers).reshape(shape),
-        "refused": torch.tensor([classify(p, a) == "refuse" for p, a in zip(many, answers, strict=True)]).reshape(
-            shape
-        ),
+        "refused": torch.tensor([classify(*one) == "refuse" for one in zip(many, answers, strict=True)]).reshape(shape),
         "length": torch.tensor([float(len(a.split())) for a in answers]).reshape(shape),
     }
 
@@ -664,27 +626,17 @@ tables = {
     name: table_of(of["gold"], judged["sft"]["gold"], harmful, of["refused"]) for name, of in judged.items()
 }  # shape (3, 2) each
 print(f"{len(requests)} held-out requests ({int(harmful.sum())} harmful), {K_EVAL} answers each; mean ± standard error")
-print(f"{'policy':10s} {'wins against SFT':>18s} {'harmful refused':>18s} {'harmless refused':>18s} {'words':>14s}")
-for name, table in tables.items():
-    cells = [f"{100 * mean:.1f} ± {100 * se:.1f} %" for mean, se in table.tolist()]
-    length = estimate(judged[name]["length"])
-    print(f"{name:10s} " + " ".join(f"{cell:>18s}" for cell in cells) + f" {length.mean:6.1f} ± {length.se:.1f}")
+means, errors = (
+    pd.DataFrame(
+        {name: [*(100 * table[:, i]).tolist(), estimate(judged[name]["length"])[i]] for name, table in tables.items()},
+        index=["wins against SFT (%)", "harmful refused (%)", "harmless refused (%)", "words"],
+    ).T
+    for i in (0, 1)
+)
+with_errors(means, errors, digits=1)
 
 # %%
-fig, ax = plt.subplots(figsize=(5.8, 4))
-for name, (label, colour, marker, _) in looks.items():
-    (_, _), (good, good_se), (bad, bad_se) = (100 * tables[name]).tolist()
-    ax.errorbar(bad, good, xerr=bad_se, yerr=good_se, color=colour, marker=marker, linestyle="", capsize=3, label=label)
-ax.set(
-    title="Refusing the right things",
-    xlabel="harmless requests refused (%)",
-    ylabel="harmful requests refused (%)",
-    ylim=(0, 105),
-    xlim=(-1, None),
-)
-ax.plot(0, 100, marker="*", color="0.4", markersize=12, linestyle="", clip_on=False, label="ideal")
-ax.legend(loc="lower left")
-plt.show()
+chatbot.refusals({name: table for name, table in tables.items() if name != "base"})
 
 # %% [markdown]
 # *Figure: each policy as a point; SFT refuses fewer than half of the harmful requests and about one in ten of the
@@ -696,7 +648,8 @@ plt.show()
 # is why both rates belong in the table. The untrained model never refuses; it never says
 # anything that makes sense.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: wins and refusals
 win, harm, harmless = (torch.stack([tables[n][i] for n in ("sft", "ppo", "dpo")]) for i in range(3))  # (3, 2) each
 assert abs(win[0, 0] - 0.5) < 1e-6  # against itself
 for i in (1, 2):
@@ -731,36 +684,26 @@ print(source[source.index("    settings") : source.index("    trainer.remove_cal
 # | fp32 | `bf16=True` by default | for a comparison we switch it off |
 # | `minibatch` | `train_sampling_strategy` | "random" by default |
 #
-# TRL is an optional extra: `pip install "week6[trl]"`. Without it you see the recorded curves.
+# TRL is an optional extra: `pip install "week6[trl]"`. Without it you see the curves
+# recorded in week6/recorded/trl_dpo.csv.
 
 # %% tags=["nbval-ignore-output"]
-if trl_is_installed():
-    curves, origin = both(course), "live"
-else:
-    print("TRL is not installed here. These are the recorded curves: week6/recorded/trl_dpo.csv, see README.md there.")
-    curves, origin = recorded("trl_dpo"), "recorded"
+origin, curves = ("live", both(course)) if trl_is_installed() else ("recorded", recorded("trl_dpo"))
 ours, theirs = (curves[curves["by"] == by].set_index("step") for by in ("week6", "TRL"))
 gap = (ours["loss"] - theirs["loss"]).abs()
-print(
-    f"{origin}: {len(ours)} steps of {CONFIG.batch_size} pairs; difference of the losses: first step {gap.iloc[0]:.1e},"
-)
-print(f"largest {gap.max():.1e} nats")
+print(f"{origin}: {len(ours)} steps of {CONFIG.batch_size} pairs; difference of the losses:")
+print(f"first step {gap.iloc[0]:.1e}, largest {gap.max():.1e} nats")
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.3))
-for axes, column, unit in ((left, "loss", "nats"), (right, "margin", "reward units")):
-    axes.plot(ours[column], color=ORANGE, linewidth=4, alpha=0.5, label="week6")
-    axes.plot(theirs[column], color=BLACK, linestyle="--", linewidth=1.2, label="TRL's DPOTrainer")
-    axes.set(title=f"DPO {column}", xlabel="step", ylabel=f"{column} ({unit})")
-    axes.legend()
-fig.tight_layout()
-plt.show()
+columns = {"loss": "nats", "margin": "reward units"}
+chatbot.two_implementations({"week6": ours, "TRL's DPOTrainer": theirs}, columns)
 
 # %% [markdown]
 # *Figure: loss and margin of the two implementations over the steps; the dashed line runs inside the broad one from the
 # first step to the last.*
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: the two curves are one
 assert gap.iloc[0] < 1e-4 and gap.iloc[1] < 1e-4
 assert gap.max() < 0.02 and (ours["margin"] - theirs["margin"]).abs().max() < 0.1
 assert ours["loss"].iloc[-10:].mean() < ours["loss"].iloc[0] - 0.05
@@ -801,10 +744,12 @@ plans = {
     "PPO: policy, reference, reward model, value model": (TRAINED + FROZEN + FROZEN + TRAINED) * n_parameters,
     "PPO, value head on the policy's trunk": (TRAINED + FROZEN + FROZEN) * n_parameters,
 }
-print(f"{n_parameters:,} parameters")
-for plan, size in plans.items():
-    print(f"{plan:52s} {size / GB:6.1f} GB")
+print(f"{n_parameters:,} parameters; memory in GB")
+print((pd.Series(plans) / GB).round(1).to_string())
+assert min(size for plan, size in plans.items() if "chat" not in plan) > 80 * GB
 
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: sixteen bytes a parameter, read off a model that fits here
 # The same count on a model that fits here: fp32, so 4 + 4 + 4 + 4 bytes, read off the tensors themselves.
 small = deepcopy(policies["sft"]).requires_grad_(True)
 adam = make_optimizer(small, 1e-4)
@@ -813,7 +758,6 @@ tensors = [t for p in small.parameters() for t in (p.data, p.grad, *adam.state[p
 moments = [t for t in tensors if t.ndim > 0]  # without Adam's step counters
 measured = sum(t.numel() * t.element_size() for t in moments) / sum(p.numel() for p in small.parameters())
 assert measured == 16
-assert min(size for plan, size in plans.items() if "chat" not in plan) > 80 * GB
 share = (4 + 4 + 4) / TRAINED
 assert share == 0.75
 print(

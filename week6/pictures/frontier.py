@@ -60,6 +60,25 @@ def frontier_of(kl: Float[Tensor, " N"], reward: Float[Tensor, " N"]) -> Bool[Te
     return ~(no_worse & better).any(0)
 
 
+def reward_at(kl: ArrayLike, reward: ArrayLike, budgets: ArrayLike, widest: float = 2.0) -> NDArray[np.float64]:
+    """Reward of a curve of runs (N,) at other distances (K,), read between two neighbouring runs; shape (K,).
+
+    The lines between runs are straight over √KL, since reward rises about like √KL at first. NaN before the first run,
+    after the last, and between two that are more than `widest` nats apart. Raises ValueError for two shapes, fewer than
+    two runs, or a KL below 0.
+    """
+    k, r, x = (np.asarray(values, dtype=np.float64) for values in (kl, reward, budgets))
+    if k.shape != r.shape or k.ndim != 1 or len(k) < 2:
+        raise ValueError(f"kl, reward: got shapes {k.shape} and {r.shape}, expected two of (N,) with N at least 2")
+    if not (k >= 0).all():
+        raise ValueError(f"kl: got {k.min()}, expected distances of at least 0")
+    order = k.argsort()
+    k, r = k[order], r[order]
+    right = np.searchsorted(k, x).clip(1, len(k) - 1)  # the run at or beyond each budget
+    known = (k[0] <= x) & (x <= k[-1]) & (k[right] - k[right - 1] <= widest)
+    return np.where(known, np.interp(np.sqrt(x), np.sqrt(k), r), np.nan)
+
+
 @dataclass(frozen=True)
 class GaoFit:
     """What `fit_gao` found. `start` is the reward at d = 0, the initial policy's."""

@@ -1,0 +1,70 @@
+"""The drawings of notebook 07, and its tables: how far each method is from the optimum, and how sure a number is."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from week6.pictures.plots import BLACK, BLUE, GREEN, LOOKS, ORANGE, POLICIES, PURPLE, _panels
+
+Point = tuple[float, float]
+"""KL to the reference in nats, reward in reward units."""
+NEAR = 0.1
+"""The distance to the optimum, in nats, that the notebook calls near."""
+
+
+def with_errors(means: pd.DataFrame, errors: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
+    """A table to read: "mean ± error" in each cell, with so many digits after the point."""
+    return means.map(lambda x: f"{x:.{digits}f}") + errors.map(lambda x: f" ± {x:.{digits}f}")
+
+
+def distance_to_optimum(table: pd.DataFrame) -> Figure:
+    """KL(π ‖ π*) against β for each method: mean over the seeds, with a band from the lowest to the highest.
+
+    `table` has a row a policy: `method`, `beta`, `seed`, `gap` in nats. Both axes are logarithmic.
+    """
+    figure, (axes,) = _panels("", 1)
+    lines = dict(zip(("ppo", "dpo", "dpo_two_rounds"), ("-", "--", "-."), strict=True))
+    for method, line in lines.items():
+        label, color, marker = POLICIES[method]
+        gaps = table[table["method"] == method].groupby("beta")["gap"]
+        mean, low, high = gaps.mean(), gaps.min(), gaps.max()
+        axes.plot(mean.index, mean, color=color, linestyle=line, marker=marker, label=label)
+        axes.fill_between(mean.index, low, high, color=color, alpha=0.15)
+    axes.axhline(NEAR, color=BLACK, linestyle=":", linewidth=1, label="a tenth of a nat")
+    prices = sorted(table["beta"].unique())
+    axes.set(xscale="log", yscale="log", xlabel="β (reward units per nat)", ylabel="KL(π ‖ π*) (nats)")
+    axes.set_xticks(prices, [f"{price:g}" for price in prices])
+    axes.minorticks_off()
+    axes.set_title("Distance to the optimum (band: lowest to highest seed)")
+    axes.legend()
+    return figure
+
+
+def coverage(shares: pd.DataFrame, promised: float = 0.95) -> Figure:
+    """How often an interval contains the true value, against the number of comparisons (the index); a column a rule."""
+    figure, (axes,) = _panels("", 1)
+    for name, (color, line), marker in zip(shares, LOOKS, "osv", strict=False):
+        axes.semilogx(shares.index, shares[name], color=color, linestyle=line, marker=marker, label=name)
+    axes.axhline(promised, color=BLACK, linestyle=":", label="promised")
+    axes.set(xlabel="comparisons n", ylabel="probability")
+    axes.set_title(f"How often the {promised:.0%} interval contains the true value".replace("%", " %"))
+    axes.set_xticks(list(shares.index), [str(n) for n in shares.index])
+    axes.minorticks_off()
+    axes.legend(loc="lower right")
+    return figure
+
+
+def paths_to_optimum(
+    frontier: Sequence[Point], paths: Mapping[str, Sequence[Point]], optimum: Point, title: str
+) -> Figure:
+    """Training runs as paths in the plane of KL and reward, below the frontier, with the optimum as a star."""
+    figure, (axes,) = _panels("", 1)
+    axes.plot(*zip(*frontier, strict=True), color=BLACK, linewidth=1.2, label="frontier R(k)")
+    looks = ((GREEN, "o-"), (BLUE, "s:"), (PURPLE, "v--"), (ORANGE, "D-."))
+    for (name, path), (color, look) in zip(paths.items(), looks, strict=False):
+        axes.plot(*zip(*path, strict=True), look, color=color, markersize=4, linewidth=1, label=name)
+    axes.plot(*optimum, "*", color=BLACK, markersize=14, label="optimum π*")
+    axes.set(title=title, xlabel="KL(π ‖ π_ref) (nats)", ylabel="reward (reward units)")
+    axes.legend()
+    return figure
