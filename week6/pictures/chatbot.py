@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from week6.pictures.plots import BLACK, GREEN, LOOKS, ORANGE, POLICIES, PURPLE, _panels
+from week6.pictures.plots import BLACK, GREEN, LOOKS, ORANGE, POLICIES, PURPLE, empty_panels
 
 TALKER = ("DPO, then conversations", PURPLE, "P")
 """Name in a legend, colour and marker of the policy that was trained on conversations."""
@@ -42,7 +42,7 @@ def learning_to_converse(
     trained: Sequence[float], watched: Sequence[float], blind: float, rewards: Mapping[str, Sequence[Sequence[float]]]
 ) -> Figure:
     """Left, the loss on the assistant's tokens and the user's; right, the gold reward of the answers turn by turn."""
-    figure, (left, right) = _panels("", 2)
+    figure, (left, right) = empty_panels("", 2)
     figure.set_size_inches(9.5, 3.7)
     _conversation_losses(left, trained, watched, blind)
     _reward_by_turn(right, rewards)
@@ -54,7 +54,7 @@ def refusals(tables: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
 
     A table (3, 2) for each policy: the second row is harmful, the third harmless; the columns are mean and error.
     """
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     for name, (_, harmful, harmless) in tables.items():
         label, color, marker = TALKER if name == "talker" else POLICIES[name]
         (good, good_error), (bad, bad_error) = ([100 * float(x) for x in row] for row in (harmful, harmless))
@@ -72,7 +72,7 @@ def two_implementations(curves: Mapping[str, pd.DataFrame], columns: Mapping[str
 
     `columns` maps a metric to its unit; the index of the tables is the step.
     """
-    figure, panels = _panels("", len(columns))
+    figure, panels = empty_panels("", len(columns))
     for axes, (column, unit) in zip(panels, columns.items(), strict=True):
         for (name, table), (color, _), width, line in zip(
             curves.items(), (LOOKS[1], LOOKS[4]), (4.0, 1.2), ("-", "--"), strict=True

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from week6.pictures.plots import BLACK, BLUE, GREEN, LOOKS, ORANGE, POLICIES, PURPLE, _panels
+from week6.pictures.plots import BLACK, BLUE, GREEN, LOOKS, ORANGE, POLICIES, PURPLE, empty_panels
 
 Point = tuple[float, float]
 """KL to the reference in nats, reward in reward units."""
@@ -23,7 +23,7 @@ def distance_to_optimum(table: pd.DataFrame) -> Figure:
 
     `table` has a row a policy: `method`, `beta`, `seed`, `gap` in nats. Both axes are logarithmic.
     """
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     lines = dict(zip(("ppo", "dpo", "dpo_two_rounds"), ("-", "--", "-."), strict=True))
     for method, line in lines.items():
         label, color, marker = POLICIES[method]
@@ -43,7 +43,7 @@ def distance_to_optimum(table: pd.DataFrame) -> Figure:
 
 def coverage(shares: pd.DataFrame, promised: float = 0.95) -> Figure:
     """How often an interval contains the true value, against the number of comparisons (the index); a column a rule."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     for name, (color, line), marker in zip(shares, LOOKS, "osv", strict=False):
         axes.semilogx(shares.index, shares[name], color=color, linestyle=line, marker=marker, label=name)
     axes.axhline(promised, color=BLACK, linestyle=":", label="promised")
@@ -59,7 +59,7 @@ def paths_to_optimum(
     frontier: Sequence[Point], paths: Mapping[str, Sequence[Point]], optimum: Point, title: str
 ) -> Figure:
     """Training runs as paths in the plane of KL and reward, below the frontier, with the optimum as a star."""
-    figure, (axes,) = _panels("", 1)
+    figure, (axes,) = empty_panels("", 1)
     axes.plot(*zip(*frontier, strict=True), color=BLACK, linewidth=1.2, label="frontier R(k)")
     looks = ((GREEN, "o-"), (BLUE, "s:"), (PURPLE, "v--"), (ORANGE, "D-."))
     for (name, path), (color, look) in zip(paths.items(), looks, strict=False):
