@@ -15,7 +15,7 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-w
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation bench oracle-ppo
+.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants bench oracle-ppo
 
 # Run again, it goes on with the same run; `make course NAME="my run"` starts another. What a name holds, the shell reads
 # as it is.
@@ -37,6 +37,10 @@ test: $(READY) nbval
 
 mutation: $(READY)
 	$(BIN)/python -m tests.mutation.run --workers $(WORKERS)
+
+# Random small changes of the code that a test should notice: an hour or two, and so not part of `make test`.
+mutants: $(READY)
+	$(BIN)/python -m tests.mutation.changes --workers $(WORKERS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=.

@@ -43,7 +43,7 @@ class Bug(NamedTuple):
 
     module: str
     name: str
-    tests: str
+    tests: tuple[str, ...]
     story: str
     old: str
     new: str
@@ -58,7 +58,7 @@ def read_bugs(path: Path) -> list[Bug]:
         own = Path(module).with_name(f"test_{Path(module).name}")
         old, new = ("\n".join(line[2:] for line in lines if line[0] == sign) for sign in "-+")
         assert len(lines) == sum(line[0] in "-+" for line in lines), f"{name}: a line without - or +"
-        bugs.append(Bug(module, name, f"tests/{tests or own}", story, old, new))
+        bugs.append(Bug(module, name, (f"tests/{tests or own}",), story, old, new))
     assert len({bug.name for bug in bugs}) == len(bugs), "two bugs have the same name"
     return bugs
 
@@ -120,7 +120,7 @@ def run_child(bug: Bug, scratch: Path) -> None:
     os.environ["HYPOTHESIS_PROFILE"] = "verdict"
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take longer to load than the tests to run
     options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
-    status = pytest.main([*options, bug.tests], plugins=[FirstFailure(scratch / "failure")])
+    status = pytest.main([*options, *bug.tests], plugins=[FirstFailure(scratch / "failure")])
     sys.stdout.flush()
     os._exit(int(status))
 
@@ -182,11 +182,11 @@ def main() -> int:
     torch.set_num_threads(1)
 
     files = {bug.tests: bug.module for bug in bugs}
-    controls = [Bug(module, f"control {tests}", tests, "no bug", "", "") for tests, module in sorted(files.items())]
+    controls = [Bug(module, f"control {tests[0]}", tests, "no bug", "", "") for tests, module in sorted(files.items())]
     print(f"Control: {len(controls)} files of tests on the unchanged package")
     for verdict in run_all(controls, options.workers):
         if verdict.outcome != "SURVIVED":
-            print(f"The unchanged package fails {verdict.bug.tests}: {verdict.first_failure}")
+            print(f"The unchanged package fails {verdict.bug.tests[0]}: {verdict.first_failure}")
             return 1
     verdicts = []
     for verdict in run_all(bugs, options.workers):
