@@ -60,19 +60,27 @@ def next_beta(beta: float, kl: float, target: float, n: int, horizon: float) -> 
     return beta * (1 + error * n / horizon)
 
 
+def _sizes(g: torch.Generator, rows: int = 6, width: int = 8) -> tuple[int, int]:
+    """A number of answers and a number of tokens, drawn: at least one of each."""
+    return int(torch.randint(1, rows + 1, (), generator=g)), int(torch.randint(1, width + 1, (), generator=g))
+
+
 # --- 5.1 · the mask of an answer ------------------------------------------------------------------------------------
 
 
 def _answers(g: torch.Generator) -> list[tuple[object, ...]]:
-    def batch(rows: int, width: int, eos_id: int) -> tuple[Tensor, int]:
+    def batch(rows: int, width: int, eos_id: int, never: int = -1) -> tuple[Tensor, int]:
+        """Row `never` has no EOS; the row before it, or the one before the last, ends with its last token."""
         words = torch.randint(0, 20, (rows, width), generator=g)
         words = torch.where(words == eos_id, eos_id + 1, words)
         ends = torch.randint(0, width, (rows,), generator=g)
-        ends[0] = width  # never ends
-        ends[1:2] = width - 1  # ends with the last token
+        if rows > 1:
+            ends[never - 1] = width - 1
+        ends[never] = width
         return torch.where(torch.arange(width) < ends.unsqueeze(1), words, eos_id), eos_id
 
-    return [batch(4, 6, 1), batch(6, 9, 0), batch(3, 1, 7), batch(5, 4, 19)]
+    drawn = [batch(*_sizes(g), eos_id=int(torch.randint(0, 20, (), generator=g))) for _ in range(3)]
+    return [batch(4, 6, 1, never=0), batch(6, 9, 0), batch(3, 1, 7), batch(5, 4, 19), batch(1, 3, 2), *drawn]
 
 
 def _all_before_the_eos(responses: Tensor, eos_id: int) -> Tensor:
@@ -85,6 +93,16 @@ def _up_to_argmax(responses: Tensor, eos_id: int) -> Tensor:
 
 def _one_more(responses: Tensor, eos_id: int) -> Tensor:
     return torch.arange(responses.shape[1]) <= (responses != eos_id).sum(1, keepdim=True) + 1
+
+
+def _last_column_too(responses: Tensor, eos_id: int) -> Tensor:
+    mask = answer_mask(responses, eos_id)
+    mask[:, -1] = True
+    return mask
+
+
+def _first_row_for_all(responses: Tensor, eos_id: int) -> Tensor:
+    return answer_mask(responses[:1], eos_id).expand(responses.shape)
 
 
 def _one_less(responses: Tensor, eos_id: int) -> Tensor:
@@ -140,6 +158,18 @@ q1 = Question(
             "You mark the EOS alone. The mask is True on all tokens of the answer, up to and including it.",
         ),
         Misconception(
+            "last column forced",
+            _last_column_too,
+            "You keep the last column of every row. Where an answer ended earlier, that column is padding: it belongs "
+            "to the answer only if no EOS stands before it.",
+        ),
+        Misconception(
+            "one row for all",
+            _first_row_for_all,
+            "You use the mask of the first row for all rows. Each answer has a length of its own: look for the EOS "
+            "along axis 1, row by row.",
+        ),
+        Misconception(
             "columns, not rows",
             lambda responses, eos_id: (responses == eos_id).cumsum(0) - (responses == eos_id).long() == 0,
             "You count along axis 0, over different answers. Time runs along axis 1.",
@@ -165,6 +195,8 @@ def _batches(g: torch.Generator) -> list[tuple[object, ...]]:
         batch(3, 5, 0.5, -1.0),
         batch(6, 3, 0.05, 0.5, torch.float64),
         batch(2, 4, 2.0, -2.0),
+        *(batch(*_sizes(g), 0.1 + float(torch.rand((), generator=g)), -float(i)) for i in (1, 2)),
+        batch(1, 3, 0.3, -2.5),
     ]
 
 
@@ -190,6 +222,31 @@ def _in_last_column(s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, bet
 def _one_late(s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float) -> Numbers:
     end = _at_last(m, torch.where(f, s, penalty))
     return _leash(p, ref, m, beta) + torch.cat([0 * end[:, :1], end[:, :-1]], dim=1)
+
+
+def _late_but_inside(s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float) -> Numbers:
+    after = torch.arange(m.shape[1]) == m.sum(1, keepdim=True).clamp(max=m.shape[1] - 1)
+    return _leash(p, ref, m, beta) + torch.where(after, torch.where(f, s, penalty).unsqueeze(1), 0)
+
+
+def _score_only_at_the_end(
+    s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float
+) -> Numbers:
+    last = torch.arange(m.shape[1]) == m.sum(1, keepdim=True) - 1
+    return torch.where(last, torch.where(f, s, penalty).unsqueeze(1), _leash(p, ref, m, beta))
+
+
+def _to_every_row(s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float) -> Numbers:
+    rewards = _leash(p, ref, m, beta)
+    rewards[:, m.sum(1) - 1] += torch.where(f, s, penalty)
+    return rewards
+
+
+def _penalty_at_every_token(
+    s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float
+) -> Numbers:
+    charges = torch.where(m & ~f.unsqueeze(1), penalty, 0)
+    return _leash(p, ref, m, beta) + _at_last(m, torch.where(f, s, 0.0)) + charges
 
 
 def _kl_at_the_end(s: Tensor, f: Tensor, p: Tensor, ref: Tensor, m: Tensor, beta: float, penalty: float) -> Numbers:
@@ -298,6 +355,60 @@ q2 = Question(
             "The leash is missing: you pay only the score. Notebook 03, section 2, shows where that ends.",
         ),
         Misconception(
+            "one slot late, inside the batch",
+            _late_but_inside,
+            "Your score stands one slot after the last real token, and only the longest answer has it in the right "
+            "place. The last real token has index mask.sum(1) − 1.",
+        ),
+        Misconception(
+            "the last token's leash lost",
+            _score_only_at_the_end,
+            "You put the score in place of the last token's reward, so its share of the KL is lost. In (5) the score "
+            "is *added* to it.",
+        ),
+        Misconception(
+            "each score to every row",
+            _to_every_row,
+            "`rewards[:, last]` takes the last columns of *all* answers in every row. Pair each row with its own "
+            "column: rewards[torch.arange(B), last].",
+        ),
+        Misconception(
+            "penalty with the wrong sign",
+            lambda s, f, p, ref, m, beta, penalty: token_rewards(s, f, p, ref, m, beta, -penalty),
+            "You subtract the penalty. It comes with its sign (for example −3): by (4) an unfinished answer earns it "
+            "as it is.",
+        ),
+        Misconception(
+            "penalty at every token",
+            _penalty_at_every_token,
+            "An unfinished answer pays the penalty at each of its tokens. By (5) what an answer earns stands once, at "
+            "its last real token.",
+        ),
+        Misconception(
+            "score shared out by length",
+            lambda s, f, p, ref, m, beta, penalty: (
+                _leash(p, ref, m, beta) + _at_last(m, torch.where(f, s, penalty) / m.sum(1))
+            ),
+            "You divide the score by the length of the answer: long answers would be paid less. In (5) it is not "
+            "divided.",
+        ),
+        Misconception(
+            "only increases are charged",
+            lambda s, f, p, ref, m, beta, penalty: (
+                torch.where(m, -beta * (p - ref).clamp(min=0), 0) + _at_last(m, torch.where(f, s, penalty))
+            ),
+            "You drop the log-ratios below 0. A token that became less likely earns a little back: only so is the sum "
+            "in (6) the KL of the answer.",
+        ),
+        Misconception(
+            "absolute log-ratio",
+            lambda s, f, p, ref, m, beta, penalty: (
+                torch.where(m, -beta * (p - ref).abs(), 0) + _at_last(m, torch.where(f, s, penalty))
+            ),
+            "You charge the absolute value of the log-ratio. Its sign counts: only so is the sum in (6) the KL of the "
+            "answer.",
+        ),
+        Misconception(
             "score at the first token",
             lambda s, f, p, ref, m, beta, penalty: torch.cat(
                 [
@@ -329,6 +440,7 @@ def _updates(g: torch.Generator) -> list[tuple[object, ...]]:
         batch(3, 6, 0.1, 1.0),
         batch(5, 3, 0.3, 0.5, dtype=torch.float64),
         batch(6, 4, 0.2, 2.0),
+        *(batch(rows + 1, width + 1, 0.15, 0.7) for rows, width in (_sizes(g), _sizes(g))),  # one token has no variance
     ]
 
 
@@ -419,6 +531,10 @@ def _row_means(
     return masked_mean(policy + coef * value, m, dim=1).mean()
 
 
+def _white_by_row(a: Tensor, m: Tensor) -> Tensor:
+    return torch.stack([masked_whiten(row, mask) for row, mask in zip(a, m, strict=True)])
+
+
 def _over_padding(
     p: Tensor,
     v: Tensor,
@@ -483,6 +599,53 @@ q3 = Question(
             "they are.",
         ),
         Misconception(
+            "whitened by hand, over padding",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
+                p, v, op, ov, a, r, m, clip, coef, white=(a - a.mean()) / a.std()
+            ),
+            "Your mean and deviation include the padding. Whiten over the real tokens: masked_whiten(x, mask).",
+        ),
+        Misconception(
+            "each answer whitened by itself",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
+                p, v, op, ov, a, r, m, clip, coef, white=_white_by_row(a, m)
+            ),
+            "You whiten each answer by itself: then a good answer has the same mean advantage as a bad one, zero. "
+            "Whiten over all real tokens of the batch.",
+        ),
+        Misconception(
+            "half of the value loss",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
+                p, v, op, ov, a, r, m, clip, coef, flip_value=0.5
+            ),
+            "Your value loss is halved twice: `clipped_value_loss` contains the ½ of (7) already.",
+        ),
+        Misconception(
+            "value loss doubled",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
+                p, v, op, ov, a, r, m, clip, coef, flip_value=2.0
+            ),
+            "Your value loss is twice that of (7): the ½ belongs to it.",
+        ),
+        Misconception(
+            "policy loss subtracted",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: (
+                2 * _update(p, v, op, ov, 0 * a, r, m, clip, coef, white=0 * a)
+                - _update(p, v, op, ov, a, r, m, clip, coef)
+            ),
+            "You subtract the policy loss. `clipped_policy_loss` is a loss already, with the minus of (7): add it.",
+        ),
+        Misconception(
+            "clip not handed on",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(p, v, op, ov, a, r, m, 0.2, coef),
+            "Your losses clip at 0.2, whatever `clip` is: hand it on to both of them.",
+        ),
+        Misconception(
+            "old values and returns swapped",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(p, v, op, r, a, ov, m, clip, coef),
+            "Old values and returns are swapped in the value loss: the value function must come near the *returns*.",
+        ),
+        Misconception(
             "value loss subtracted",
             lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: _update(
                 p, v, op, ov, a, r, m, clip, coef, flip_value=-1.0
@@ -529,8 +692,7 @@ q3 = Question(
         Misconception(
             "optimistic clip",
             _optimistic,
-            "You take the smaller of the two losses. PPO is pessimistic: as a loss it is the larger one, notebook "
-            "04 (28).",
+            "You take the smaller of the two losses. PPO is pessimistic: as a loss it is the larger one, see (7).",
         ),
         Misconception(
             "value not clipped",
@@ -556,8 +718,11 @@ q3 = Question(
 
 
 def _controls(g: torch.Generator) -> list[tuple[object, ...]]:
+    def rand() -> float:
+        return float(torch.rand((), generator=g))
+
     def near(target: float) -> float:
-        return target * float(0.85 + 0.3 * torch.rand((), generator=g))
+        return target * (0.85 + 0.3 * rand())
 
     return [
         (0.2, 6.9, 6.0, 256, 10_000.0),
@@ -567,6 +732,10 @@ def _controls(g: torch.Generator) -> list[tuple[object, ...]]:
         (0.3, near(5.0), 5.0, 32, 500.0),
         (0.1, -0.2, 2.0, 64, 1_000.0),
         (0.1, 40.0, 2.0, 64, 1_000.0),
+        *(
+            (0.02 + rand(), near(1.0 + 5 * rand()), 1.0 + 5 * rand(), 16 + int(200 * rand()), 500.0 + 5_000 * rand())
+            for _ in range(4)
+        ),
     ]
 
 
@@ -597,7 +766,7 @@ q4 = Question(
         Misconception(
             "wrong direction",
             lambda b, k, t, n, h: b * (1 - _clip(k / t - 1) * n / h),
-            "Your β moves the wrong way. If the KL is too high, KL must become dearer: β rises.",
+            "Your β moves the wrong way. If the KL is too high, a nat must cost more: β rises.",
         ),
         Misconception(
             "target over KL",
@@ -643,6 +812,32 @@ q4 = Question(
             "reached.",
         ),
         Misconception(
+            "only the factor",
+            lambda b, k, t, n, h: 1 + _clip(k / t - 1) * n / h,
+            "You return the factor. The new β is the old β times this factor.",
+        ),
+        Misconception(
+            "one counted twice",
+            lambda b, k, t, n, h: b * (1 + _clip(k / t, 0.8, 1.2) * n / h),
+            "You hold KL/target between 0.8 and 1.2, but leave the 1 in it: on target β would still rise. The error "
+            "is KL/target − 1.",
+        ),
+        Misconception(
+            "bracket around the target",
+            lambda b, k, t, n, h: b * (1 + _clip(k / (t - 1)) * n / h) if t != 1 else b,
+            "Your bracket is misplaced: KL/(target − 1). The error is (KL/target) − 1.",
+        ),
+        Misconception(
+            "n/horizon outside the bracket",
+            lambda b, k, t, n, h: b * (1 + _clip(k / t - 1)) * n / h,
+            "n/horizon stands outside the bracket, so β shrinks to a small part of itself: it belongs to the error.",
+        ),
+        Misconception(
+            "half the limit",
+            lambda b, k, t, n, h: b * (1 + _clip(k / t - 1, -0.1, 0.1) * n / h),
+            "Your error is held within ±0.1; (9) has ±0.2.",
+        ),
+        Misconception(
             "clipped on one side",
             lambda b, k, t, n, h: b * (1 + min(k / t - 1, 0.2) * n / h),
             "Your error is held from above only. A KL far below the target is limited too: −0.2 at least.",
@@ -669,6 +864,11 @@ q5 = Question(
         "perfectly.",
     ),
     misconceptions=(
+        Misconception(
+            "turned round",
+            {bug: letter for letter, bug in _labels(_P, _S, _T, _D, _E).items()},
+            'Your dict goes from bugs to letters. It must go from letters to bugs: {"A": …, "B": …}.',
+        ),
         Misconception(
             "A and D swapped",
             _labels(_D, _S, _T, _P, _E),

@@ -9,6 +9,12 @@ from week6 import dpo
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.log_probs import token_log_probs
 
+
+def _size(g: torch.Generator, most: int = 6) -> int:
+    """A number from 1 to `most`, drawn."""
+    return int(torch.randint(1, most + 1, (), generator=g))
+
+
 # --- 6.1 · log-probability of an answer -----------------------------------------------------------------------------
 
 
@@ -27,14 +33,24 @@ def _rows(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
         first[row, start:end] = True
     second = torch.tensor([[False, True, True, True], [False, False, True, False]])
     third = torch.tensor([[False, True, True]])
-    return [
+
+    def drawn() -> Tensor:
+        """Answers of at least one token, anywhere but in column 0."""
+        rows, width = _size(g), 2 + _size(g)
+        start = torch.randint(1, width, (rows, 1), generator=g)
+        column = torch.arange(width)
+        return (column >= start) & (column < start + torch.randint(1, width, (rows, 1), generator=g))
+
+    cases = [
         (
             2 * torch.randn(*mask.shape, vocabulary, generator=g, dtype=torch.float64),
             torch.randint(vocabulary, mask.shape, generator=g),
             mask,
         )
-        for mask, vocabulary in ((first, 11), (second, 5), (third, 3))
+        for mask, vocabulary in ((first, 11), (second, 5), (third, 3), (drawn(), 1 + _size(g)), (drawn(), 4))
     ]
+    improbable = torch.tensor([[[0.0, 1000.0, -1000.0]] * 3], dtype=torch.float64)  # its softmax is exactly 0, 1, 0
+    return [*cases, (improbable, torch.tensor([[1, 0, 2]]), third)]
 
 
 def _shifted(logits: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,6 +164,20 @@ q1 = Question(
             "logarithms: log_softmax.",
         ),
         Misconception(
+            "underflow",
+            lambda logits, tokens, mask: torch.where(
+                mask[:, 1:], logits[:, :-1].softmax(-1).log().gather(-1, tokens[:, 1:, None]).squeeze(-1), 0.0
+            ).sum(-1),
+            "Right on paper, but the softmax of a very improbable token is exactly 0 in the computer, and its "
+            "logarithm −inf. log_softmax takes both at once and stays finite.",
+        ),
+        Misconception(
+            "likeliest token",
+            lambda logits, tokens, mask: torch.where(mask[:, 1:], logits[:, :-1].log_softmax(-1).amax(-1), 0.0).sum(-1),
+            "You take the likeliest token of each place. The answer is given: pick the log-probability of *its* token, "
+            "with gather.",
+        ),
+        Misconception(
             "probability",
             lambda logits, tokens, mask: _shifted(logits, tokens, mask)[0].sum(-1).exp(),
             "You returned π(y | x). Its logarithm is wanted: leave out the exp.",
@@ -191,6 +221,8 @@ q2 = Question(
         (_log_probs(g, 5), _log_probs(g, 5), 0.1),
         (_log_probs(g, 3, 4), _log_probs(g, 3, 4), 2.0),
         (_log_probs(g), _log_probs(g), 0.5),
+        (_log_probs(g, n := _size(g)), _log_probs(g, n), 0.3),
+        (100 * _log_probs(g, 2, n), 100 * _log_probs(g, 2, n), 1.5),  # long answers: their exp is 0
     ],
     grad_args=(0,),
     hints=(
@@ -251,6 +283,33 @@ q2 = Question(
             "You weight by π, as in a KL. The reward of *one* answer has no weight; the average over answers has.",
         ),
         Misconception(
+            "underflow",
+            lambda log_p, log_ref, beta: beta * (log_p.exp() / log_ref.exp()).log(),
+            "Right on paper, but a long answer has a log-probability of −1000, whose exp is 0 in the computer, and 0/0 "
+            "is nan. Subtract the logarithms; no exp is needed.",
+        ),
+        Misconception(
+            "absolute value",
+            lambda log_p, log_ref, beta: beta * (log_p - log_ref).abs(),
+            "You dropped the sign. An answer that became *less* likely than under the reference has a reward below 0.",
+        ),
+        Misconception(
+            "held above zero",
+            lambda log_p, log_ref, beta: (beta * (log_p - log_ref)).clamp(min=0),
+            "You cut off rewards below 0. An answer that became less likely than under the reference has one: keep it.",
+        ),
+        Misconception(
+            "averaged",
+            lambda log_p, log_ref, beta: beta * (log_p - log_ref).mean(),
+            "You averaged. Each answer (or token) has a reward of its own: the shape stays as it is.",
+        ),
+        Misconception(
+            "detached",
+            lambda log_p, log_ref, beta: beta * (log_p - log_ref).detach(),
+            "The value is right, but cut off from the policy (`.detach()`, `.item()`, `.data` or NumPy): the loss of "
+            "section 3 is built on it, and its gradient must reach `log_probs`.",
+        ),
+        Misconception(
             "summed",
             lambda log_p, log_ref, beta: beta * (log_p - log_ref).sum(-1) if log_p.ndim else beta * (log_p - log_ref),
             "You summed over an axis. Each answer (or token) has a reward of its own: the shape stays as it is.",
@@ -281,6 +340,9 @@ def _four(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor, floa
         (_log_probs(g, 6), _log_probs(g, 6), _log_probs(g, 6), _log_probs(g, 6), 0.1),
         (_log_probs(g, 4), _log_probs(g, 4), _log_probs(g, 4), _log_probs(g, 4), 0.7),
         (near + far, near, near - 1.0, near + 0.5, 0.1),
+        (*(_log_probs(g, n) for n in [_size(g)] * 4), 0.05 + float(torch.rand((), generator=g))),
+        (*(_log_probs(g, 1) for _ in range(4)), 1.5),
+        (*(_log_probs(g, 2) - 1000.0 for _ in range(4)), 0.2),  # long answers: their exp is 0
     ]
 
 
@@ -299,12 +361,6 @@ q3 = Question(
         "-F.logsigmoid(r_hat(policy_chosen, ref_chosen, beta) - r_hat(policy_rejected, ref_rejected, beta)).",
     ),
     misconceptions=(
-        Misconception(
-            "swapped",
-            lambda pw, pl, rw, rl, beta: -F.logsigmoid(-beta * _h(pw, pl, rw, rl)),
-            "Chosen and rejected are swapped: your loss is small where the *rejected* answer has the larger reward. "
-            "(9) has r̂_w − r̂_l.",
-        ),
         Misconception(
             "sign",
             lambda pw, pl, rw, rl, beta: F.logsigmoid(beta * _h(pw, pl, rw, rl)),
@@ -350,6 +406,47 @@ q3 = Question(
             "loss is inf. Use F.logsigmoid.",
         ),
         Misconception(
+            "ratios taken by exp",
+            lambda pw, pl, rw, rl, beta: (
+                -F.logsigmoid(beta * ((pw.exp() / rw.exp()).log() - (pl.exp() / rl.exp()).log()))
+            ),
+            "Right on paper, but you take an exp and then a logarithm. A long answer has a log-probability of −1000: "
+            "its exp is 0 in the computer, and 0/0 is nan. Subtract the log-probabilities.",
+        ),
+        Misconception(
+            "beta on the policy only",
+            lambda pw, pl, rw, rl, beta: -F.logsigmoid(beta * (pw - pl) - (rw - rl)),
+            "β multiplies the policy's part only. In (9) it stands before the whole bracket, the reference included.",
+        ),
+        Misconception(
+            "policy and reference swapped",
+            lambda pw, pl, rw, rl, beta: -F.logsigmoid(beta * ((rw - pw) - (rl - pl))),
+            "Your margin has the wrong sign: either policy and reference are swapped, or chosen and rejected. In (9) "
+            "log π_θ comes first, and y_w before y_l.",
+        ),
+        Misconception(
+            "margin held at 50",
+            lambda pw, pl, rw, rl, beta: -F.logsigmoid((beta * _h(pw, pl, rw, rl)).clamp(-50, 50)),
+            "You clamp the margin: beyond the limit the loss is wrong and its gradient 0, so the worst pairs pull no "
+            "more. F.logsigmoid needs no clamp.",
+        ),
+        Misconception(
+            "policy detached",
+            lambda pw, pl, rw, rl, beta: -F.logsigmoid(beta * _h(pw.detach(), pl.detach(), rw, rl)),
+            "The value is right, but no gradient reaches the policy: the loss could train nothing. Only the reference "
+            "is data.",
+        ),
+        Misconception(
+            "rejected detached",
+            lambda pw, pl, rw, rl, beta: -F.logsigmoid(beta * _h(pw, pl.detach(), rw, rl)),
+            "The value is right, but no gradient reaches `policy_rejected`: the rejected answer must be pushed down.",
+        ),
+        Misconception(
+            "margin of at least one",
+            lambda pw, pl, rw, rl, beta: torch.relu(1 - beta * _h(pw, pl, rw, rl)),
+            "That is the hinge loss of a support vector machine. Maximum likelihood gives −log σ of the margin, (9).",
+        ),
+        Misconception(
             "mean",
             lambda pw, pl, rw, rl, beta: -F.logsigmoid(beta * _h(pw, pl, rw, rl)).mean(),
             "You averaged over the batch. One loss for each pair is asked for: the mean comes later.",
@@ -393,6 +490,8 @@ q4 = Question(
     cases=lambda g: [
         (2 * torch.randn(7, generator=g, dtype=torch.float64), 2 * torch.randn(7, generator=g, dtype=torch.float64)),
         (torch.tensor([1000.0, -1000.0, 0.0]), torch.tensor([-1000.0, 1000.0, 0.0])),
+        (5 * torch.randn(n := _size(g), generator=g), 5 * torch.randn(n, generator=g)),
+        (torch.randn(1, generator=g), torch.randn(1, generator=g)),
     ],
     hints=(
         "One sigmoid. Which difference is large where the pair is ranked wrongly?",
@@ -429,6 +528,17 @@ q4 = Question(
             "difference",
             lambda won, lost: lost - won,
             "You returned the difference itself. The weight lies between 0 and 1: put it through a sigmoid.",
+        ),
+        Misconception(
+            "half of it",
+            lambda won, lost: 0.5 * torch.sigmoid(lost - won),
+            "Your weight is half of the right one. β stands in front of (14), not in the weight: the rewards contain "
+            "it already.",
+        ),
+        Misconception(
+            "slope doubled",
+            lambda won, lost: torch.sigmoid(2 * (lost - won)),
+            "Your curve is twice as steep. σ(u) is ½ (1 + tanh(u/2)): mind the half inside. torch.sigmoid is safer.",
         ),
         Misconception(
             "two sigmoids",
@@ -477,6 +587,14 @@ def _differences(g: torch.Generator) -> list[tuple[Tensor, float, float]]:
         (4 * torch.randn(6, generator=g, dtype=torch.float64), 0.3, 0.1),
         (4 * torch.randn(4, generator=g, dtype=torch.float64), 2.0, 0.0),
         (torch.tensor([2000.0, -2000.0, 0.5], dtype=torch.float64), 0.7, 0.3),
+        *(
+            (
+                5 * torch.randn(_size(g), generator=g, dtype=torch.float64),
+                beta,
+                0.45 * float(torch.rand((), generator=g)),
+            )
+            for beta in (0.15, 1.2)
+        ),
     ]
 
 
@@ -492,6 +610,43 @@ q5 = Question(
         "ipo = (h - 1 / (2 * beta)) ** 2.",
     ),
     misconceptions=(
+        Misconception(
+            "robust DPO",
+            lambda h, beta, e: (
+                (-(1 - e) * F.logsigmoid(beta * h) + e * F.logsigmoid(-beta * h)) / (1 - 2 * e),
+                (h - 1 / (2 * beta)) ** 2,
+            ),
+            "IPO is right. Your first loss is another repair, which *subtracts* the flipped labels and divides by "
+            "1 − 2ε. In (18) both terms have a minus, and nothing is divided.",
+        ),
+        Misconception(
+            "both averaged",
+            lambda h, beta, e: tuple(loss.mean() for loss in variants(h, beta, e)),
+            "You averaged over the batch. One number for each pair is asked for.",
+        ),
+        Misconception(
+            "minus forgotten",
+            lambda h, beta, e: (-variants(h, beta, e)[0], variants(h, beta, e)[1]),
+            "IPO is right. The minus signs of (18) are missing: yours is a log-likelihood, to be maximised.",
+        ),
+        Misconception(
+            "half a square",
+            lambda h, beta, e: (variants(h, beta, e)[0], 0.5 * (h - 1 / (2 * beta)) ** 2),
+            "cDPO is right. (19) has no ½ in front of the square.",
+        ),
+        Misconception(
+            "sigmoid for its logarithm",
+            lambda h, beta, e: (
+                1 - ((1 - e) * F.logsigmoid(beta * h) + e * F.logsigmoid(-beta * h)),
+                (h - 1 / (2 * beta)) ** 2,
+            ),
+            "IPO is right. Your cDPO has 1 minus the logarithms: leave out the 1.",
+        ),
+        Misconception(
+            "h detached",
+            lambda h, beta, e: (variants(h.detach(), beta, e)[0], variants(h, beta, e)[1]),
+            "The values are right, but no gradient reaches `h` through cDPO: it could train nothing.",
+        ),
         Misconception(
             "plain DPO",
             lambda h, beta, e: (-F.logsigmoid(beta * h), (h - 1 / (2 * beta)) ** 2),
@@ -547,8 +702,8 @@ q5 = Question(
         Misconception(
             "IPO in reward units",
             lambda h, beta, e: (variants(h, beta, e)[0], (beta * h - 0.5) ** 2),
-            "cDPO is right. Your IPO has its minimum at the right place, but the loss of (20) is in nats: yours is β² "
-            "times as large.",
+            "cDPO is right. Your IPO has its minimum at the right place, but (19) squares h itself, in nats²: yours "
+            "is β² times as large.",
         ),
         Misconception(
             "half of beta",
@@ -591,38 +746,73 @@ q5 = Question(
 p1 = Prediction(
     "Eight answers of lengths 2 to 16, four good, four bad. What does training with mean log-probabilities do?",
     (
-        "the four good answers get equal shares.",
+        "the four good answers get equal shares, as with sums.",
         "the good answer of 16 tokens gets most, the bad one of 16 tokens is wiped out.",
         "the short good answer gets most.",
     ),
     answer=1,
-    because="a mean wants the same log-ratio per *token*, so the log-ratio of the answer grows with its length.",
+    meanings=(
+        "So it would be if the length cancelled. But one mean is divided by 2 and another by 16.",
+        "A mean asks for a log-ratio *per token*, so the log-ratio of the whole answer grows with its length: (11).",
+        "That would punish length. A mean leaves a long answer more room to move, not less.",
+    ),
 )
 p2 = Prediction(
     "PPO is told the reward of every answer, DPO only sees who won. Where does DPO with all pairs end?",
-    ("at the same policy as PPO.", "farther from π* than the reference.", "at a sharper policy."),
-    answer=0,
-    because="the probabilities of all comparisons fix all differences of rewards, and π* needs no more than these.",
+    (
+        "farther from π* than the reference is: comparisons say nothing about sizes.",
+        "at a sharper policy than π*, since it does not explore.",
+        "at the same policy as PPO, up to a small distance.",
+    ),
+    answer=2,
+    meanings=(
+        "So it would be if a comparison were only an order. But how *often* one answer wins says how much better.",
+        "Then its KL to the reference would be larger than that of π*. All pairs are labelled: there is nothing left "
+        "to explore.",
+        "The probabilities of all comparisons fix all differences of rewards, and π* needs no more than these.",
+    ),
 )
 p3 = Prediction(
     "What will the implicit rewards of chosen and rejected answers do while DPO trains?",
     (
-        "chosen rises above 0, rejected falls below 0, about equally far.",
-        "both end below 0, the rejected one far lower.",
+        "both end below 0, the rejected one far lower, and the margin grows.",
         "both rise, the chosen one faster.",
+        "chosen rises above 0, rejected falls below 0, about equally far.",
     ),
-    answer=1,
-    because="only their difference is trained. Why both go down is the subject of section 7.",
+    answer=0,
+    meanings=(
+        "Only their difference is trained. Why both go down is the subject of section 7.",
+        "Half their sum is an average over answers of the SFT model: section 7 shows that it is never above 0.",
+        "Then half their sum would stay at 0, and so would the distance from the SFT model: section 7, equation (16).",
+    ),
 )
 p4 = Prediction(
-    "What is the chosen reward of the perfect policy π*, over pairs from the reference?",
-    ("always above 0.", "above 0 at a large β, below 0 at a small one.", "always below 0."),
-    answer=1,
-    because="it is half the margin, which is fixed, minus β KL(π_ref ‖ π*), which grows as β gets small.",
+    "What is the mean implicit reward of the chosen answers under the perfect policy π*, on pairs from π_ref?",
+    (
+        "above 0 at every β: chosen answers are better than average.",
+        "below 0 at every β: probability has to come from somewhere.",
+        "above 0 at a large β, below 0 at a small one.",
+    ),
+    answer=2,
+    meanings=(
+        "Better than the other one is not yet as good as what π* likes best, and at a small β only that keeps its "
+        "probability.",
+        "At a large β the policy hardly moves, and then the margin decides: chosen answers gain a little.",
+        "By (17) it is half the margin, which is fixed, minus β KL(π_ref ‖ π*), which grows as β gets small.",
+    ),
 )
 p5 = Prediction(
     "One pair, always the same label, 1,000 steps: where are the margins of DPO, cDPO (ε = 0.1) and IPO?",
-    ("all three at the same value.", "DPO still growing, cDPO near 2.2, IPO at 0.5.", "all three still growing."),
-    answer=1,
-    because="−log σ has no minimum, while (18) has one at log(0.9/0.1) and (20) at one half.",
+    (
+        "DPO still growing, cDPO at rest near 2.2, IPO at rest at 0.5.",
+        "all three at the same value.",
+        "all three still growing, at different speeds.",
+    ),
+    answer=0,
+    meanings=(
+        "−log σ has no minimum; the two others have one, at log(0.9/0.1) = 2.2 and at one half: (20).",
+        "They would be if only the speed differed. But the three losses have their minimum at different places, or "
+        "nowhere.",
+        "So it is for DPO alone: a square, or a share of flipped labels, makes a margin that is too large cost more.",
+    ),
 )
