@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from week6.machine.checkpoint import RunError, load_checkpoint, load_tensors, save_checkpoint, write_atomic
+from week6.machine.checkpoint import RunError, load_checkpoint, load_tensors, save_checkpoint, tag_of, write_atomic
 
 
 class Tied(nn.Module):
@@ -150,7 +150,25 @@ def test_write_atomic_never_shows_a_part(tmp_path, monkeypatch):
     assert seen == [("old ✓", "new ✓")] and path.read_text() == "new ✓"
 
 
-def test_other_write_errors_are_not_called_full_disk(tmp_path):
+def test_other_write_errors_are_told_as_they_are_and_not_called_full_disk(tmp_path):
     (tmp_path / "target").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(RunError, match=r"target cannot be written \(Is a directory\): make its folder writable"):
         write_atomic(tmp_path / "target", "text")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot be written \((File exists|Not a directory)\)"):
+        write_atomic(tmp_path / "file" / "x", "text")
+    assert sorted(os.listdir(tmp_path)) == ["file", "target"]
+
+
+def test_a_file_says_what_it_is(tmp_path):
+    """Another stage's file in the place of this one has a good checksum."""
+    path, module = tmp_path / "a.safetensors", Tied()
+    save_checkpoint(path, module, tag="sft 12")
+    assert tag_of(path) == "sft 12" and tag_of(tmp_path / "none") == ""
+    load_checkpoint(path, module, tag="sft 12")
+    load_checkpoint(path, module)
+    with pytest.raises(RunError, match="is another file or made with other settings: 'sft 12', expected 'ppo 12'"):
+        load_checkpoint(path, module, tag="ppo 12")
+    path.write_bytes(path.read_bytes().replace(b"sft 12", b"ppo 12"))
+    with pytest.raises(RunError, match="its checksum differs"):
+        load_checkpoint(path, module, tag="ppo 12")

@@ -178,10 +178,10 @@ def run_until(folder, stage, monkeypatch, seed=0):
     """A run that is interrupted when `stage` has made all its files but is not yet recorded as finished."""
     finish = Run.finish
 
-    def interrupted(self, name, *rest):
+    def interrupted(self, name, *rest, **named):
         if name == stage:
             raise Interrupted
-        finish(self, name, *rest)
+        finish(self, name, *rest, **named)
 
     with monkeypatch.context() as patch, quick_settings(), pytest.raises(Interrupted):
         patch.setattr(Run, "finish", interrupted)

@@ -170,8 +170,7 @@ def test_metrics_columns_may_not_change(tmp_path):
 def test_metrics_on_a_full_disk(tmp_path):
     writer = MetricsWriter(tmp_path / "m.csv", 0)
     writer.close()
-    writer._file = open("/dev/full", "w")
-    writer._csv = training.csv.writer(writer._file)
+    writer._file = open("/dev/full", "wb")
     with pytest.raises(RunError, match="no disk space"):
         writer.write({"step": 0, "loss": 1.0})
 

@@ -25,15 +25,19 @@ class RunError(Exception):
 
 
 @contextmanager
-def explain_no_space(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn 'no space left on device' into a RunError that says how much is needed (bytes, if known) and free."""
+def explain_write(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn an error of writing `path` into a RunError. Of a full disk it says how much is needed (bytes, if known) and
+    free; of any other, such as a read-only disk or a file where a folder should be, what the system says."""
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else None
         if number not in (errno.ENOSPC, errno.EDQUOT) and f"os error {errno.ENOSPC}" not in str(error):
-            raise
-        free = shutil.disk_usage(path.parent).free / 1e6
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(
+                f"{path} cannot be written ({reason}): make its folder writable, or choose another place"
+            ) from error
+        free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free / 1e6
         need = "more" if needed is None else f"{needed / 1e6:.1f} MB"
         raise RunError(
             f"no disk space for {path}: {free:.1f} MB free, {need} needed; "
@@ -45,23 +49,23 @@ def explain_no_space(path: Path, needed: int | None = None) -> Iterator[None]:
 def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Make a file or folder in one piece: the block writes to the path it gets, which then takes the place of `path`.
 
-    Raises RunError when the disk is full; what was there is then intact and nothing temporary remains.
+    Raises RunError when it cannot be written; what was there is then intact and nothing temporary remains.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.tmp"
-    _remove_folder(temporary)
-    try:
-        with explain_no_space(path, needed):
+    with explain_write(path, needed):  # which measures the free space when the half-written file is gone
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_folder(temporary)
+        try:
             yield temporary
             for written in filter(Path.is_file, [temporary, *temporary.rglob("*")]):
                 with open(written, "rb+") as file:  # Windows flushes only what may be written to
                     os.fsync(file.fileno())
-        if temporary.is_dir():
-            _remove_folder(path)
-        os.replace(temporary, path)
-    finally:
-        _remove_folder(temporary)
-        temporary.unlink(missing_ok=True)
+            if temporary.is_dir():
+                _remove_folder(path)
+            os.replace(temporary, path)
+        finally:
+            _remove_folder(temporary)
+            temporary.unlink(missing_ok=True)
 
 
 def _remove_folder(path: Path) -> None:
@@ -91,31 +95,44 @@ def _checksum(tensors: dict[str, Tensor], state: str) -> str:
     return f"{crc:08x}"
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, float] | None = None) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, float] | None = None, tag: str = "") -> None:
     """Write tensors and a few numbers to one safetensors file, atomically and with a checksum.
 
-    Raises RunError when the disk is full; the file that was there is then intact.
+    `tag` says what the file is, for `load_tensors` to compare. Raises RunError when the disk is full; the file that
+    was there is then intact.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state or {})
     # One entry: safetensors writes several in random order, and equal contents must give equal files.
-    metadata = {"week6": json.dumps({"state": text, "crc32": _checksum(tensors, text)})}
+    metadata = {"week6": json.dumps({"state": text, "tag": tag, "crc32": _checksum(tensors, text + tag)})}
     write_atomic(path, safetensors.torch.save(tensors, metadata))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """What save_tensors wrote. Raises RunError for a file that is damaged or of another origin."""
+def load_tensors(path: Path, tag: str = "") -> tuple[dict[str, Tensor], dict[str, float]]:
+    """What save_tensors wrote. Raises RunError for a file that is damaged, of another origin, or tagged otherwise than
+    `tag`, if that is given."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["week6"])
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-        state = metadata["state"]
-        intact = metadata["crc32"] == _checksum(tensors, state)
-    except (safetensors.SafetensorError, KeyError, OSError, ValueError) as error:
+        state, found = metadata["state"], metadata.get("tag", "")
+        intact = metadata["crc32"] == _checksum(tensors, state + found)
+    except (safetensors.SafetensorError, KeyError, OSError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}), expected a file of week6; {REMEDY}") from error
     if not intact:
         raise RunError(f"{path} is damaged: its checksum differs from the one written; {REMEDY}")
+    if tag and found and found != tag:
+        raise RunError(f"{path} is another file or made with other settings: {found!r}, expected {tag!r}; {REMEDY}")
     return tensors, dict(json.loads(state))
+
+
+def tag_of(path: Path) -> str:
+    """The tag of a file that save_tensors wrote; "" where none can be read."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return str(json.loads((file.metadata() or {})["week6"])["tag"])
+    except (safetensors.SafetensorError, KeyError, OSError, TypeError, ValueError):
+        return ""
 
 
 def _module_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -126,21 +143,27 @@ def _module_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None, state: dict[str, float] | None = None
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    state: dict[str, float] | None = None,
+    tag: str = "",
 ) -> None:
     """Write weights, the optimizer's moments and the numbers in `state` (step, β, …), as save_tensors does."""
     tensors = {f"model.{name}": tensor for name, tensor in _module_tensors(module).items()}
     for index, moments in (optimizer.state_dict()["state"] if optimizer else {}).items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-    save_tensors(path, tensors, state)
+    save_tensors(path, tensors, state, tag)
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, float]:
+def load_checkpoint(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None, tag: str = ""
+) -> dict[str, float]:
     """Read what save_checkpoint wrote into `module` and `optimizer`; returns `state`.
 
-    Raises RunError for a damaged file and for one of another model; module and optimizer are then unchanged.
+    Raises RunError where `load_tensors` does and for a file of another model; module and optimizer are then unchanged.
     """
-    tensors, state = load_tensors(path)
+    tensors, state = load_tensors(path, tag)
     targets = _module_tensors(module)
     weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
     for name in sorted(weights.keys() ^ targets.keys()):

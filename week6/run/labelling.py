@@ -35,7 +35,7 @@ def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs,
     where people chose.
     """
     run, task, path = setting.run, setting.task, setting.run.folder / "pairs.safetensors"
-    if "pairs" not in run.finished:
+    if not run.whole("pairs"):
         usage = Usage()
         seed, n_pairs = setting.stage_seed("pairs/prompts"), setting.preset.n_pairs
         probabilities: Tensor | None = None
@@ -56,11 +56,12 @@ def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs,
             heldout, probabilities, _ = _label_answers(setting, sft, "heldout_prompts", index, 2, usage)
         tensors = {f"train.{name}": x for name, x in vars(train).items()}
         tensors |= {f"heldout.{name}": x for name, x in vars(heldout).items()}
-        save_tensors(path, tensors if probabilities is None else tensors | {"probabilities": probabilities})
+        tensors |= {} if probabilities is None else {"probabilities": probabilities}
+        save_tensors(path, tensors, tag=run.tag(path))
         _write_texts(run.folder / "pairs.jsonl", texts)
         usage.tick()
-        run.finish("pairs", usage)
-    tensors, _ = load_tensors(path)
+        run.finish("pairs", usage, files=[path, run.folder / "pairs.jsonl"])
+    tensors, _ = load_tensors(path, run.tag(path))
     train, heldout = (
         Pairs(**{k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}).to(setting.device)
         for prefix in ("train.", "heldout.")
@@ -77,7 +78,7 @@ def label_with(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel
     Of two that did not end, the one with the better beginning is chosen.
     """
     run, path = setting.run, setting.run.folder / "answer_pairs.safetensors"
-    if "answer_pairs" not in run.finished:
+    if not run.whole("answer_pairs"):
         usage = Usage()
         k, dpo, n_prompts = setting.task.answers_per_prompt, setting.preset.dpo, len(setting.task.prompts)
         n_pairs = min(setting.preset.n_pairs, dpo.steps * dpo.batch_size)  # no more than DPO will meet
@@ -94,11 +95,11 @@ def label_with(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel
             for prompt, a, b, preferred in zip(asked, said[i], said[j], first.tolist(), strict=True):
                 chosen, rejected = (a, b) if preferred else (b, a)
                 rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-        save_tensors(path, vars(join_pairs(pairs).rows(slice(n_pairs))))
+        save_tensors(path, vars(join_pairs(pairs).rows(slice(n_pairs))), tag=run.tag(path))
         _write_texts(run.folder / "answer_pairs.jsonl", rows[:n_pairs])
         usage.tick()
-        run.finish("answer_pairs", usage)
-    tensors, _ = load_tensors(path)
+        run.finish("answer_pairs", usage, files=[path, run.folder / "answer_pairs.jsonl"])
+    tensors, _ = load_tensors(path, run.tag(path))
     return Pairs(**tensors).to(setting.device)
 
 

@@ -7,7 +7,7 @@ Every stage is a function that either does its work or, when the run resumes, re
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,7 @@ def fine_tune(setting: Setting) -> PreTrainedModel:
         )
         return train_sft(policy, optimizer, data.to(setting.device), config, setting.stage_seed("sft"), start)
 
-    usage = setting.train("sft", loop, config.steps, policy, optimizer)
-    _finish_policy(setting, "sft", policy, usage)
-    return frozen_copy(policy)
+    return _train_policy(setting, "sft", loop, policy, policy, optimizer)
 
 
 def fit_reward_model(
@@ -97,7 +95,7 @@ def fit_reward_model(
         torch.manual_seed(setting.stage_seed("reward_head"))
         model = RewardModel(_trainable_copy(sft)).to(setting.device)
     optimizer = make_optimizer(model, config.learning_rate)
-    if "reward_model" not in run.finished:
+    if not run.whole("reward_model"):
 
         def loop(start: int) -> Iterator[dict[str, float]]:
             return train_reward_model(model, optimizer, pairs, config, setting.stage_seed("reward_model"), start)
@@ -109,7 +107,7 @@ def fit_reward_model(
         answers = sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed)
         model.calibrate(score_batches(model, answers, len(answers)))
         accuracy, ceiling = _accuracy(setting, pair_agreement(model, heldout).cpu(), probabilities)
-        save_checkpoint(path, model)
+        save_checkpoint(path, model, tag=run.tag(path))
         usage.tick()
         run.finish(
             "reward_model",
@@ -121,8 +119,9 @@ def fit_reward_model(
                 "n": len(heldout),
                 "prompts": accuracy.prompts,
             },
+            files=[path, run.metrics_path("reward_model")],
         )
-    load_checkpoint(path, model)
+    load_checkpoint(path, model, tag=run.tag(path))
     return frozen_copy(model)
 
 
@@ -187,10 +186,7 @@ def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: Rewa
             actor, sft, reward_model, task, optimizer, controller, config, setting.stage_seed("ppo"), start
         )
 
-    usage = setting.train("ppo", loop, config.steps, actor, optimizer, controller)
-    policy: PreTrainedModel = actor.policy
-    _finish_policy(setting, "ppo", policy, usage)
-    return frozen_copy(policy)
+    return _train_policy(setting, "ppo", loop, actor.policy, actor, optimizer, controller)
 
 
 def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> PreTrainedModel:
@@ -214,9 +210,7 @@ def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> P
                 row["gold"] = math.nan if probe.gold is None else probe.gold.mean().item()
             yield row
 
-    usage = setting.train("dpo", loop, config.steps, policy, optimizer)
-    _finish_policy(setting, "dpo", policy, usage)
-    return frozen_copy(policy)
+    return _train_policy(setting, "dpo", loop, policy, policy, optimizer)
 
 
 def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_model: RewardModel) -> dict[str, Any]:
@@ -226,7 +220,7 @@ def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_mode
     answer cannot be computed.
     """
     run, task, sizes = setting.run, setting.task, setting.preset.evaluation
-    if "evaluation" not in run.finished:
+    if not run.whole("evaluation"):
         usage = Usage()
         prompts = list(task.heldout_prompts["prompt"])
 
@@ -248,9 +242,11 @@ def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_mode
         usage.tokens = int(candidates.length.sum() + sum(judged[name].length.sum() for name in policies))
         write_samples(run, prompts, judged)
         proxies = {plots.POLICIES[name][0]: j.proxy.flatten().tolist() for name, j in judged.items()}
-        save_figure(run.folder / "plots" / "rewards.png", plots.reward_histograms(proxies, "Proxy reward by policy"))
+        plot = run.folder / "plots" / "rewards.png"
+        save_figure(plot, plots.reward_histograms(proxies, "Proxy reward by policy"))
         usage.tick()
-        run.finish("evaluation", usage, {"policies": table, "best_gold": best, "best_of": sizes.best_of})
+        found = {"policies": table, "best_gold": best, "best_of": sizes.best_of}
+        run.finish("evaluation", usage, found, [plot, run.folder / "samples.json", run.folder / "samples.md"])
     return run.result("evaluation")
 
 
@@ -270,16 +266,31 @@ def summarize(setting: Setting, evaluation: dict[str, Any]) -> dict[str, Any]:
     return dict(read_json(run.folder / "summary.json"))
 
 
-def _finish_policy(setting: Setting, stage: str, policy: PreTrainedModel, usage: Usage) -> None:
-    """Save a trained policy with its tokenizer as a plain transformers folder, and record the stage as finished."""
-    if stage in setting.run.finished:
-        return
-    if compute().is_main:
-        with replacing(setting.run.folder / "policies" / stage) as temporary:
-            policy.save_pretrained(temporary)
-            setting.task.tokenizer.save_pretrained(temporary)
-    usage.tick()
-    setting.run.finish(stage, usage)
+def _train_policy(
+    setting: Setting,
+    stage: str,
+    loop: Callable[[int], Iterator[dict[str, float]]],
+    policy: PreTrainedModel,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    controller: AdaptiveKL | None = None,
+) -> PreTrainedModel:
+    """Train `module`, of which `policy` is a part or all, or read what was trained; returns a frozen copy of `policy`.
+
+    The trained policy is saved with its tokenizer as a plain transformers folder, and the stage recorded as finished.
+    """
+    run, whole = setting.run, setting.run.whole(stage)
+    usage = setting.train(stage, loop, getattr(setting.preset, stage).steps, module, optimizer, controller)
+    if not whole:
+        folder = run.folder / "policies" / stage
+        if compute().is_main:
+            with replacing(folder) as temporary:
+                policy.save_pretrained(temporary)
+                setting.task.tokenizer.save_pretrained(temporary)
+        usage.tick()
+        made = [run.checkpoint(stage), run.metrics_path(stage), *(path for path in folder.rglob("*") if path.is_file())]
+        run.finish(stage, usage, files=made)
+    return frozen_copy(policy)
 
 
 def _trainable_copy(model: Model) -> Model:

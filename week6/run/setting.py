@@ -20,6 +20,7 @@ from week6.ppo import AdaptiveKL, PolicyWithValue
 from week6.reward_model import RewardModel, score
 from week6.run.forecast import Watcher, forecast, opening, say
 from week6.run.models import Preset, check_size, initial_policy
+from week6.run.record import Depends
 from week6.run.training import Run, Usage, choose_device, run_stage, stage_seed
 from week6.sampling import sample
 from week6.sequences import encode_demonstrations, encode_pairs, encode_prompts
@@ -81,8 +82,48 @@ def open_setting(preset: Preset, folder: Path, seed: int = 0, resume: bool = Fal
     Raises ValueError or RunError for bad settings, a bad model or bad data, before anything is written.
     """
     task = check_run(preset, seed)
-    run = Run.open(folder, RunConfig(seed, preset), resume)
+    run = open_run(folder, RunConfig(seed, preset), resume)
     return Setting(run, preset, task, seed, choose_device())
+
+
+def open_run(folder: Path, config: RunConfig, resume: bool = False) -> Run:
+    """`Run.open` for the stages of the course, each bound to the settings that it is made with."""
+    return Run.open(folder, config, resume, stages_of(config.preset))
+
+
+def stages_of(preset: Preset) -> dict[str, Depends]:
+    """Which settings decide a stage, and which stages it starts from. The preset's name decides none."""
+    start = "seed task layers heads width positions model data column gold ratings sft"
+    if preset.model is not None:  # such tasks leave out texts that are longer
+        start += " ppo.max_new_tokens"
+    sizes = {
+        "reward_model": "calibration_answers",
+        "dpo": "probes probe_answers",
+        "evaluation": "answers_per_prompt best_of best_of_answers",
+    }
+    settings = {
+        "sft": start,
+        "pairs": "n_pairs evaluation.heldout_pairs",
+        "reward_model": "reward",
+        "answer_pairs": "n_pairs dpo.steps dpo.batch_size ppo.unfinished_penalty",
+        "ppo": "ppo",
+        "dpo": "dpo",
+        "evaluation": "",
+    }
+    before = {
+        "pairs": ("sft",),
+        "reward_model": ("sft", "pairs"),
+        "answer_pairs": ("sft", "reward_model"),
+        "ppo": ("sft", "reward_model"),
+        "dpo": ("sft", "pairs", "answer_pairs"),
+        "evaluation": ("sft", "reward_model", "ppo", "dpo"),
+    }
+
+    def keys(stage: str) -> list[str]:
+        names = [*settings[stage].split(), *(f"evaluation.{name}" for name in sizes.get(stage, "").split())]
+        return [name if name == "seed" else f"preset.{name}" for name in names]
+
+    return {stage: Depends(keys(stage), before.get(stage, ())) for stage in STAGES}
 
 
 def announce(setting: Setting, stages: Sequence[str], again: str) -> Setting:

@@ -36,7 +36,7 @@ from week6.run import pipeline
 from week6.run.evaluation import Judged, best_of_n, figures, judge
 from week6.run.labelling import collect_pairs
 from week6.run.models import Preset
-from week6.run.setting import RunConfig, Setting, check_preset, check_run
+from week6.run.setting import RunConfig, Setting, check_preset, check_run, open_run
 from week6.run.training import Run, choose_device, stage_seed, to_json
 from week6.sequences import Pairs
 from week6.tasks import Task, load_task
@@ -276,7 +276,7 @@ class _Shared(NamedTuple):
 @functools.lru_cache(maxsize=1)
 def _shared(preset: Preset, answers: int, folder: Path, seed: int) -> _Shared:
     """Train the SFT model, label pairs and fit the reward model of one seed, or read what was made before."""
-    run = Run.open(folder / f"assistant-{seed}", RunConfig(seed, preset), resume=True)
+    run = open_run(folder / f"assistant-{seed}", RunConfig(seed, preset), resume=True)
     setting = Setting(run, preset, load_task(preset.task), seed, choose_device())
     sft = pipeline.fine_tune(setting)
     pairs, heldout, probabilities = collect_pairs(setting, sft)
@@ -314,7 +314,7 @@ def _assistant_point(config: SweepConfig, folder: Path, point: Point) -> dict[st
     method = "ppo" if weak else point.method
     change = {"beta": point.setting} | ({"steps": settings.weak_steps} if weak else {})
     preset = dataclasses.replace(preset, **{method: dataclasses.replace(getattr(preset, method), **change)})
-    run = Run.open(folder / point.name, RunConfig(point.seed, preset), resume=True)
+    run = open_run(folder / point.name, RunConfig(point.seed, preset), resume=True)
     setting = dataclasses.replace(shared.setting, run=run, preset=preset)
     if method == "ppo":
         policy = pipeline.optimize_with_ppo(setting, shared.sft, shared.reward_model)

@@ -1,7 +1,7 @@
 """One run's folder: configuration, metrics, checkpoints, resume, progress, device.
 
-    NAME/config.json               what was asked for; a folder belongs to one configuration for ever
-    NAME/stages.json               what each finished stage took and found
+    NAME/config.json               what was asked for; a folder belongs to what its stages were made with
+    NAME/stages.json               what each finished stage took and found, and the checksums of its files
     NAME/metrics/STAGE.csv         one row a step
     NAME/checkpoints/STAGE.safetensors
 
@@ -12,6 +12,7 @@ resumed run ends with the same numbers as an uninterrupted one on the same kind 
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -19,11 +20,11 @@ import platform
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import psutil
@@ -31,9 +32,25 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from week6.machine.checkpoint import RunError, explain_no_space, load_checkpoint, save_checkpoint, write_atomic
+from week6.machine.checkpoint import RunError, explain_write, load_checkpoint, save_checkpoint, write_atomic
 from week6.machine.compute import compute, every_process, main_process
 from week6.ppo import AdaptiveKL
+from week6.run.forecast import say
+from week6.run.record import (
+    Depends,
+    Entry,
+    check_files,
+    check_settings,
+    checkpoint_of,
+    chosen,
+    crc,
+    differences,
+    files_of,
+    other_configuration,
+    read_entries,
+    seal,
+    sources_of,
+)
 
 CHECKPOINT_SECONDS = 10.0
 """Time between two checkpoints: the most work that a killed run repeats."""
@@ -121,52 +138,91 @@ class Run:
     """An open run folder. `finished` maps each finished stage to what it took ("usage") and found ("result")."""
 
     folder: Path
-    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    finished: dict[str, Entry] = field(default_factory=dict)
+    stages: Mapping[str, Depends] = field(default_factory=dict)
+    """What each stage is made of."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of each stage, the checksum of the settings it is made with."""
 
     @classmethod
-    def open(cls, folder: Path, config: Any, resume: bool = False) -> "Run":
+    def open(cls, folder: Path, config: Any, resume: bool = False, stages: Mapping[str, Depends] | None = None) -> Self:
         """Make the folder of a run with this configuration (a dataclass), or, with `resume`, come back to it.
 
         Raises RunError when the folder is taken, is no run, or belongs to another configuration; nothing in it is
-        touched then. Of several processes the main one does it, and the others open what it made.
+        touched then. With `stages` a setting may differ from that of the folder as long as no stage has begun that it
+        decides. Of several processes the main one does it, and the others open what it made.
         """
-        return main_process(lambda: cls._open(folder, config, resume))
+        return main_process(lambda: cls._open(folder, config, resume, stages or {}))
 
     @classmethod
-    def _open(cls, folder: Path, config: Any, resume: bool) -> "Run":
+    def _open(cls, folder: Path, config: Any, resume: bool, stages: Mapping[str, Depends]) -> Self:
         wanted = json.loads(to_json(dataclasses.asdict(config)))
-        path = folder / "config.json"
+        path, record = folder / "config.json", folder / "stages.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             taken = any(not name.startswith(".") for name in os.listdir(folder))
         except OSError as error:
             raise RunError(f"{folder}: cannot make this folder ({error.strerror}); choose another place") from error
-        if taken and not path.exists():
+        if taken and not (path.exists() or (stages and record.exists())):
             raise RunError(f"{folder} holds other files and no config.json, expected a run; choose another name")
         if taken and not resume:
             raise RunError(f"{folder} exists: pass --resume to continue it, or choose another name")
-        if taken:
-            differences = _differences(read_json(path), wanted)
-            if differences:
-                raise RunError(
-                    f"{folder} belongs to another configuration ({'; '.join(differences)}): "
-                    "resume with the same settings, or choose another name"
-                )
+        finished = read_entries(record)
+        if stages:
+            found = check_settings(folder, stages, finished, wanted) if taken else None
         else:
+            found = read_json(path) if taken else None
+            if taken and found != wanted:
+                raise other_configuration(folder, differences(found, wanted))
+        if found != wanted:
             write_atomic(path, to_json(wanted))
-        stages = folder / "stages.json"
-        return cls(folder, read_json(stages) if stages.exists() else {})
+        return cls(folder, finished, stages, {stage: chosen(wanted, depends) for stage, depends in stages.items()})
 
-    def finish(self, stage: str, usage: Usage, result: dict[str, Any] | None = None) -> None:
-        """Record that a stage is done, with what it took and found, so that a resumed run skips it.
+    def whole(self, stage: str) -> bool:
+        """Whether a stage is finished, and all that it made lies there as it left it; else it is to be done (again).
+
+        A stage is done again where one of its files is missing or a stage before it was made anew, from its checkpoint
+        if that is enough. Raises RunError for a file that is damaged.
+        """
+        if stage not in self.finished:
+            return False
+        entry, depends = self.finished[stage], self.stages.get(stage, Depends())
+        missing: list[str] = main_process(lambda: check_files(self.folder, entry))
+        now = sources_of(depends.stages, self.finished)
+        anew = [name for name, made in entry["sources"].items() if now.get(name, made) != made]
+        if not missing and not anew:
+            return True
+        reason = f"{self.folder / missing[0]} is missing" if missing else f"{anew[0]} was made anew"
+        say(f"{reason}: stage {stage} is done again")
+        del self.finished[stage]
+
+        def forget() -> None:
+            write_atomic(self.folder / "stages.json", to_json(self.finished))
+            if anew or str(self.metrics_path(stage).relative_to(self.folder)) in missing:
+                self.checkpoint(stage).unlink(missing_ok=True)
+
+        main_process(forget)
+        return False
+
+    def finish(
+        self, stage: str, usage: Usage, result: dict[str, Any] | None = None, files: Collection[Path] = ()
+    ) -> None:
+        """Record that a stage is done, what it took and found, and the `files` it made, so that a resumed run skips it.
 
         Afterwards every process finds on the disk what the main one wrote before.
         """
 
-        def record() -> dict[str, Any]:
-            found = {"usage": usage.summary(), "result": result or {}}
-            write_atomic(self.folder / "stages.json", to_json(self.finished | {stage: found}))
-            return found
+        def record() -> Entry:
+            entry = {
+                "usage": usage.summary(),
+                "result": result or {},
+                "files": files_of(self.folder, files),
+                "settings": self.settings.get(stage, ""),
+                "sources": sources_of(self.stages.get(stage, Depends()).stages, self.finished),
+            }
+            sealed = seal(json.loads(to_json(entry)))
+            write_atomic(self.folder / "stages.json", to_json(self.finished | {stage: sealed}))
+            return sealed
 
         self.finished[stage] = main_process(record)
 
@@ -174,9 +230,15 @@ class Run:
         """What a finished stage found."""
         return dict(self.finished[stage]["result"])
 
+    def tag(self, path: Path) -> str:
+        """What a file of tensors says of itself: its place in the folder, and of which settings and stages it is."""
+        stage = path.stem if path.stem in self.stages else ""
+        sources = sources_of(self.stages.get(stage, Depends()).stages, self.finished)
+        return f"{path.relative_to(self.folder)} {self.settings.get(stage, '')} {crc(json.dumps(sources))}"
+
     def checkpoint(self, stage: str) -> Path:
         """The checkpoint of a stage."""
-        return self.folder / "checkpoints" / f"{stage}.safetensors"
+        return checkpoint_of(self.folder, stage)
 
     def metrics_path(self, stage: str) -> Path:
         """The metrics of a stage: a CSV file, one row a step."""
@@ -187,49 +249,50 @@ class Run:
         return pd.read_csv(self.metrics_path(stage))
 
 
-def _differences(found: Any, wanted: Any, key: str = "") -> list[str]:
-    """'ppo.beta: 0.1 in the folder, 0.2 asked for' for each leaf that differs."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = list(wanted) + [name for name in found if name not in wanted]
-        return [
-            line
-            for name in keys
-            for line in _differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
-        ]
-    return [] if found == wanted else [f"{key}: {found!r} in the folder, {wanted!r} asked for"]
-
-
 # --- metrics and the stage loop --------------------------------------------------------------------------------------
 
 
 class MetricsWriter:
-    """Appends a row a step to a CSV file; on opening keeps the rows of the first `start` steps."""
+    """Appends a row a step to a CSV file; on opening keeps the rows of the first `start` steps.
 
-    def __init__(self, path: Path, start: int) -> None:
-        lines = path.read_text().splitlines(keepends=True) if start and path.exists() else []
-        kept = [line for line in lines[: start + 1] if line.endswith("\n")]
+    `crc32` is that of the rows so far; on opening it must be `expected`, if that is known.
+    """
+
+    def __init__(self, path: Path, start: int, expected: int | None = None) -> None:
+        lines = path.read_bytes().splitlines(keepends=True) if start and path.is_file() else []
+        kept = [line for line in lines[: start + 1] if line.endswith(b"\n")]
         if start and len(kept) != start + 1:
             raise RunError(
                 f"{path} has {max(0, len(kept) - 1)} whole rows, expected at least the {start} of the checkpoint; "
                 "restore it, or delete this stage's checkpoint to repeat the stage with --resume"
             )
-        write_atomic(path, "".join(kept))
+        self.crc32 = zlib.crc32(b"".join(kept))
+        if start and expected is not None and self.crc32 != expected:
+            raise RunError(
+                f"{path} is damaged: its checksum differs from the one in the checkpoint; "
+                "restore it, or delete this stage's checkpoint to repeat the stage with --resume"
+            )
+        write_atomic(path, b"".join(kept))
         self.path = path
-        self._columns = kept[0].strip().split(",") if kept else []
+        self._columns = kept[0].decode().strip().split(",") if kept else []
         # Of several processes only the main one writes.
-        self._file = open(path if compute().is_main else os.devnull, "a", newline="")  # noqa: SIM115  (closed by close)
-        self._csv = csv.writer(self._file, lineterminator="\n")
+        self._file = open(path if compute().is_main else os.devnull, "ab")  # noqa: SIM115  (closed by close)
 
     def write(self, row: dict[str, float]) -> None:
         """Append one row and hand it to the operating system; floats keep all their digits."""
-        with explain_no_space(self.path):
-            if not self._columns:
-                self._columns = list(row)
-                self._csv.writerow(row)
-            if list(row) != self._columns:
-                raise ValueError(f"row: got columns {list(row)}, expected {self._columns} as in the first row")
-            self._csv.writerow(row.values())
+        lines = io.StringIO()
+        table = csv.writer(lines, lineterminator="\n")
+        if not self._columns:
+            self._columns = list(row)
+            table.writerow(row)
+        if list(row) != self._columns:
+            raise ValueError(f"row: got columns {list(row)}, expected {self._columns} as in the first row")
+        table.writerow(row.values())
+        added = lines.getvalue().encode()
+        with explain_write(self.path):
+            self._file.write(added)
             self._file.flush()
+        self.crc32 = zlib.crc32(added, self.crc32)
 
     def sync(self) -> None:
         """Wait until the rows are on the disk: a checkpoint must not know of steps that the metrics lost."""
@@ -258,16 +321,21 @@ def run_stage(
     """
     here, path = compute(), run.checkpoint(stage)
     # When all processes have read it, the main one may replace it.
-    state, *_ = every_process(lambda: load_checkpoint(path, module, optimizer) if path.exists() else {})
+    tag = run.tag(path)
+    state, *_ = every_process(lambda: load_checkpoint(path, module, optimizer, tag) if path.exists() else {})
     step = int(state.get("step", 0))
     usage = Usage(state.get("seconds", 0.0), int(state.get("tokens", 0)), state.get("peak_memory_mb", 0.0))
     here.restart_scaler(state)
     if controller is not None:
         controller.beta = state.get("beta", controller.beta)
-    if step == total:
+    if step == total and stage in run.finished:
         return usage
 
-    metrics = MetricsWriter(run.metrics_path(stage), step)
+    rows = state.get("metrics_crc32")
+    metrics = MetricsWriter(run.metrics_path(stage), step, None if rows is None else int(rows))
+    if step == total:
+        metrics.close()
+        return usage
     # On a terminal the bar moves; in a log file a line every ten seconds is enough.
     seconds = 0.5 if sys.stderr.isatty() else 10.0
     bar = tqdm(total=total, initial=step, desc=stage, unit="step", mininterval=seconds, disable=not here.is_main)
@@ -292,9 +360,10 @@ def run_stage(
                     "seconds": usage.seconds,
                     "tokens": usage.tokens,
                     "peak_memory_mb": usage.peak_memory_mb,
+                    "metrics_crc32": metrics.crc32,
                 }
                 beta = {} if controller is None else {"beta": controller.beta}
-                save_checkpoint(path, module, optimizer, numbers | beta | here.scaler_state())
+                save_checkpoint(path, module, optimizer, numbers | beta | here.scaler_state(), tag)
                 saved = time.perf_counter()
                 cost = saved - now
     except ValueError as error:
