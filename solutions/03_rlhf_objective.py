@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 03 · The RLHF objective: reward on a leash
 #
-# We have a reward model. So let us train the chatbot to get as much reward as possible, and nothing else? We try
-# exactly that in section 2, and it goes wrong within 20 steps. The cure is a **leash**: a penalty on the distance
-# between the new policy and the old one. With the leash the problem has an exact solution, and it fits on one line.
+# We have a reward model. So let us train the chatbot to get as much reward as possible, and nothing else? Section 2
+# does exactly that. Then we add a **leash**: a penalty on the distance between the new policy and the old one. With the
+# leash the problem has an exact solution, and it fits on one line.
 
 # %% [markdown]
 # ## What you will be able to do
@@ -15,8 +15,9 @@
 # - Estimate the KL from samples in three ways, and say which of the three may be used as a loss.
 #
 # **You need:** softmax, derivatives, gradient descent, and the idea of a reward model (notebooks 01 and 02).
-# **Time:** 80 minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not help here: we list
-# *all* answers of a tiny language, so that every expectation is a finite sum and not an estimate.
+# **Time:** 150 to 180 minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not help here: we
+# list *all* answers of a tiny language, so that every expectation is a finite sum and not an estimate. Short of time?
+# Notebook 04 does not need "Best-of-n" (section 7) and "One token or the whole answer?" (section 9).
 
 # %% tags=["folded"]
 # @title Set-up: imports, plot style, seed
@@ -45,7 +46,7 @@ _ = roadmap(3)
 plt.show()
 
 # %% [markdown]
-# *Roadmap: the nine stops of the course. You are at stop 03, where the reward model and the SFT model (the reference)
+# *Figure 1. Roadmap: the stops of the course. You are at stop 03, where the reward model and the SFT model (the reference)
 # come together in one objective.*
 #
 # | symbol | meaning | unit |
@@ -58,7 +59,10 @@ plt.show()
 # | $\beta$ | price of one nat of KL | reward units per nat |
 # | $Z$ | the number that makes $\pi^*$ sum to 1 (partition function) | |
 #
-# Logarithms are natural, so KL and entropy come in **nats** (1 nat = 1.44 bits).
+# Logarithms are natural, so KL and entropy come in **nats** (1 nat = 1/ln 2 bits, about 1.44).
+#
+# In the code, `Float[Tensor, "*B N"]` names a shape: real numbers, the last axis has $N$ entries, and there may be any
+# number of axes (`*B`) before it. `"B T"` has exactly two axes.
 
 # %% [markdown]
 # ## 1 · A language small enough to list
@@ -80,19 +84,25 @@ torch.testing.assert_close(log_ref.exp().sum(), torch.tensor(1.0, dtype=torch.fl
 print(f"log_ref: shape (N,) = {tuple(log_ref.shape)}, the probabilities sum to {log_ref.exp().sum():.4f}")
 
 # %% [markdown]
-# People like polite sentences. Their taste is the **gold** reward. No training run below ever sees it; we use it to
-# judge.
+# People like polite sentences. Here "people" are a rule, the **gold** reward: +1 if the first word is *please*, +1.5 if
+# *thank you* occurs, −1.5 if *go away* occurs, −0.5 for each word that repeats the word before it. No training run below
+# ever sees the rule; we use it to judge.
 #
 # What training sees is a **reward model** $r_\phi$ (notebook 02). Ours is deliberately simple. It counts words:
 #
 # $$r_\phi(y) = \sum_{v} \phi_v \cdot (\text{how often word } v \text{ occurs in } y).$$
 #
-# We fit the six numbers $\phi_v$ to 2,000 human comparisons with the Bradley–Terry loss (notebook 01). Then we shift
-# the score so that its mean under $\pi_\mathrm{ref}$ is 0: only differences matter.
+# We fit the six numbers $\phi_v$ to 2,000 simulated comparisons with the Bradley–Terry loss (notebook 01): two sentences
+# from the reference, and a label drawn with the Bradley–Terry probability of their gold rewards. Then we shift the score
+# so that its mean under $\pi_\mathrm{ref}$ is 0: only differences matter.
 
 # %% tags=["folded", "nbval-ignore-output"]
 # @title The word-count reward model, fitted as in notebook 01
 gold = world.rewards  # shape (N,), reward units; for judging only
+for i, words in enumerate(map(world.words, world.sequences)):
+    text = " ".join(words)
+    rule = 1.0 * (words[0] == "please") + 1.5 * ("thank you" in text) - 1.5 * ("go away" in text)
+    assert gold[i] == rule - 0.5 * sum(a == b for a, b in zip(words, words[1:], strict=False))
 counts = F.one_hot(world.sequences, len(world.vocab)).sum(1).double()  # shape (N, V): how often each word occurs
 pairs = world.sample_pairs(reference, 2000, torch.Generator().manual_seed(0))
 chosen, rejected = counts[world.index(pairs.chosen)], counts[world.index(pairs.rejected)]  # shapes (2000, V)
@@ -117,8 +127,7 @@ assert min(points["please"], points["you"]) > 0 > max(points["go"], points["away
 print(f"Bradley–Terry loss {loss.item():.3f} nats (guessing: {math.log(2):.3f})")
 
 # %% [markdown]
-# Reasonable! *please* and *you* are good, *go* and *away* are bad. Notebook 02 would be content with this model on
-# sentences that the reference writes. Keep that condition in mind.
+# Reasonable! *please* and *you* are good, *go* and *away* are bad. And its loss is below that of guessing.
 
 
 # %% tags=["folded"]
@@ -151,11 +160,11 @@ assert abs(expected(log_ref, reward)) < 1e-9 and expected(log_ref, gold) < 0
 # **Predict.** After 30 steps, what does the policy write?
 #
 # - a) many different polite sentences, such as "please thank you help"
-# - b) nearly always the same sentence, and people do not like it
-# - c) what the reference liked best, only a little more often
+# - b) what the reference liked best, only a little more often
+# - c) nearly always the same sentence, and people do not like it
 
 # %% tags=["nbval-check-output"]
-check.p1("b")  # SOLUTION
+check.p1("c")  # SOLUTION
 
 
 # %% tags=["nbval-ignore-output"]
@@ -185,18 +194,27 @@ likeliest = unleashed[-1].argmax()
 assert unleashed[-1][likeliest].exp() > 0.8 and reward[likeliest] == reward.max() and gold[likeliest] < 0
 
 # %% [markdown]
-# *Figure: left, the reward model's score climbs all the way to 1.4 while the gold reward jumps up in the first few
+# *Figure 2. Left, the reward model's score climbs all the way to 1.4 while the gold reward jumps up in the first few
 # steps and then falls back; right, the entropy falls from 6.5 nats to below 1.*
+
+# %% tags=["nbval-check-output"]
+check.p1.outcome()
+
+# %% [markdown]
+# **What happened?** The policy says *please please please please*. Why that? The reward model adds up points for words.
+# Whatever the points are, its maximum is the best word four times over. People find it silly. More comparisons would
+# not help: the next cell fits the six numbers to the exact preference of *every* pair of sentences, and the favourite
+# is the same. The model cannot express the taste for order and against repetition; it is **misspecified**. Nor is the
+# sentence rare under the reference.
 #
-# **What happened?** The policy says *please please please please*. The reward model has hardly ever seen such
-# sentences compared, because the reference seldom writes them. It adds up points, and four times *please* is the
-# maximum. People find it silly. This is called **reward hacking** or **over-optimisation**. Three things went wrong
-# at once:
+# A score that is right in most places and wrong in some, and a search that finds the place: this is called **reward
+# hacking** or **over-optimisation**. Three things went wrong at once:
 #
-# 1. **The reward model is only right near the reference.** Away from it nobody has checked its score.
-# 2. **The maximum of $\mathbb{E}_\pi[r]$ is a single answer.** An average is never larger than its largest term. So
-#    the best policy puts everything on $\arg\max_y r(y)$. A chatbot with one answer is useless.
-# 3. **Nothing in the objective remembers the old model:** its grammar, its knowledge, its variety.
+# 1. **The reward model is wrong somewhere, and maximising looks for that place.** Here it is wrong by its form. A large
+#    network is wrong by its data as well, where no comparison was made; notebook 05 shows that.
+# 2. **The maximum of $\mathbb{E}_\pi[r]$ is a single answer.** An average is never larger than its largest term. So a
+#    policy that puts everything on $\arg\max_y r(y)$ is a best one. A chatbot with one answer is useless.
+# 3. **Nothing in the objective knows the old model:** neither its grammar, nor its knowledge, nor its variety.
 
 # %% tags=["nbval-check-output"]
 gold_path = expected(unleashed, gold)
@@ -206,6 +224,35 @@ assert unleashed[-1].argmax() == reward.argmax() and gold[reward.argmax()] < 0
 print("Checked: no policy on the path beats the largest reward; gold first rises, then falls;")
 print("the favourite sentence at the end is the maximum of r_φ, and its gold reward is negative.")
 
+# %% tags=["folded", "nbval-check-output"]
+# @title The same six numbers, fitted to the exact preferences of all 1,296² pairs
+preferred = torch.sigmoid(gold[:, None] - gold)  # shape (N, N): p(first ≻ second), Bradley–Terry
+kinds, kind = counts.unique(dim=0, return_inverse=True)  # sentences with the same words have the same score
+cells = (kind[:, None].expand(N, N), kind.expand(N, N))
+wins = torch.zeros(len(kinds), len(kinds), dtype=torch.float64).index_put(cells, preferred, accumulate=True)
+best_phi = torch.zeros(len(world.vocab), dtype=torch.float64, requires_grad=True)
+newton = torch.optim.LBFGS([best_phi], max_iter=100, line_search_fn="strong_wolfe")
+
+
+def exact_loss() -> Tensor:
+    """The Bradley–Terry loss with the exact preferences as labels, in nats a pair."""
+    newton.zero_grad()
+    scores = kinds @ best_phi
+    loss = -(wins * F.logsigmoid(scores[:, None] - scores)).sum() / N**2
+    loss.backward()
+    return loss
+
+
+_ = newton.step(exact_loss)
+favourite = (counts @ best_phi.detach()).argmax()
+assert best_phi.grad.abs().max() < 1e-5
+assert favourite == likeliest and gold[favourite] == -0.5 and gold.max() == 2.5
+assert 0.5 / N < log_ref[favourite].exp() < 2 / N
+print(
+    f"Its favourite: {' '.join(world.words(world.sequences[favourite]))}, gold {gold[favourite]:+.1f} (the best: +2.5)."
+)
+print("Checked: the reference gives this sentence about as often as a uniform choice would, within a factor of two.")
+
 # %% [markdown]
 # ## 3 · KL: how far is one policy from another?
 #
@@ -214,15 +261,18 @@ print("the favourite sentence at the end is the maximum of r_φ, and its gold re
 # $$\mathrm{KL}(p \parallel q) = \mathbb{E}_p\left[\log \frac{p(y)}{q(y)}\right]
 # = \sum_y p(y)\big(\log p(y) - \log q(y)\big). \tag{1}$$
 #
-# Read it so: draw answers from $p$; how much more likely, on the log scale and on average, were they under $p$ than
-# under $q$? The order matters: the *first* argument is the one the answers come from.
+# In words: draw answers from $p$. How much more likely are they under $p$ than under $q$, on the log scale and on
+# average? The order matters: the *first* argument is the one the answers come from. Where $q(y) = 0 < p(y)$, the KL is
+# infinite.
 #
 # ### Exercise 3.1 · KL divergence
 # *difficulty 1/5 · importance 5/5 · 6 minutes*
 #
 # Write equation (1). The inputs are log-probabilities, because that is what a language model gives. An answer with
-# $p(y) = 0$ has $\log p(y) = -\infty$ and counts as **zero** (since $p \log p \to 0$ for $p \to 0$). There can be
-# several distributions at once, one a row: sum over the last axis only.
+# $p(y) = 0$ has $\log p(y) = -\infty$ and counts as **zero** (since $p \log p \to 0$ for $p \to 0$). An answer with
+# $q(y) = 0 < p(y)$ makes the KL **infinite**. There can be several distributions at once, one in each row: sum over the
+# last axis only. We will train the policy through this function, so its gradient by `log_p` must be right too; it is
+# tested where no probability is zero.
 
 
 # %% tags=["exercise"]
@@ -252,13 +302,16 @@ kl_divergence = check.q1.or_ours(kl)
 #
 # $$\log u \le u - 1. \tag{2}$$
 #
-# Put $u = q(y)/p(y)$ into it, and average over $p$ (answers with $p(y) = 0$ count as zero):
+# Put $u = q(y)/p(y)$ into it, and average over $p$. The sums run over the answers with $p(y) > 0$; the others count as
+# zero:
 #
-# $$-\mathrm{KL}(p \parallel q) = \sum_{y} p(y) \log\frac{q(y)}{p(y)}
-# \;\le\; \sum_{y} p(y) \left(\frac{q(y)}{p(y)} - 1\right)
-# = \sum_{y} q(y) - \sum_{y} p(y) = 0. \tag{3}$$
+# $$-\mathrm{KL}(p \parallel q) = \sum_{p(y) > 0} p(y) \log\frac{q(y)}{p(y)}
+# \;\le\; \sum_{p(y) > 0} p(y) \left(\frac{q(y)}{p(y)} - 1\right)
+# = \sum_{p(y) > 0} q(y) \; - 1 \;\le\; 0. \tag{3}$$
 #
-# Equality in (2) holds at $u = 1$ only, so equality in (3) needs $q(y) = p(y)$ for all $y$.
+# The last step is an inequality because $q$ may have some of its probability where $p$ has none. Equality in (2) holds
+# at $u = 1$ only. So equality in (3) needs $q(y) = p(y)$ wherever $p(y) > 0$; then $q$ has nothing left for the other
+# answers, and $q = p$.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(1)
@@ -273,22 +326,29 @@ u = torch.linspace(0.01, 5, 500, dtype=torch.float64)
 assert torch.all(u.log() <= u - 1)  # (2)
 
 log_p, log_q = random_policies(1000, 6), random_policies(1000, 6)  # shape (1000, 6): 1000 pairs of distributions
+log_p[500:, :2] = -torch.inf  # half of the p never give the first two answers
+log_p = log_p.log_softmax(-1)
 p, q = log_p.exp(), log_q.exp()
-right_side = (p * (q / p - 1)).sum(-1)
-assert torch.all(-kl_divergence(log_p, log_q) <= right_side + 1e-12)  # (3), the inequality
-torch.testing.assert_close(right_side, torch.zeros(1000, dtype=torch.float64))  # (3), the last two equal signs
+can = p > 0  # shape (1000, 6)
+middle = torch.where(can, p * (q / p - 1), 0.0).sum(-1)
+assert torch.all(-kl_divergence(log_p, log_q) <= middle + 1e-12)  # (3), the first inequality
+torch.testing.assert_close(middle, (q * can).sum(-1) - 1)  # (3), the equal sign
+assert torch.all(middle <= 1e-12) and torch.all(middle[500:] < -1e-5)  # (3), the last inequality
 assert torch.all(kl_divergence(log_p, log_q) > 0)
+assert torch.all(kl_divergence(log_q[500:], log_p[500:]) == torch.inf)  # q gives answers that p never gives
 assert torch.all(kl_divergence(log_p, log_p) == 0)
 a, b = kl_divergence(log_p[0], log_q[0]), kl_divergence(log_q[0], log_p[0])
 assert abs(a - b) > 0.1
-print("Checked (2) on a grid and (3) on 1000 random pairs: KL > 0 where they differ, KL = 0 for p = q.")
+print("Checked (2) on a grid and (3) on 1000 random pairs, half of them with zeros: KL > 0 where they differ,")
+print("KL = 0 for p = q, and KL = inf where the first gives an answer that the second never gives.")
 print(f"It is not symmetric. One pair: KL(p ‖ q) = {a:.3f}, KL(q ‖ p) = {b:.3f} nats.")
 
 # %% [markdown]
-# ### Forwards and backwards
+# ### Forward and reverse
 #
 # So which order for the leash, $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ or
-# $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$? They punish different sins. Look at (1) and ask where a term gets
+# $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$? Where $\pi$ is fitted to $\pi_\mathrm{ref}$, the first is called the
+# **reverse** KL and the second the **forward** KL. They punish different sins. Look at (1) and ask where a term gets
 # huge:
 #
 # - $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ is huge where $\pi$ says something that $\pi_\mathrm{ref}$ **never**
@@ -329,22 +389,25 @@ covering = candidates[kl_divergence(target, candidates).argmin()]
 pictures.two_directions_of_kl(two_humps.exp(), seeking.exp(), covering.exp())
 
 # %% tags=["nbval-check-output"]
+check.p2.outcome()
 between = 30  # the answer in the middle, which the reference hardly ever gives
 print(f"probability of answer {between}: reference {two_humps[between].exp():.4f}, ", end="")
 print(f"one-hump fits {seeking[between].exp():.4f} and {covering[between].exp():.4f}")
 assert seeking[between] < two_humps[between] and covering[between].exp() > 5 * two_humps[between].exp()
+assert seeking.argmax() == 16 and seeking[30:].exp().sum() < 0.001  # one hump, and nothing of the other
+assert covering[10:22].exp().sum() > 0.1 and covering[38:50].exp().sum() > 0.1  # something of both
 
 # %% [markdown]
-# *Figure: a grey reference with two humps; the solid curve sits on the left hump, the dashed one is wide and has its
+# *Figure 3. A grey reference with two humps; the solid curve sits on the left hump, the dashed one is wide and has its
 # top in the gap between the humps.*
 #
-# **What happened?** $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ chose one hump: it gives up half of the answers,
-# but never says what the reference would not say. It is called *mode-seeking*. The other order covers both humps
-# (*mass-covering*) and pays with answers in the gap: answers the reference hardly ever gives.
+# **What happened?** The reverse $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ chose one hump: it gives up half of the answers,
+# but says next to nothing that the reference would not say. It is called *mode-seeking*. The other order covers both
+# humps (*mass-covering*) and pays with answers in the gap: answers the reference hardly ever gives.
 #
-# For a chatbot a gap is nonsense text, and a place where the reward model was never tested. So RLHF uses
-# $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$. There is a practical reason too: its samples come from $\pi$, and
-# these we draw anyway.
+# For a chatbot the gap is text that the old model would hardly write, and that the reward model was hardly tested on. So
+# RLHF uses $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ (Ziegler et al. 2019, section 2). There is a practical reason
+# too: by (1) its samples come from $\pi$, and those are the answers that training draws anyway.
 
 # %% [markdown]
 # ## 4 · The objective
@@ -363,8 +426,9 @@ assert seeking[between] < two_humps[between] and covering[between].exp() > 5 * t
 # ### Exercise 3.2 · The objective
 # *difficulty 2/5 · importance 5/5 · 6 minutes*
 #
-# Write equation (4), one number a row. Your `kl_divergence` from above is there to be used. All three tensors have
-# shape `(..., N)`.
+# Write equation (4), one number for each row. `kl_divergence` from above is there to be used. All three tensors have
+# shape `(..., N)`. The policy is trained on the result: the gradient by `log_probs` must flow through both parts. (The
+# reference and the rewards are fixed numbers; nothing is asked of their gradients.)
 
 
 # %% tags=["exercise"]
@@ -464,7 +528,7 @@ print("Checked (7), (8), (9): π* sums to 1, and β log Z − β KL(π ‖ π*) 
 #
 # $$\mathrm{KL}(\pi \parallel \pi^*) = \frac{J(\pi^*) - J(\pi)}{\beta}. \tag{11}$$
 #
-# That is all. The best chatbot is **the reference, reweighted by $e^{r/\beta}$**.
+# That is all. The best policy for $J$ is **the reference, reweighted by $e^{r/\beta}$**.
 
 # %% tags=["nbval-check-output"]
 J_star = rlhf_objective(pi_star.log(), toy_ref_rows, toy_reward_rows, beta)
@@ -479,7 +543,7 @@ print("Checked (10) and (11); none of 1000 random policies and 1000 close neighb
 # ### Exercise 3.3 · The optimal policy
 # *difficulty 3/5 · importance 5/5 · 10 minutes*
 #
-# Write (7), in logarithms, one problem a row. Return the pair $(\log \pi^*, \log Z)$ with shapes `(..., N)` and
+# Write (7), in logarithms, one problem in each row. Return the pair $(\log \pi^*, \log Z)$ with shapes `(..., N)` and
 # `(...)`. Rewards of 1000 with $\beta = 0.1$ must not overflow: $e^{10000}$ is `inf`. An answer with
 # $\pi_\mathrm{ref} = 0$ keeps $\pi^* = 0$.
 
@@ -507,10 +571,10 @@ check.q3(optimum)
 optimal_policy = check.q3.or_ours(optimum)
 
 # %% [markdown]
-# ### A neural network finds it too
+# ### And a neural network?
 #
-# The formula lists all answers. A real language has too many. But the *optimum* is the same, and a network can climb
-# towards it. We take the GPT-2 of section 1 and the reward model of section 1, and add the leash with $\beta = 0.2$.
+# The formula lists all answers. A real language has too many. We take the GPT-2 and the reward model of section 1, add
+# the leash with $\beta = 0.2$, and climb $J$ by gradient ascent, as in section 2.
 #
 # **Predict.** After 60 steps of gradient ascent on $J$, which policy do we have?
 #
@@ -542,21 +606,38 @@ for name, log_end in (("reference", log_ref), ("without leash", unleashed[-1]), 
     print(f"{name:14s} r_φ {r:+.2f}   gold {g:+.2f}   entropy {entropy:.1f} nats")
 
 # %% tags=["nbval-check-output"]
+check.p3.outcome()
 assert gap[0] > 1 and gap[-1] < 0.01
 assert expected(leashed[-1], gold) > max(expected(log_ref, gold), expected(unleashed[-1], gold)) + 0.3
+assert (leashed[-1].exp() - log_star.exp()).abs().max() < 0.01  # less than a percentage point
+assert leashed[-1].argmax() == likeliest and leashed[-1].exp().max() < 0.15 < 0.8 < unleashed[-1].exp().max()
+assert -(leashed[-1].exp() * leashed[-1]).sum() > -0.5 * (log_ref.exp() * log_ref).sum()  # more than half the entropy
 print("Checked: equation (11) at every step, and the trained GPT-2 ends within 0.01 nats of π*.")
+print("Checked: every probability agrees with π* to within a percentage point, and most of the entropy is left.")
 
 # %% [markdown]
-# *Figure: left, J rises steeply and then rests on the dotted line β log Z; right, on a log scale, the KL to the
+# *Figure 4. Left, J rises steeply and then rests on the dotted line β log Z; right, on a log scale, the KL to the
 # optimum falls from 2.4 nats to less than 0.01.*
 #
-# **What happened?** The network landed on the formula: the tables of favourites agree to a fraction of a percent. It
+# **What happened?** The network landed on the formula: the tables of favourites agree to within a percentage point. It
 # kept most of its entropy, and its gold reward is higher than before. The hack is still the favourite, but with 9 %,
 # not 88 %. Nobody told the network the formula. It is simply where the top of $J$ is.
 
 # %% [markdown]
 # ## 6 · What β does
 #
+# **Predict.** The fifth toy answer, "! ! ! ! !", has $\pi_\mathrm{ref} = 0.02$ and the second-best reward, 2.0. "a
+# perfect poem" has $\pi_\mathrm{ref} = 0$ and the best, 3.0. What happens to their probability under $\pi^*$ as
+# $\beta \to 0$?
+#
+# - a) the poem goes to 1, for its reward is highest
+# - b) both stay small: their $\pi_\mathrm{ref}$ is small
+# - c) "! ! ! ! !" goes to 1, the poem stays at 0
+
+# %% tags=["nbval-check-output"]
+check.p4("c")  # SOLUTION
+
+# %% [markdown]
 # Compare two answers $a$ and $b$ under $\pi^*$. In the ratio, $Z$ cancels:
 #
 # $$\log\frac{\pi^*(a)}{\pi^*(b)}
@@ -568,16 +649,6 @@ print("Checked: equation (11) at every step, and the trained GPT-2 ends within 0
 #   moves.
 # - $\beta \to 0$: any advantage wins by an unlimited factor. Only the answers of highest reward remain, **among those
 #   the reference can give**. Equal rewards share in proportion to $\pi_\mathrm{ref}$.
-#
-# **Predict.** The fifth toy answer, "! ! ! ! !", has $\pi_\mathrm{ref} = 0.02$ and the best reward that is reachable,
-# 2.0. "a perfect poem" has $\pi_\mathrm{ref} = 0$ and reward 3.0. What happens to the two as $\beta \to 0$?
-#
-# - a) "! ! ! ! !" goes to 1, the poem stays at 0
-# - b) the poem goes to 1, for its reward is highest
-# - c) both stay small: their $\pi_\mathrm{ref}$ is small
-
-# %% tags=["nbval-check-output"]
-check.p4("a")  # SOLUTION
 
 
 # %%
@@ -603,13 +674,17 @@ toy_path = torch.stack([optimal_policy(toy_ref, toy_reward, b)[0].exp() for b in
 pictures.optimum_against_beta(betas, answers, toy_reward, toy_path)
 
 # %% [markdown]
-# *Figures: first, bars of the reference and of π\* at β = 1, where good answers have grown and the rude one has
-# shrunk. Second, at the left the curves stand at the reference's probabilities; as β falls to the right the answers
-# rise and fall in the order of their rewards, until "! ! ! ! !" alone is left at 1; the poem stays at 0 throughout.*
-#
-# **What happened?** Good answers have their time: "mix , rise , bake ." is on top near $\beta = 1$, before answers
-# with a higher score and a smaller $\pi_\mathrm{ref}$ take over. If "! ! ! ! !" is a mistake of the reward model (it
-# is), a moderate $\beta$ protects you from it. And **RLHF cannot teach what the reference never does**: the poem
+# *Figure 5, the bars: the reference and π\* at β = 1. The three answers with a reward above β log Z (0.44) have grown,
+# the other reachable ones have shrunk. Figure 6, the curves: at the left they stand at the reference's probabilities; as
+# β falls to the right, answers rise and fall until "! ! ! ! !" alone is left at 1; the poem stays at 0 throughout.*
+
+# %% tags=["nbval-check-output"]
+check.p4.outcome()
+
+# %% [markdown]
+# **What happened?** Good answers have their time: "mix , rise , bake ." is on top near $\beta = 1$, before an answer with
+# a higher score and a smaller $\pi_\mathrm{ref}$ takes over. If the high score of "! ! ! ! !" is a mistake of the reward
+# model, a moderate $\beta$ protects you from it. And **the leash allows nothing that the reference never does**: the poem
 # stays at 0.
 
 # %% tags=["nbval-check-output"]
@@ -619,13 +694,18 @@ for b in (0.3, 1.0, 4.0):
     ref_odds = toy_ref[:5, None] - toy_ref[None, :5]
     torch.testing.assert_close(odds, ref_odds + (toy_reward[:5, None] - toy_reward[None, :5]) / b)  # (12)
 
+at_one, log_z_one = optimal_policy(toy_ref, toy_reward, 1.0)
+grown = at_one[:5] > toy_ref[:5]
+assert torch.equal(grown, toy_reward[:5] > log_z_one) and grown.sum() == 3 and abs(log_z_one - 0.44) < 0.005
+assert at_one.argmax() == 1 and optimal_policy(toy_ref, toy_reward, 0.1)[0].argmax() == 4
+assert torch.all(toy_path[:, 5] == 0)
 short, long = optimal_policy(toy_ref, toy_reward, 1e4)[0].exp(), optimal_policy(toy_ref, toy_reward, 1e-2)[0].exp()
 torch.testing.assert_close(short, toy_ref.exp(), rtol=0, atol=1e-3)
 torch.testing.assert_close(long, torch.tensor([0, 0, 0, 0, 1.0, 0]).double(), rtol=0, atol=1e-6)
 ties = optimal_policy(torch.tensor([0.6, 0.3, 0.1]).log(), torch.tensor([1.0, 1.0, 0.0]), 1e-2)[0].exp()
 torch.testing.assert_close(ties, torch.tensor([2 / 3, 1 / 3, 0.0]))
 print("Checked: (12) for all pairs; β = 10,000 gives the reference; β = 0.01 gives the best reachable answer;")
-print("two equally good answers share 2 : 1, as under the reference.")
+print("two equally good answers share 2 : 1, as under the reference; at β = 1 just the answers with r > β log Z grow.")
 
 # %% [markdown]
 # ## 7 · The frontier
@@ -645,13 +725,14 @@ print("two equally good answers share 2 : 1, as under the reference.")
 #
 # $$\frac{dR}{dD} = \frac{dR/d\beta}{dD/d\beta} = \beta. \tag{14}$$
 #
-# (14) in detail: differentiate $\beta \log Z(\beta)$ by the product rule. Inside $Z$,
+# (14) in detail: differentiate $\beta \log Z(\beta)$ with respect to $\beta$, by the product rule. Inside $Z$,
 # $\frac{d}{d\beta} e^{r/\beta} = -\frac{r}{\beta^2} e^{r/\beta}$. So
 #
 # $$\frac{d}{d\beta}\, \beta \log Z = \log Z - \frac{R}{\beta} = -D, \tag{15}$$
 #
 # where the last step is $\beta \log Z = R - \beta D$, which is (10). The other way round, differentiate $R - \beta D$
-# directly: it gives $R' - D - \beta D'$. Both are the same, so $R' = \beta D'$, which is (14).
+# directly: it gives $R' - D - \beta D'$. Both are the same, so $R' = \beta D'$, which is (14). (This needs $D' \ne 0$: if
+# all rewards that the reference can get are equal, the frontier is a single point.)
 
 # %% tags=["nbval-check-output"]
 betas = torch.logspace(1, -1.7, 150, dtype=torch.float64)  # shape (150,), from 10 down to 0.02
@@ -695,8 +776,8 @@ print("Checked (10), (14), (15) at 150 values of β: the slope of the frontier i
 # $$\mathrm{KL} = \int_0^1 n s^{n-1} \log\left(n s^{n-1}\right) ds = \log n + (n-1)\int_0^1 n s^{n-1} \log s \; ds
 # = \log n - \frac{n-1}{n}. \tag{17}$$
 #
-# The last integral is $-\frac1n$ (by parts). In general (17) is an **upper bound** (Beirami et al. 2024): ties and
-# large single probabilities only lower the KL. Note how slowly it grows: best-of-1000 is only 5.9 nats away.
+# The last integral is $-\frac1n$ (by parts). In general (17) is an **upper bound** (Beirami et al. 2024, theorem 3): ties
+# and large single probabilities only lower the KL. Note how slowly it grows: best-of-1000 is at most 5.9 nats away.
 
 # %% tags=["nbval-check-output"]
 ns = [1, 2, 4, 8, 16, 64, 256, 1024, 16_384]
@@ -725,6 +806,8 @@ for n, exact in zip(ns, distance(best_of_n).tolist(), strict=True):
 best_answers = reward > reward.max() - 1e-9
 limit = -log_ref[best_answers].logsumexp(0)
 assert distance(best_of_n)[-1] <= limit + 1e-9 < best_of_n_kl_bound(ns[-1])
+assert abs(best_of_n_kl_bound(1000) - 5.9) < 0.05
+assert best_of_n_kl_bound(4) < 1.01 * distance(best_of_n)[ns.index(4)]  # nearly exact for small n
 print(f"limit for n → ∞: {limit:.3f} nats")
 
 # %% [markdown]
@@ -734,12 +817,12 @@ print(f"limit for n → ∞: {limit:.3f} nats")
 #
 # **Predict.** Where will best-of-16 lie in the (KL, reward) plane?
 #
-# - a) far below the frontier: choosing among 16 is crude
-# - b) just below the frontier
+# - a) just below the frontier
+# - b) far below the frontier: choosing among 16 is crude
 # - c) above the frontier, because it looks at real samples
 
 # %% tags=["nbval-check-output"]
-check.p5("b")  # SOLUTION
+check.p5("a")  # SOLUTION
 
 # %% tags=["folded"]
 # @title 1,000 other policies: the reference, tilted in random directions
@@ -759,16 +842,19 @@ def place(log_pi: Float[Tensor, "P N"]) -> pictures.Place:
 pictures.reward_and_distance(*(place(policies) for policies in (others, frontier, unleashed, leashed, best_of_n)))
 
 # %% [markdown]
-# *Figure: left, the frontier rises and flattens, the grey policies and both training paths lie below it, and
+# *Figure 7. Left, the frontier rises and flattens, the grey policies and both training paths lie below it, and
 # best-of-n sits almost on it. Right, the same policies judged by the gold reward: the curve rises up to about 2 nats
 # and then falls back to where it began; grey policies may lie above it here, since gold is not what $\pi^*$
 # maximises.*
 #
 # **What happened?** Left: as proven, nothing is above the line. Best-of-n is nearly optimal for its KL, without any
-# training; it pays at the time of use, with $n$ generations an answer. Right: the same $\pi^*$, each the *best*
-# policy for $r_\phi$, soon gets *worse* for people. That is over-optimisation without any training noise. At its
-# best, best-of-n pleases people even a little more than any $\pi^*$: the best policy for $r_\phi$ is not the best one
-# for people. **Choosing $\beta$ means choosing where to stop.**
+# training; it pays at the time of use, with $n$ generations for each answer. Right: the same $\pi^*$, each the *best*
+# policy for $r_\phi$ at its distance, soon gets *worse* for people. That is over-optimisation without any training noise.
+# At its best, best-of-n pleases people even a little more than any $\pi^*$: the best policy for $r_\phi$ is not the best
+# one for people. **Choosing $\beta$ means choosing where to stop.**
+
+# %% tags=["nbval-check-output"]
+check.p5.outcome()
 
 # %% tags=["folded", "nbval-ignore-output"]
 # @title Check (13), and what the figure says of best-of-n and of gold
@@ -830,8 +916,8 @@ print(
 )
 
 # %% [markdown]
-# Now the trick that makes RLHF an ordinary reinforcement-learning problem. Give every token a reward of its own, and
-# the last one the score of the whole answer on top:
+# Now the trick that hands RLHF to reinforcement learning, where every step has a reward. Give every token a reward of its
+# own, and the last one the score of the whole answer on top:
 #
 # $$r_t = -\beta\, d_t + [\,t \text{ is the last token}\,]\; r(y). \tag{21}$$
 #
@@ -839,8 +925,8 @@ print(
 #
 # $$\mathbb{E}_\pi\Big[\sum_t r_t\Big] = \mathbb{E}_\pi[r] - \beta\, \mathbb{E}_\pi[d] = J(\pi). \tag{22}$$
 #
-# An algorithm that maximises the sum of rewards (PPO in notebook 04, any other too) then maximises $J$. It need not
-# know that there is a KL.
+# So an algorithm that maximises the expected sum of rewards maximises $J$. One thing is unusual: these rewards depend on
+# $\pi$ itself. Section 10 of notebook 04 shows why PPO may still treat them as fixed numbers.
 #
 # ### Exercise 3.4 · Rewards for tokens
 # *difficulty 3/5 · importance 5/5 · 12 minutes*
@@ -848,7 +934,7 @@ print(
 # Write (21) for a batch. `scores` has shape `(B,)`, all others `(B, T)`. Answers have different lengths and are
 # padded **on the right**; `mask` is `True` on real tokens. The score goes to the last *real* token of each row.
 # Padding gets 0, whatever garbage (even `inf`) the log-probabilities have there. Never clamp the log-ratio: single
-# $d_t$ may well be negative.
+# $d_t$ may well be negative. Only values are asked for, no gradients.
 
 
 # %% tags=["exercise"]
@@ -892,12 +978,12 @@ chosen_two = world.index(torch.tensor([[world.vocab.index(word) for word in text
 pictures.rewards_of_tokens(sentences, -beta_world * d_t[chosen_two], reward[chosen_two])
 
 # %% [markdown]
-# *Figure: two sentences. Tokens that became more likely pay a negative reward, tokens that became less likely earn a
+# *Figure 8. Two sentences. Tokens that became more likely pay a negative reward, tokens that became less likely earn a
 # positive one; the last token also gets the score of the sentence.*
 #
 # Why are the two sums nearly **equal**, though one sentence is liked and the other is not? That is (8) again. At the
-# optimum $r(y) - \beta d = \beta \log Z$ for *every* answer: what an answer gains in score it pays in KL. When
-# nothing is better than anything else any more, training is over.
+# optimum $r(y) - \beta d = \beta \log Z$ for *every* answer that the reference can give: what an answer gains in score it
+# pays in KL. No answer is better than another any more, and that is where training ends.
 
 # %% tags=["nbval-check-output"]
 spread = (r_t.sum(-1) - beta_world * log_z).abs()  # shape (N,): 0 everywhere at the exact optimum
@@ -916,14 +1002,18 @@ print(f"the trained GPT-2 misses that by {expected(log_pi, spread):.2f} reward u
 # $$k_1 = d = -\log u, \qquad
 # \text{where } u = \frac{\pi_\mathrm{ref}(y)}{\pi(y)} \text{ (reference over policy!)}. \tag{23}$$
 #
-# It is unbiased. But single values are often **negative**, although the KL never is, so it is noisy. John Schulman
-# (2020) proposed two others:
+# It is unbiased. But single values are often **negative**, although the KL never is. John Schulman (2020) proposed two
+# others:
 #
 # $$k_2 = \tfrac12 d^2 = \tfrac12 (\log u)^2, \qquad k_3 = u - 1 - \log u = e^{-d} - 1 + d. \tag{24}$$
 #
-# **Where does $k_3$ come from?** The average of $u - 1$ is zero:
+# **Where does $k_3$ come from?** Let $\pi$ be able to give every answer that $\pi_\mathrm{ref}$ can give, as a softmax
+# always is. Then the average of $u - 1$ is zero:
 #
 # $$\mathbb{E}_\pi[u - 1] = \sum_y \pi(y)\, \frac{\pi_\mathrm{ref}(y)}{\pi(y)} - 1 = 0. \tag{25}$$
+#
+# (Without the condition the sum misses the answers with $\pi(y) = 0 < \pi_\mathrm{ref}(y)$, and is less than zero: think
+# of best-of-n, or of sampling only from the $k$ likeliest words, *top-k*.)
 #
 # So we may add it to $k_1$ without changing the average: $\mathbb{E}[k_3] = \mathbb{E}[k_1] = \mathrm{KL}$. (Adding
 # something with known mean zero to reduce noise is called a *control variate*.) And by (2) $u - 1 \ge \log u$, so
@@ -932,10 +1022,13 @@ print(f"the trained GPT-2 misses that by {expected(log_pi, spread):.2f} reward u
 # **And $k_2$?** For small $d$, $e^{-d} = 1 - d + \frac12 d^2 - \dots$, so $k_3 \approx \frac12 d^2 = k_2$. It is
 # biased, but little where the policies are close. And it is never negative.
 #
-# The trap: if you take $u$ upside down, policy over reference, (25) fails. Implementations, and books, have done so.
+# The trap: if you take $u$ upside down, policy over reference, (25) fails.
 #
 # ### Exercise 3.5 · Three estimators
 # *difficulty 2/5 · importance 4/5 · 6 minutes*
+#
+# Write (23) and (24). The inputs are the two log-probabilities of each sample; return three tensors of the same shape,
+# one value for each sample, not averaged. They will be used as losses too, so the gradient by `log_probs` must be right.
 
 
 # %% tags=["exercise"]
@@ -964,11 +1057,11 @@ kl_estimators = check.q5.or_ours(estimators)
 # noisy (smaller standard deviation) than $k_1$?
 #
 # - a) everywhere: that is what a control variate is for
-# - b) close to the reference, yes; far away it is the noisier one
-# - c) nowhere: it has an extra random term
+# - b) nowhere: it has an extra random term
+# - c) close to the reference, yes; far away it is the noisier one
 
 # %% tags=["nbval-check-output"]
-check.p6("b")  # SOLUTION
+check.p6("c")  # SOLUTION
 
 # %%
 closer = torch.stack([optimal_policy(log_ref, reward, b)[0] for b in torch.logspace(1.5, -1, 60).tolist()])  # (60, N)
@@ -980,16 +1073,17 @@ std = (closer.exp() * (k - mean[..., None]) ** 2).sum(-1).sqrt()  # shape (3, 60
 pictures.bias_and_noise(exact_kl, mean, std)
 
 # %% [markdown]
-# *Figure: left, k1 and k3 lie on the line 1 at all distances while k2 starts at 1 and leaves it as the KL grows;
+# *Figure 9. Left, k1 and k3 lie on the line 1 at all distances while k2 starts at 1 and leaves it as the KL grows;
 # right, near the reference k1 is many times noisier than k2 and k3; from about one nat on k3 becomes the noisiest by
 # far.*
 #
 # **What happened?** Close to the reference, $d$ is small and jumps around 0 with both signs, while $k_2$ and $k_3$
 # are all of the size of the KL. That is where you want $k_3$. Far away there are answers that $\pi$ hardly ever gives
 # and the reference often: for them $u$ is in the thousands. They are rare in the samples, and when one comes it
-# shakes the average. $k_2$ is the odd one: low noise, but the wrong number, up to several times too large.
+# shakes the average. $k_2$ is the odd one: little noise, but the wrong number, up to nearly three times too large.
 
 # %% tags=["nbval-check-output"]
+check.p6.outcome()
 torch.testing.assert_close(mean[0], exact_kl)  # k1: no bias
 torch.testing.assert_close(mean[2], exact_kl)  # k3: no bias
 u = (log_ref - closer).exp()
@@ -1001,6 +1095,11 @@ assert torch.all((k3 - k2).abs() <= 0.2 * small.abs() ** 3 + 1e-15)  # they diff
 assert torch.all(k[1:] >= 0) and (k[0] < 0).any()
 assert abs(mean[1, 0] / exact_kl[0] - 1) < 0.05 and abs(mean[1, -1] / exact_kl[-1] - 1) > 0.2  # k2: bias only far away
 assert std[2, 0] < 0.2 * std[0, 0] and std[2, -1] > 10 * std[0, -1] and u[-1].max() > 1000
+assert 2.5 < (mean[1] / exact_kl).max() < 3
+assert expected(closer[0], 1 / u[0] - 1) > 1e-5 and expected(closer[-1], 1 / u[-1] - 1) > 1  # u upside down: (25) fails
+top = log_ref.topk(50).indices  # a policy that gives only 50 answers
+truncated = torch.full_like(log_ref, -torch.inf).index_copy(0, top, log_ref[top].log_softmax(-1))
+assert (truncated[top].exp() * ((log_ref - truncated)[top].exp() - 1)).sum() < -0.1  # (25) needs its condition
 
 n = 100_000
 y = torch.multinomial(log_star.exp(), n, replacement=True, generator=generator)  # shape (n,): indices of sentences
@@ -1012,12 +1111,26 @@ print("Checked exactly: k1 and k3 have no bias, k2 has; k2 and k3 are never nega
 print(f"Checked on {n:,} samples from π*: the averages of k1 and k3 are within 4 standard errors of the KL.")
 
 # %% [markdown]
-# ### The gradient is another matter
+# ### An estimate as a loss
 #
-# "All three estimate the KL, so I can put any of them into my loss." This is an expensive mistake. We sample
-# $y \sim \pi_\theta$, compute $k(y)$, and call `backward()`. Autograd differentiates $k$, but it does **not** know
-# that the *samples* also depend on $\theta$. So what comes out on average is $\mathbb{E}_\pi[\nabla k]$ and not
-# $\nabla\, \mathbb{E}_\pi[k]$. First a fact that we need three times. Probabilities sum to 1, therefore
+# "All three estimate the KL, so I can put any of them into my loss." Is that so? We will try it with samples, as in
+# training. The policy starts half a nat away from the reference. Each step draws 16 answers and takes one gradient step
+# on the average of $k_1$, $k_2$ or $k_3$. There is no reward: a leash that works brings the policy home.
+#
+# **Predict.** What does the exact KL do with $k_1$ as the loss?
+#
+# - a) it does not come down: the steps are pure noise
+# - b) it falls as with the others, only with more noise
+# - c) it becomes negative, as $k_1$ may
+
+# %% tags=["nbval-check-output"]
+check.p7("a")  # SOLUTION
+
+# %% [markdown]
+# Before we try it, the theory. We sample $y \sim \pi_\theta$, compute $k(y)$, and call `backward()`. Autograd
+# differentiates $k$, but it does **not** know that the *samples* also depend on $\theta$. So what comes out on average is
+# $\mathbb{E}_\pi[\nabla k]$ and not $\nabla\, \mathbb{E}_\pi[k]$. First a fact that we need three times. Probabilities sum to
+# 1, therefore
 #
 # $$\mathbb{E}_\pi[\nabla \log \pi] = \sum_y \pi(y) \frac{\nabla \pi(y)}{\pi(y)}
 # = \nabla \sum_y \pi(y) = \nabla 1 = 0. \tag{26}$$
@@ -1030,6 +1143,8 @@ print(f"Checked on {n:,} samples from π*: the averages of k1 and k3 are within 
 #
 # $$\nabla\, \mathrm{KL}(\pi_\mathrm{ref} \parallel \pi) = -\sum_y \pi_\mathrm{ref}(y) \nabla \log \pi(y)
 # = -\mathbb{E}_\pi[\,u\, \nabla \log \pi\,]. \tag{28}$$
+#
+# (The last step needs the condition of (25) again: $\pi > 0$ wherever $\pi_\mathrm{ref} > 0$.)
 
 # %% tags=["nbval-check-output"]
 logits = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)  # shape (5,): θ, one per answer
@@ -1037,7 +1152,7 @@ ref5 = toy_ref[:5].log_softmax(-1)  # the five answers that the reference can gi
 
 
 def gradient(scalar: Tensor) -> Tensor:
-    """∇ by the five logits, shape (5,)."""
+    """The gradient with respect to the five logits, shape (5,)."""
     (result,) = torch.autograd.grad(scalar, logits)
     return result
 
@@ -1062,7 +1177,7 @@ print("Checked (26), (27), (28) with autograd: both sides agree, and the two KLs
 # ### Exercise 3.6 · Which gradient?
 # *difficulty 4/5 · importance 5/5 · 12 minutes, on paper*
 #
-# Differentiate $k_1 = d$, $k_2 = \frac12 d^2$ and $k_3 = e^{-d} - 1 + d$ by $\theta$. Note
+# Differentiate $k_1 = d$, $k_2 = \frac12 d^2$ and $k_3 = e^{-d} - 1 + d$ with respect to $\theta$. Note
 # $\nabla d = \nabla \log \pi$, since $\pi_\mathrm{ref}$ is frozen. Then take the average over $\pi$ and recognise
 # (26), (27) or (28). For each estimator give one letter:
 #
@@ -1104,16 +1219,7 @@ torch.testing.assert_close(g3, grad_kl_other)  # (29), k3
 print("Checked (29): k1 as a loss has expected gradient 0, k2 that of KL(π ‖ π_ref), k3 that of KL(π_ref ‖ π).")
 
 # %% [markdown]
-# **Predict.** Now with samples, as in training. We start from a policy half a nat away from the reference. Each step
-# draws 16 answers and takes one gradient step on the average of $k_1$, $k_2$ or $k_3$. There is no reward: a leash
-# that works brings the policy home. What does the exact KL do with $k_1$ as the loss?
-#
-# - a) it falls like the others, only with more noise
-# - b) it does not come down: the steps are pure noise
-# - c) it becomes negative, as $k_1$ may
-
-# %% tags=["nbval-check-output"]
-check.p7("b")  # SOLUTION
+# Now with samples: the error of the gradient against the number of samples, and the runs that you have predicted.
 
 # %% tags=["folded"]
 # @title Measure the error of the sampled gradients: 20 runs, 16 to 65,536 samples
@@ -1161,7 +1267,7 @@ runs = torch.stack(runs)  # shape (3, steps, SEEDS), exact KL in nats
 pictures.estimators_as_losses(ns_samples, errors, runs)
 
 # %% [markdown]
-# *Figure: left, with more samples only k2's gradient error keeps falling as 1/√n; k1's settles at 1 (no gradient at
+# *Figure 10. Left, with more samples only k2's gradient error keeps falling as 1/√n; k1's settles at 1 (no gradient at
 # all) and k3's at its own constant (another gradient). Right, k2 and k3 bring the policy home, while with k1 the KL
 # wanders in a wide band.*
 #
@@ -1177,6 +1283,7 @@ theta = start.clone().requires_grad_(True)
 k3_limit = (other_gradient - true_gradient).norm() / true_gradient.norm()
 assert abs(final[0] - 1) < 0.1 and final[1] < 0.05 and abs(final[2] - k3_limit) < 0.1
 assert errors[1, 0].mean() / errors[1, -1].mean() > 0.5 * (ns_samples[-1] / ns_samples[0]) ** 0.5
+check.p7.outcome()
 end = runs[:, -1].median(-1).values
 assert end[0] > 0.3 * runs[0, 0].median() and end[1] < 0.05 and end[2] < 0.05
 print("Checked: relative gradient errors at n = 65,536: k1 near 1, k2 near 0 (it falls as 1/√n),")
@@ -1186,15 +1293,14 @@ print("After 400 steps: k2 and k3 have brought the KL below 0.05 nats, k1 has no
 # %% [markdown]
 # ### So where does the KL go?
 #
-# Two clean ways, and they are the same:
+# With $d$ the log-ratio of the **whole answer**, there are two clean ways, and they are the same:
 #
 # 1. **$k_1$ in the reward** (section 8; InstructGPT, and PPO in this course). The score-function method (notebook 04)
 #    multiplies the reward $-\beta d$ by $\nabla \log \pi$. The average, $-\beta\, \mathbb{E}_\pi[d\,\nabla\log\pi]$,
 #    is the right one by (27).
 # 2. **$k_2$ in the loss**: autograd makes $d\, \nabla \log \pi$ of it, the very same thing.
 #
-# GRPO (Shao et al. 2024) puts $k_3$ into the loss. It works in practice, as a leash of the *other* kind. For the
-# number in your dashboard, $k_1$ and $k_3$ are both honest.
+# For the number in your dashboard, $k_1$ and $k_3$ both have the KL as their mean.
 
 # %% tags=["nbval-check-output"]
 y = torch.multinomial(p5, 1000, replacement=True, generator=generator)  # shape (1000,): the same samples for both
@@ -1206,15 +1312,92 @@ torch.testing.assert_close(in_the_reward, in_the_loss)
 print("Checked: k1 in the reward and k2 in the loss give the same gradient, sample by sample.")
 
 # %% [markdown]
+# ### One token or the whole answer?
+#
+# Libraries keep the log-ratio $d_t$ of each *token*, and sum $k$ over the tokens. For the **value** this is as good:
+# given the beginning of the answer, $k_1$ and $k_3$ of the next token have the KL of the next-token distributions as
+# their mean, and by (20) these add up to the KL. For the **gradient** it is not. Write out (27) in tokens. In
+# $d\, \nabla \log \pi = \sum_s d_s \sum_t \nabla \log \pi(y_t \mid y_{\lt t})$ the terms with $s < t$ have mean zero: when
+# $y_t$ is drawn, $d_s$ is already fixed, and the rest is (26) for one token. So
+#
+# $$\nabla\, \mathrm{KL}(\pi \parallel \pi_\mathrm{ref})
+# = \mathbb{E}_\pi\Big[\sum_t \Big(\sum_{s \ge t} d_s\Big) \nabla \log \pi(y_t \mid y_{\lt t})\Big], \qquad
+# \mathbb{E}_\pi\Big[\nabla \sum_t k_2(d_t)\Big]
+# = \mathbb{E}_\pi\Big[\sum_t d_t\, \nabla \log \pi(y_t \mid y_{\lt t})\Big]. \tag{30}$$
+#
+# On the right, each token pays for its own $d_t$ only. What it does to the *later* ones, by choosing the beginning
+# from which they are drawn, is left out. The same holds for $k_3$. This is the second pitfall of Tang and Munos (2025).
+
+# %% tags=["folded", "nbval-check-output"]
+# @title A table policy over 64 answers of three words, at ten distances from its reference
+three_words = torch.cartesian_prod(*[torch.arange(4)] * 3)  # shape (64, 3): answers of three out of four words
+number = torch.arange(64)
+row_of = torch.stack([0 * number, 1 + number // 16, 5 + number // 4], 1)  # shape (64, 3): each beginning has a row
+home, away = (torch.randn(21, 4, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in (0, 1))
+
+
+def by_token(table: Float[Tensor, "21 4"]) -> Float[Tensor, "64 3"]:
+    """log-probability of every word of every answer, from one row of logits for each beginning."""
+    return table.log_softmax(-1)[row_of, three_words]
+
+
+def errors_by_token(table: Float[Tensor, "21 4"]) -> tuple[float, list[float]]:
+    """The KL, and how far the expected gradients are off: k2 of the answer, k2 by tokens, k3 of the answer, by tokens."""
+    table = table.requires_grad_()
+    tokens, ref_tokens = by_token(table), by_token(home)
+    whole, ref_whole = tokens.sum(1), ref_tokens.sum(1)  # shapes (64,)
+    weights = whole.exp().detach()
+    divergence, d_t = kl_divergence(whole, ref_whole), (tokens - ref_tokens).detach()
+
+    def slope(scalar: Tensor) -> Tensor:
+        return torch.autograd.grad(scalar, table, retain_graph=True)[0]
+
+    reverse, forward = slope(divergence), slope(kl_divergence(ref_whole, whole))
+    of_answer, of_tokens = kl_estimators(whole, ref_whole), [k.sum(1) for k in kl_estimators(tokens, ref_tokens)]
+    torch.testing.assert_close(weights @ of_tokens[0], divergence)  # the value of k1
+    torch.testing.assert_close(weights @ of_tokens[2], divergence)  # the value of k3
+    from_here = d_t.flip(1).cumsum(1).flip(1)  # the sum of d_s over s ≥ t
+    torch.testing.assert_close(slope(weights @ (from_here * tokens).sum(1)), reverse)  # (30), left
+    torch.testing.assert_close(slope(weights @ of_tokens[1]), slope(weights @ (d_t * tokens).sum(1)))  # (30), right
+    torch.testing.assert_close(slope(weights @ of_tokens[0]), torch.zeros_like(table))  # k1 as a loss: still nothing
+    pairs = ((of_answer[1], reverse), (of_tokens[1], reverse), (of_answer[2], forward), (of_tokens[2], forward))
+    return divergence.item(), [((slope(weights @ k) - want).norm() / want.norm()).item() for k, want in pairs]
+
+
+measured = [errors_by_token(home + step * away) for step in torch.logspace(-1.5, 0.3, 10).tolist()]
+distances = [divergence for divergence, _ in measured]
+names = ("$k_2$ of the answer", "$k_2$ token by token", "$k_3$ of the answer", "$k_3$ token by token")
+off = dict(zip(names, torch.tensor([errors for _, errors in measured]).T, strict=True))  # each of shape (10,)
+assert off[names[0]].max() < 1e-6 and off[names[2]].max() < 1e-6
+for name in names[1::2]:
+    assert torch.all(off[name].diff() > 0) and off[name][0] < 0.03 and off[name][-1] > 0.2
+print("Checked: the values of k1 and k3, summed over tokens, have the KL as their mean; both sides of (30);")
+print("the gradients of the whole answer's k2 and k3 are exact; those of the sums over tokens are not.")
+
+# %%
+pictures.token_by_token(distances, off)
+
+# %% [markdown]
+# *Figure 11. Relative error of the expected gradient against the distance. For k2 and k3 of the whole answer it is zero.
+# For the sums over tokens it grows with the KL.*
+#
+# **For your own library**, look where it takes the KL:
+#
+# - In the *reward*, token by token, with every token weighted by the rewards from there on (14 of notebook 04): right.
+# - In the *loss*, $k_2$ or $k_3$ summed over tokens: a leash, but not the gradient of either KL. GRPO (group relative policy
+#   optimization, notebook 07) has $k_3$ there (Shao et al. 2024, equation 4). Close to the reference the error is small.
+# - In the *loss*, $k_1$: no leash at all, whole or by tokens.
+
+# %% [markdown]
 # ## 10 · What we showed
 #
-# - Without a leash, the policy collapses onto the reward model's favourite mistake.
+# - Without a leash, the policy collapses onto the reward model's favourite, and that can be a mistake.
 # - $J(\pi) = \beta \log Z - \beta\,\mathrm{KL}(\pi \parallel \pi^*)$: the best policy is
 #   $\pi^* = \pi_\mathrm{ref}\, e^{r/\beta}/Z$. A GPT-2 trained on $J$ landed on it.
 # - $\beta$ is a price. It is also the slope of the reward–KL frontier, above which no policy lies. Best-of-n is
 #   almost on it.
 # - The objective is a sum of token rewards, $-\beta d_t$ each and the score at the end.
-# - $k_1$, $k_2$, $k_3$: value and gradient are two different questions.
+# - $k_1$, $k_2$, $k_3$: value and gradient are two different questions, and so are token and answer.
 #
 # ### Three questions to think about
 #
@@ -1228,13 +1411,13 @@ print("Checked: k1 in the reward and k2 in the loss give the same gradient, samp
 #
 # 1. $Z' = Z\, e^{c/\beta}$ and $J(\pi^*)$ grows by $c$; $\pi^*$ does not change, because $e^{c/\beta}$ cancels in
 #    (7). So the zero of a reward model means nothing here. This holds for a different constant for each prompt too.
-# 2. $2\beta$: only $r/\beta$ occurs in (7). "β = 0.1" says nothing without the scale of the reward. That is why
-#    notebook 02 scales the reward model.
+# 2. $2\beta$: only $r/\beta$ occurs in (7). "β = 0.1" says nothing without the scale of the reward. Notebook 02 scales
+#    the reward model, so that β means the same for each.
 # 3. Set the derivative of
-#    $\sum_y \pi(y) r(y) + \beta \sum_y \pi_\mathrm{ref}(y) \log \pi(y) + \lambda\,(1 - \sum_y \pi(y))$ by $\pi(y)$ to
-#    zero: $r(y) + \beta\, \pi_\mathrm{ref}(y)/\pi(y) - \lambda = 0$, so
+#    $\sum_y \pi(y) r(y) + \beta \sum_y \pi_\mathrm{ref}(y) \log \pi(y) + \lambda\,(1 - \sum_y \pi(y))$ with respect to
+#    $\pi(y)$ to zero: $r(y) + \beta\, \pi_\mathrm{ref}(y)/\pi(y) - \lambda = 0$, so
 #
-#    $$\pi(y) = \frac{\beta\, \pi_\mathrm{ref}(y)}{\lambda - r(y)}, \tag{30}$$
+#    $$\pi(y) = \frac{\beta\, \pi_\mathrm{ref}(y)}{\lambda - r(y)}, \tag{31}$$
 #
 #    with $\lambda > \max_y r(y)$ chosen such that the sum is 1. Bad answers are damped only by $1/(\lambda - r)$ and
 #    not by an exponential, so many of them stay. But at a small $\beta$ a rare excellent answer can take almost
@@ -1255,7 +1438,7 @@ for _ in range(100):
     lam = (low + high) / 2
     total = (beta * ref5.exp() / (lam - toy_reward[:5])).sum()
     low, high = (lam, high) if total > 1 else (low, lam)
-other_optimum = (beta * ref5.exp() / (lam - toy_reward[:5])).log()  # (30)
+other_optimum = (beta * ref5.exp() / (lam - toy_reward[:5])).log()  # (31)
 
 
 def other_objective(log_pi: Tensor) -> Tensor:
@@ -1276,8 +1459,8 @@ for name, a, b in zip(answers[:5], ours.exp().tolist(), other_optimum.exp().toli
 #
 # **"My logged KL is negative. Is it a bug?"** A single $k_1$ may be negative: that is no bug. Its *average* over many
 # answers must not be, beyond its standard error. If it is, the samples do not come from the policy that you score.
-# The classic case is sampling with top-k or at another temperature, and scoring without it. We provoke it: a policy a
-# little flatter than the reference, sampled only from its top 50 sentences.
+# A typical cause is sampling with top-k (only from the $k$ likeliest) or at another temperature, and scoring without it.
+# We provoke it: a policy a little flatter than the reference, sampled only from its top 50 sentences.
 
 # %% tags=["nbval-check-output"]
 flat = (0.8 * log_ref).log_softmax(-1)  # shape (N,): a policy of higher entropy than the reference
@@ -1296,8 +1479,8 @@ assert 0.1 < negative < 0.9 and expected(flat, k1) > 0 > expected(truncated, k1)
 print("Checked: negative single values under honest sampling, a negative mean only under truncated sampling.")
 
 # %% [markdown]
-# **"A larger β makes the policy move more, doesn't it?"** No: less. $\beta$ is what a nat *costs*. This sentence
-# stands the wrong way round in more than one tutorial. The price goes up, the distance goes down:
+# **"A larger β makes the policy move more, doesn't it?"** No: less. $\beta$ is what a nat *costs*. The price goes up, the
+# distance goes down:
 
 # %% tags=["nbval-ignore-output"]
 previous = math.inf
@@ -1310,7 +1493,7 @@ for b in (0.05, 0.1, 0.2, 0.5, 1.0, 5.0):
 # %% [markdown]
 # **"Why the SFT model as the reference? Could I take the uniform distribution?"** You can. Then
 # $\mathrm{KL}(\pi \parallel \text{uniform}) = \log N - H(\pi)$ with the entropy $H$, so the leash asks for variety
-# only. It protects against collapse. It does not protect grammar and knowledge, because it does not know them:
+# only. It protects against collapse. It knows nothing of the grammar and knowledge of the SFT model:
 
 # %% tags=["nbval-ignore-output"]
 uniform = torch.full((N,), -math.log(N), dtype=torch.float64)

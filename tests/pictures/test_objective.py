@@ -38,6 +38,7 @@ FIGURES = {
     "estimators_as_losses": lambda: objective.estimators_as_losses(
         [4, 16], torch.arange(24.0).view(3, 2, 4), torch.arange(60.0).view(3, 5, 4)
     ),
+    "token_by_token": lambda: objective.token_by_token([0.1, 1.0], {"whole": torch.zeros(2), "sum": torch.ones(2)}),
 }
 
 
@@ -139,3 +140,9 @@ def test_estimators_as_losses_show_the_mean_and_the_median_over_runs():
     band = right.collections[0].get_paths()[0].vertices[:, 1]
     assert band.min() == pytest.approx(low.min().item()) and band.max() == pytest.approx(high.max().item())
     assert "5 runs" in right.get_title()
+
+
+def test_token_by_token_has_a_line_for_each_loss():
+    (axes,) = FIGURES["token_by_token"]().axes
+    assert curves(axes) == {"whole": [0.0, 0.0], "sum": [1.0, 1.0]}
+    assert axes.get_xscale() == "log" and axes.lines[0].get_xdata().tolist() == [0.1, 1.0]

@@ -698,47 +698,79 @@ p1 = Prediction(
     "After 30 steps of reward and nothing else, what does the policy write?",
     (
         "many different polite sentences.",
-        "nearly always the same sentence, and people do not like it.",
         "what the reference liked best, only a little more often.",
+        "nearly always the same sentence, and people do not like it.",
     ),
-    answer=1,
-    because="the largest expected reward is the largest reward, and the reward model's largest one is a mistake.",
+    answer=2,
+    meanings=(
+        "That would need a reason to keep several answers. E_π[r] has none: moving probability to the "
+        "best-scored answer always raises it.",
+        "That would need something that ties the policy to the reference. In this objective nothing does.",
+        "The largest E_π[r] is the largest single r, and the reward model's largest r is a mistake.",
+    ),
 )
 p2 = Prediction(
     "Which one-hump policy has the smallest KL(π ‖ π_ref) to a reference with two humps?",
     ("a wide one over both humps.", "a narrow one on one of the humps.", "a narrow one in the middle."),
     answer=1,
-    because="saying what the reference never says costs most, and leaving out half of its answers costs only log 2.",
+    meanings=(
+        "It puts probability into the gap, where log π_ref is very low, and pays for that. It is the best choice for "
+        "the other order, KL(π_ref ‖ π).",
+        "Saying what the reference never says costs most. Leaving out the other hump costs only about log(1/0.55) = "
+        "0.6 nats.",
+        "All of it would lie in the gap, where log π − log π_ref is largest: the worst of the three.",
+    ),
 )
 p3 = Prediction(
     "Which policy do 60 steps of gradient ascent on J reach?",
     ("the hack again.", "one that still writes many sentences, close to π*.", "the reference."),
     answer=1,
-    because="J has its only maximum at π*, and by (11) a gap in J is a distance to π*.",
+    meanings=(
+        "That is the maximum of E_π[r]. J has another one: at β = 0.2 the hack pays more in KL than it earns.",
+        "J has its only maximum at π*, and by (11) a gap in J is a distance to π*.",
+        "Then the leash would have to be endlessly short. At β = 0.2 a nat costs 0.2 reward units, and many sentences "
+        "earn more.",
+    ),
 )
 p4 = Prediction(
     "As β → 0, what happens to “! ! ! ! !” (π_ref = 0.02, r = 2) and to the poem (π_ref = 0, r = 3)?",
-    ("“! ! ! ! !” goes to 1, the poem stays at 0.", "the poem goes to 1.", "both stay small."),
-    answer=0,
-    because="the best answer that the reference can give takes everything; zero times any weight is zero.",
+    ("the poem goes to 1.", "both stay small.", "“! ! ! ! !” goes to 1, the poem stays at 0."),
+    answer=2,
+    meanings=(
+        "(7) multiplies π_ref by e^{r/β}: zero times any weight is zero.",
+        "By (12), an advantage in reward multiplies the odds by e^{advantage/β}: a factor without limit, against which "
+        "a small π_ref does not help.",
+        "The best answer that the reference can give takes everything.",
+    ),
 )
 p5 = Prediction(
     "Where will best-of-16 lie in the (KL, reward) plane?",
-    ("far below the frontier.", "just below the frontier.", "above the frontier."),
-    answer=1,
-    because="nothing lies above, by (13); and favouring high rewards by rank is nearly as good a way to spend nats "
-    "as e^{r/β}.",
+    ("just below the frontier.", "far below the frontier.", "above the frontier."),
+    answer=0,
+    meanings=(
+        "Nothing lies above, by (13); and favouring answers by their rank is nearly as good a way to spend nats as "
+        "e^{r/β}.",
+        "Then choosing by rank would waste nats. It moves probability to high rewards only, as π* does.",
+        "(13) holds for every policy, and best-of-n is one: equation (16) gives its probabilities.",
+    ),
 )
 p6 = Prediction(
     "Where is k3 less noisy than k1?",
-    ("everywhere.", "close to the reference; far away it is the noisier one.", "nowhere."),
-    answer=1,
-    because="near the reference k3 ≈ d²/2 is tiny while k1 = d is not; far away u − 1 no longer cancels the noise "
-    "of k1.",
+    ("everywhere.", "nowhere.", "close to the reference; far away it is the noisier one."),
+    answer=2,
+    meanings=(
+        "A control variate helps while it cancels the noise. Far away u − 1 is large for rare answers, and adds noise.",
+        "Near the reference u − 1 is close to −d, so it cancels nearly all of k1: what is left is d²/2.",
+        "Near the reference k3 ≈ d²/2 is tiny while k1 = d is not; far away u − 1 no longer cancels the noise of k1.",
+    ),
 )
 p7 = Prediction(
     "What does the exact KL do when k1 is the loss?",
-    ("it falls like the others.", "it does not come down.", "it becomes negative."),
-    answer=1,
-    because="the expected gradient of k1 is zero, by (26): what is left is noise. The exact KL is never negative.",
+    ("it does not come down.", "it falls like the others.", "it becomes negative."),
+    answer=0,
+    meanings=(
+        "The expected gradient of k1 is zero, by (26): what is left is noise.",
+        "Then the mean of ∇k1 would have to be ∇KL. It is E[∇ log π] = 0: autograd does not see that the samples move.",
+        "A single k1 may be negative. The KL itself never is, by (3).",
+    ),
 )

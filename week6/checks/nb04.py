@@ -729,43 +729,65 @@ q5 = Question(
 p1 = Prediction(
     "We add 10 to all rewards. What happens to the policy-gradient estimate from one answer?",
     (
-        "nothing: all answers gained the same",
-        "its mean stays, its variance grows",
-        "its mean grows, its variance stays",
-        "both grow",
+        "nothing: all answers gained the same.",
+        "its mean grows, its variance stays.",
+        "its mean stays, its variance grows.",
+        "both grow.",
     ),
-    answer=1,
-    because="a constant times ∇log π has mean zero, but it is not zero for each answer.",
+    answer=2,
+    meanings=(
+        "What was added is 10 ∇log π(y). It differs from answer to answer, so single estimates do change.",
+        "What was added has mean zero, by (9), so the mean cannot grow.",
+        "A constant times ∇log π has mean zero, but it is not zero for each answer.",
+        "The variance does. The mean would need E[∇log π] ≠ 0, against (9).",
+    ),
 )
 p2 = Prediction(
     "Which of these three weights gives the estimate the least variance?",
     (
-        "the whole return minus its mean, r(y) − J",
-        "reward-to-go minus the exact value, G − V",
-        "the TD error with the exact value, δ",
+        "the TD error with the exact value, δ.",
+        "the whole return minus its mean, r(y) − J.",
+        "reward-to-go minus the exact value, G − V.",
     ),
-    answer=2,
-    because="it has neither the luck of earlier tokens in it nor that of later ones.",
+    answer=0,
+    meanings=(
+        "It has neither the luck of earlier tokens in it nor that of later ones.",
+        "It is the noisiest of the three: each token is also weighted with what was paid before it.",
+        "The past is gone, but the luck of all later tokens is still in G.",
+    ),
 )
 p3 = Prediction(
     "The value function is only half right. Which λ gives the smallest error of the gradient, with 64 answers a step?",
-    ("0", "between ½ and 1", "1"),
+    ("0.", "between ½ and 1.", "1."),
     answer=1,
-    because="λ = 0 trusts the wrong V, λ = 1 pays with variance.",
+    meanings=(
+        "λ = 0 trusts the wrong V fully: little noise, and the largest bias. It is best for an exact V.",
+        "λ = 0 trusts the wrong V, λ = 1 pays with noise; in between both are moderate.",
+        "λ = 1 has no bias, and all the noise of later tokens. It is best where V is useless or answers are many.",
+    ),
 )
 p4 = Prediction(
     "We climb the surrogate (26) of one batch for 60 steps, without a clip. What does the true objective J do?",
-    ("it rises all the way, more slowly", "it rises, stops and stays", "it rises, then falls below its start"),
-    answer=2,
-    because="the batch knows nothing about policies far from the one that made it.",
+    ("it rises all the way, more slowly.", "it rises, then falls below its start.", "it rises, stops and stays."),
+    answer=1,
+    meanings=(
+        "Then the surrogate would tell the truth far away too. Its mean reward does rise; the KL, which it does not "
+        "contain, rises faster.",
+        "The batch knows nothing of the KL of policies far from the one that made it.",
+        "Something would have to stop the steps. That is what the clip does, in the right panel.",
+    ),
 )
 p5 = Prediction(
     "Three methods sample the same number of answers. After 10 batches, which one is farthest from the optimum?",
     (
-        "plain policy gradient: one gradient step a batch",
-        "PPO: four steps a batch, clipped",
-        "four steps a batch, not clipped",
+        "four steps for each batch, not clipped.",
+        "PPO: four steps for each batch, clipped.",
+        "plain policy gradient: one gradient step for each batch.",
     ),
-    answer=2,
-    because="four free steps on one batch leave the region in which the batch can be trusted.",
+    answer=0,
+    meanings=(
+        "Four free steps on one batch leave the region in which the batch can be trusted.",
+        "Then the clip would cost more than the extra steps bring. PPO is the nearest of the three here.",
+        "It makes a quarter of the steps, but each of them on fresh answers: it lies in between.",
+    ),
 )

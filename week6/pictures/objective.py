@@ -3,7 +3,7 @@
 Tensors of numbers in, a figure out. KL and entropy are in nats, rewards in reward units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -205,4 +205,15 @@ def estimators_as_losses(
     right.set_ylabel(f"exact {KL_TO_REFERENCE} (nats)")
     left.legend()
     right.legend()
+    return figure
+
+
+def token_by_token(kl: Sequence[float], errors: Mapping[str, Float[Tensor, " P"]]) -> Figure:
+    """Relative error of the expected gradient of each named loss, against the KL of P policies."""
+    figure, (axes,) = empty_panels("", 1)
+    for (name, error), (colour, style), marker in zip(errors.items(), LOOKS, "os^v", strict=False):
+        axes.semilogx(kl, error, color=colour, linestyle=style, marker=marker, markersize=4, label=name)
+    axes.set(title="Summed over tokens, the gradient is another", xlabel=f"{KL_TO_REFERENCE} (nats)")
+    axes.set_ylabel("|error| / |true gradient|")
+    axes.legend()
     return figure
