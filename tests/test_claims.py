@@ -12,7 +12,7 @@ import jupytext
 import nbformat
 import pytest
 
-from tools.build_notebooks import ROOT
+from tools.build_notebooks import ROOT, minutes, solution_text
 
 SOURCES = sorted((ROOT / "solutions").glob("[0-9][0-9]_*.py"))
 CITATION = re.compile(r"\b(1[89]|20)\d\d\b|arXiv|doi|\]\(http|\[[^\]]*\]\([^)]*\.md")
@@ -65,8 +65,6 @@ def read(source):
                     sections.append(Section(part.splitlines()[0]))
                 sections[-1].prose.append(part)
         else:
-            from tools.build_notebooks import solution_text
-
             text = solution_text(cell.source)
             sections[-1].code += text + "\n"
             sections[-1].printed += " ".join(outputs.get(text.strip()[:80], [])) + "\n"
@@ -85,7 +83,7 @@ def plain(text):
     return re.sub(r"\]\([^)]*\)", "]", text)
 
 
-# --- numbers -----------------------------------------------------------------------------------------------------------
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def claims(text):
@@ -143,7 +141,7 @@ def test_a_number_from_nowhere_is_seen():
     assert [n for n, _ in claims("It is 0.5 of all. Then 93 % of `0.2` and $0.3$ (Gao et al. 2023).")] == ["0.5"]
 
 
-# --- numbering and references --------------------------------------------------------------------------------------------
+# --- numbering and references ----------------------------------------------------------------------------------------
 
 
 def sections_of(notebook):
@@ -201,3 +199,62 @@ def test_references_lead_somewhere(notebook):
     every = {exercise for other in NOTEBOOKS for exercise in exercises_of(other)}
     wrong += [f"exercise {n}" for n in re.findall(r"[Ee]xercises? (\d+\.\d+)", text) if n not in every]
     assert not wrong, "\n".join(wrong)
+
+
+# --- terms -----------------------------------------------------------------------------------------------------------
+
+
+def glossary():
+    """Term → the notebook that introduces it, from the table at the end of notebook 00."""
+    _, _, table = BY_NUMBER[0].prose.partition("### Glossary")
+    rows = re.findall(r"(?m)^\| (\*\*.*?) \| (.+?) \| (\d\d) \|$", table)
+    return {term: int(number) for terms, _, number in rows for term in re.findall(r"\*\*(.+?)\*\*", terms)}
+
+
+def test_the_glossary_knows_where_each_term_comes_from():
+    terms = glossary()
+    assert len(terms) > 40
+    for term, number in terms.items():
+        if not term.startswith("$"):
+            before_table = BY_NUMBER[number].prose.partition("### Glossary")[0]
+            assert re.search(rf"\b{re.escape(term)}", before_table, re.IGNORECASE), (
+                f"{term} is not in notebook {number:02}"
+            )
+
+
+NO_TERMS = set(
+    "CPU GPU GB MB CSV JSON T4 IID UTF NLL PNG II III TODO MIT API URL AI ABC ABCD XOR US UK OK PDF ID".split()
+)
+"""Abbreviations that are no term of this course."""
+
+
+@each
+def test_every_abbreviation_is_in_the_glossary(notebook):
+    known = " ".join(glossary())
+    found = set(
+        re.findall(r"(?<![\w-])[a-z]?[A-Z]{2,5}(?![\w-])", plain(notebook.prose.partition("### References")[0]))
+    )
+    unknown = sorted(term for term in found if term not in known and term not in NO_TERMS)
+    assert not unknown, unknown
+
+
+@each
+def test_the_glossary_is_linked_before_the_text_begins(notebook):
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook.name}.ipynb", nbformat.NO_CONVERT).cells
+    assert ("00_alignment.ipynb#Glossary" in cells[1].source) == (notebook.number != 0)
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+ESTIMATES = {0: (60, 75), 1: (150, 180), 2: (70, 90), 3: (150, 180), 4: (150, 180), 5: (110, 125), 6: (95, 110),
+             7: (120, 120), 8: (100, 100)}  # fmt: skip
+"""Minutes that people took who knew no reinforcement learning, from the least to the most."""
+
+
+@each
+def test_the_stated_time_is_that_of_the_formula_and_near_what_people_took(notebook):
+    source = (ROOT / "solutions" / f"{notebook.name}.py").read_text()
+    assert "**Time:** {minutes} minutes" in " ".join(source.replace("\n# ", " ").split())
+    low, high = ESTIMATES[notebook.number]
+    stated = minutes(jupytext.read(ROOT / "solutions" / f"{notebook.name}.py", fmt="py:percent").cells)
+    assert 0.75 * low <= stated <= 1.3 * high

@@ -68,8 +68,17 @@ def test_badge_and_setup_follow_the_title(source):
     assert title.source == "# 01 · A title"
     owner_and_name = build.REPOSITORY.removeprefix("https://github.com/")
     address = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/notebooks/01_title.ipynb"
-    assert badge.source.endswith(f"]({address})") and owner_and_name.count("/") == 1
+    assert f"]({address})" in badge.source and owner_and_name.count("/") == 1
     assert f"%pip install -q git+{build.REPOSITORY}" in setup.source
+
+
+def test_the_time_that_a_notebook_takes_follows_from_what_is_in_it(source):
+    words, equation, exercise = "word " * 700, r"$$x = y. \tag{1}$$", "### Exercise 1.1 · It"
+    source.write_text(
+        SOURCE + f"\n# %% [markdown]\n# {words}\n# {equation}\n#\n# {exercise}\n# Takes {{minutes}} minutes.\n"
+    )
+    *_, last = build.make(source, "student").cells
+    assert "Takes 20 minutes." in last.source  # 10 for the words, 1.5 + 5, and 2 for five cells of code
 
 
 def test_a_folded_cell_shows_its_title_only(source):
