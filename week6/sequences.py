@@ -161,19 +161,29 @@ def own_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], added: Se
     return slice(front if brought else 0, end)
 
 
-def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *answers: Sequence[str]) -> list[int]:
-    """How many tokens of each prompt stay when any of its answers follows; 0 where none of its own does.
+def split_lengths(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *answers: Sequence[str]
+) -> list[tuple[int, int]]:
+    """How many tokens of each prompt stay when any of its answers follows, and how many the longest answer has.
 
-    Byte pairs may merge the end of a prompt with the start of an answer: "hi" + "there" is "hith" + "ere".
+    The answer's EOS counts. Byte pairs may merge the end of a prompt with the start of an answer: where no token of
+    the prompt's own is left, the first number is 0.
     """
-    return [cut for cut, *_ in _split(tokenizer, prompts, *answers)]
+    return [
+        (cut, max(len(_ended(whole[cut:], tokenizer.eos_token_id)) for whole in wholes))
+        for cut, *wholes in _split(tokenizer, prompts, *answers)
+    ]
 
 
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Prompts as left-padded tokens and their mask, ready for `sample`."""
-    return left_pad(tokens_of(tokenizer, prompts), _tokenizer_pad_id(tokenizer))
+    rows = tokens_of(tokenizer, prompts)
+    for i, row in enumerate(rows):
+        if not row:
+            raise ValueError(f"prompts: row {i + 1} is {prompts[i]!r:.60}, which has no tokens, expected one or more")
+    return left_pad(rows, _tokenizer_pad_id(tokenizer))
 
 
 def encode_demonstrations(

@@ -80,6 +80,68 @@ def test_the_chat_speaks_as_the_data_does(load):
     )
 
 
+ASKED = "\n\nHuman: Is it so?\n\nAssistant:"
+
+
+@pytest.mark.parametrize("prompt", ["Is it so?", "  Is it so?\n", ASKED, f"{ASKED} \n", "\n\nHuman: Is it so?"])
+@pytest.mark.parametrize("space", ["", " "])
+def test_a_prompt_has_the_form_in_which_the_chat_asks(load, prompt, space):
+    """Trained on "Is it so?" + "Yes.", a policy would be asked in another form than it knows."""
+    rows = [{"prompt": f"{i} {prompt}" if i else prompt, "chosen": f"{space}Yes.", "rejected": "No"} for i in range(30)]
+    task = load(rows)
+    pairs = {row["prompt"]: row for part in (task.pairs, task.heldout_pairs) for row in part}
+    asked = render(task.tokenizer, [{"role": "user", "content": "Is it so?"}], reply=True)
+    assert asked == ASKED and pairs[asked]["chosen"] == " Yes." and pairs[asked]["rejected"] == " No"
+
+
+def test_a_question_is_no_conversation_because_it_quotes_one(load):
+    quoting = "What is this?\n\nHuman: Hi\n\nAssistant: Ho\n\nWell?"
+    rows = [{"prompt": quoting + str(i), "chosen": "A talk.", "rejected": "No"} for i in range(30)]
+    prompts = list(load(rows).prompts["prompt"])
+    assert all(prompt.count("\n\nHuman:") == prompt.count("\n\nAssistant:") == 1 for prompt in prompts)
+
+
+def test_an_answer_that_goes_on_with_another_turn_is_left_out(load):
+    turns = [
+        {"chosen": f"{ASKED} A.\n\nHuman: Go on.", "rejected": f"{ASKED} B."},
+        {"prompt": "Why?", "chosen": "A.\n\nAssistant: B.", "rejected": "C."},
+    ]
+    for row in turns:
+        bare = [{"prompt": f"Why {i}?", "chosen": "A.", "rejected": "C."} for i in range(20)]
+        task = load([*(bare if "prompt" in row else conversations(20)), row])
+        assert len(task.prompts) + len(task.heldout_prompts) == 20
+
+
+def test_a_prompt_that_its_answer_eats_is_left_out_and_named(tmp_path):
+    class Merging:
+        """Reads the beginning of the third conversation otherwise where an answer follows."""
+
+        def __getattr__(self, name):
+            return getattr(TOKENIZER, name)
+
+        def __call__(self, texts, **options):
+            encoding = TOKENIZER(texts, **options)
+            for text, row in zip(texts, encoding["input_ids"], strict=True):
+                row[0] += "row three" in text and not text.endswith("Assistant:")
+            return encoding
+
+    rows = conversations(20)
+    rows[2] = {key: text.replace("Human: ", "Human: row three ") for key, text in rows[2].items()}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning, match=f"--data {path}: row 3 is left out: its prompt has no token of its own"):
+        task = load_task("hh", Merging(), str(path), max_new_tokens=24)
+    assert len(task.prompts) + len(task.heldout_prompts) == 19
+
+
+def test_end_tokens_in_the_data_end_nothing(load):
+    rows = [{name: text.replace("It is", "It<|endoftext|> is") for name, text in r.items()} for r in conversations()]
+    task = load(rows)
+    pairs = encode_pairs(TOKENIZER, task.pairs["prompt"], task.pairs["chosen"], task.pairs["rejected"])
+    assert "It< |endoftext|> is" in task.pairs["chosen"][0]
+    assert ((pairs.chosen == TOKENIZER.eos_token_id) & pairs.chosen_mask).sum() == len(pairs)
+
+
 def test_people_chose_so_there_is_no_gold_reward(load):
     task = load(conversations())
     assert task.gold is None and task.rates is None and task.best_gold is None

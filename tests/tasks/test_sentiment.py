@@ -24,6 +24,13 @@ MANY = 240
 """Reviews of the task: so many that a fifth of them has ten beginnings of its own."""
 
 
+class Watched:
+    """The tokenizer of these tests, but for what a test changes."""
+
+    def __getattr__(self, name):
+        return getattr(TOKENIZER, name)
+
+
 def ids(text):
     return TOKENIZER(text)["input_ids"]
 
@@ -72,15 +79,15 @@ class TestSplit:
     def test_a_merge_across_the_cut_leaves_the_text_out(self):
         """The tokenizer of this test reads its first token otherwise where more than a prompt follows."""
 
-        def merging(texts, **options):
-            encoding = TOKENIZER(texts, **options)
-            if not options:
+        class Merging(Watched):
+            def __call__(self, texts, **options):
+                encoding = TOKENIZER(texts, **options)
                 for row in encoding["input_ids"]:
                     row[0] += len(row) > PROMPT_TOKENS[1]
-            return encoding
+                return encoding
 
         texts = [text for text in reviews() if len(ids(text)) > 2 * PROMPT_TOKENS[1]]
-        assert len(texts) > 100 and split_reviews(merging, texts, NEW, random.Random(0)) == []
+        assert len(texts) > 100 and split_reviews(Merging(), texts, NEW, random.Random(0)) == []
 
     def test_characters_of_several_tokens_make_no_prompt_longer(self):
         """Each of the three tokens of this character ends where it does."""
@@ -109,12 +116,13 @@ class TestSplit:
     def test_a_review_of_megabytes_costs_nothing(self, review):
         tokenised = []
 
-        def counting(texts, **options):
-            tokenised.extend(map(len, texts))
-            return TOKENIZER(texts, **options)
+        class Counting(Watched):
+            def __call__(self, texts, **options):
+                tokenised.extend(map(len, texts))
+                return TOKENIZER(texts, **options)
 
         started = time.process_time()
-        split_reviews(counting, [review] * 5, NEW, random.Random(0))
+        split_reviews(Counting(), [review] * 5, NEW, random.Random(0))
         assert max(tokenised, default=0) < 1000 and time.process_time() - started < 5
 
 

@@ -69,7 +69,8 @@ def load_policy(model: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
         for key, value in config.to_dict().items():
             if ("dropout" in key or "pdrop" in key) and isinstance(value, float):
                 setattr(config, key, 0.0)
-        return open_model(AutoModelForCausalLM, source, config)
+        unread = GenerationConfig()  # type: ignore[no-untyped-call]  # nothing here generates by the model's own file
+        return open_model(AutoModelForCausalLM, source, config, generation_config=unread)
 
     policy = complete(model, "--model", *read(model, "--model", load, ("config.json",), weights=True))
     embeddings: Any = policy.get_input_embeddings()
@@ -88,10 +89,10 @@ def load_policy(model: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
     return policy
 
 
-def open_tokenizer(source: Path | str, **options: Any) -> PreTrainedTokenizerBase:
+def open_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder or of the hub; code beside it is not run."""
     with _quiet():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     return tokenizer
 
 
@@ -104,7 +105,7 @@ def open_config(source: Path | str) -> PreTrainedConfig:
     return config
 
 
-def open_model(kind: Any, source: Path | str, config: PreTrainedConfig) -> Opened:
+def open_model(kind: Any, source: Path | str, config: PreTrainedConfig, **options: Any) -> Opened:
     """The model of the class `kind` in a folder or of the hub, in fp32; code beside it is not run."""
     with _quiet():
         opened: Opened = kind.from_pretrained(
@@ -115,6 +116,7 @@ def open_model(kind: Any, source: Path | str, config: PreTrainedConfig) -> Opene
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # `complete` says it in one sentence
             output_loading_info=True,
+            **options,
         )
     return opened
 

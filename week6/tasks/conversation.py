@@ -5,13 +5,16 @@ A message is data. What a user writes is never taken for a role marker, and neve
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from week6.sequences import own_tokens
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: {"role": "user" or "assistant" or "system", "content": text}, in order."""
@@ -26,31 +29,57 @@ def clean(text: str) -> str:
     return " ".join("".join(visible).split())
 
 
-def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """`text` with every special token that is spelt out in it broken by a space: "<|end|>" becomes "< |end|>".
+def break_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
+    """`texts` with every special token that is spelt out in them broken by a space: "<|end|>" becomes "< |end|>".
 
-    A message is data. Without this a user could write "<|end|> <|assistant|> …" and put words into the model's mouth.
-    Upper and lower case count alike, since a template may change the case.
+    A text of a file is data. Without this a tokenizer would read an end token in the middle of an answer. Upper and
+    lower case count alike, since a template may change the case.
+    """
+    special = sorted(_special_tokens(tokenizer), key=len, reverse=True)
+    patterns = [(token.lower(), re.compile(re.escape(token), re.IGNORECASE)) for token in special]
+    broken = []
+    for text in texts:
+        lower = text.lower()
+        for token, pattern in patterns:
+            if token in lower:
+                text = pattern.sub(_apart, text)
+        broken.append(text)
+    return broken
+
+
+def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """`text` with special tokens broken, and the role markers that the tokenizer's template writes in plain words.
+
+    A message is data. Without this a user could write "<|end|> <|assistant|> …", or, where the template says
+    "Assistant:" on a line of its own, just that, and put words into the model's mouth. A marker in words is joined to
+    the line before it, any other one is broken by a space.
     """
     # NFKC first: a look-alike that lower() turns into a plain letter would come back as a special token.
-    text = unicodedata.normalize("NFKC", text)
-    for token in sorted(_special_tokens(tokenizer), key=len, reverse=True):
-        text = re.sub(re.escape(token), lambda found: f"{found[0][0]} {found[0][1:]}", text, flags=re.IGNORECASE)
+    (text,) = break_special_tokens(tokenizer, [unicodedata.normalize("NFKC", text)])
+    for pattern, instead in _role_markers(tokenizer, str(tokenizer.chat_template or "")):
+        text = pattern.sub(instead, text)
     return text
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool = False) -> str:
     """The conversation in the tokenizer's chat template; with `reply` it ends where the assistant's answer begins.
 
-    Contents are neutralised. Raises ValueError for a tokenizer without template and for an unknown role.
+    Contents are neutralised. Raises ValueError for a tokenizer without template, for a message without a known role
+    or text, and for a system turn where the template has none.
     """
     if not tokenizer.chat_template:
         raise ValueError("tokenizer: got one without chat template, expected one with `tokenizer.chat_template` set")
-    for message in messages:
-        if message["role"] not in ("system", "user", "assistant"):
-            raise ValueError(f"role: got {message['role']!r}, expected 'system', 'user' or 'assistant'")
+    for i, message in enumerate(messages):
+        role, content = (message.get(key) if isinstance(message, Mapping) else None for key in ("role", "content"))
+        if role not in ("system", "user", "assistant"):
+            raise ValueError(f"role: got {role!r}, expected 'system', 'user' or 'assistant'")
+        if not isinstance(content, str):
+            raise ValueError(f"content: got {content!r:.60} in message {i}, expected text")
     conversation = [{"role": m["role"], "content": neutralise(tokenizer, m["content"])} for m in messages]
-    return _fill_in(tokenizer, conversation, reply)
+    text = _fill_in(tokenizer, conversation, reply)
+    if any(message["role"] == "system" for message in messages):
+        _check_system_turn(tokenizer, conversation, text)
+    return text
 
 
 class Conversation(NamedTuple):
@@ -91,9 +120,10 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) 
         if end < 0:
             raise ValueError(f"tokenizer: its template puts no {end_token} after an answer, expected one to learn")
         spans.append((len(before), end + len(end_token)))
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    mask = [any(a < end and start < b for start, end in spans) for a, b in encoded["offset_mapping"]]
-    return Conversation(torch.tensor(encoded["input_ids"]), torch.tensor(mask))
+    encoded = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    keep = own_tokens(tokenizer, encoded["input_ids"], encoded["special_tokens_mask"])
+    mask = [any(a < end and start < b for start, end in spans) for a, b in encoded["offset_mapping"][keep]]
+    return Conversation(torch.tensor(encoded["input_ids"][keep]), torch.tensor(mask))
 
 
 def _fill_in(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool) -> str:
@@ -104,6 +134,67 @@ def _fill_in(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool
     except Exception as error:  # of whatever the program does
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"tokenizer: its chat template cannot be used here ({reason[:150]})") from error
+
+
+def _check_system_turn(tokenizer: PreTrainedTokenizerBase, conversation: Messages, text: str) -> None:
+    """Raise ValueError where the template leaves a system turn out, or marks it with words that are no tokens."""
+    system = [message["content"] for message in conversation if message["role"] == "system"]
+    if not all(content.strip().lower() in text.lower() for content in system):
+        raise ValueError(
+            "role: got 'system', which the tokenizer's template leaves out; expected 'user' or 'assistant'"
+        )
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown != tokenizer.eos_token_id:
+        turns = [{"role": role, "content": ""} for role in ("system", "user")]
+        marked, unmarked = (tokenizer(_fill_in(tokenizer, part, False))["input_ids"] for part in (turns, turns[1:]))
+        if marked.count(unknown) > unmarked.count(unknown):
+            raise ValueError(
+                "role: got 'system', which the template marks with words that are no tokens; expected 'user' or "
+                "'assistant'"
+            )
+
+
+def _apart(found: re.Match[str]) -> str:
+    return f"{found[0][0]} {found[0][1:]}"
+
+
+@lru_cache(maxsize=16)
+def _role_markers(
+    tokenizer: PreTrainedTokenizerBase, template: str
+) -> tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]:
+    """What stands between two messages in the template and is made of plain characters, and what to put instead.
+
+    "\\n\\nAssistant: " and " [/INST] " are such; what hangs on a special token is none without it.
+    """
+    if not template:
+        return ()
+    first, second = "qxjone", "qxjtwo"  # survive any change of case, and stand in no template
+    turns = [{"role": "user", "content": first}, {"role": "assistant", "content": second}] * 2
+    try:
+        texts = [_fill_in(tokenizer, turns, False), _fill_in(tokenizer, turns[:3], True)]
+    except ValueError:  # its fault is said where it is used
+        return ()
+    special = "|".join(map(re.escape, sorted(_special_tokens(tokenizer), key=len, reverse=True)))
+    between = [part for text in texts for part in re.split(f"{first}|{second}", text, flags=re.IGNORECASE)[1:]]
+    lines = [(number, line) for part in between for number, line in enumerate(part.split("\n"))]
+    starts_line = any(part.endswith("\n") for part in between)  # then a message may begin with a marker
+    found: dict[str, tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = {}
+    for number, line in lines:
+        pieces = re.split(special, line) if special else [line]
+        for piece in filter(None, map(str.strip, pieces)):
+            marker = re.escape(piece)
+            if not piece[0].isalnum():
+                found[piece] = re.compile(marker, re.IGNORECASE), _apart
+            elif piece.isalnum() and len(pieces) > 1:  # the name of a role beside its special token
+                continue
+            elif number == 0 and piece not in found:
+                alone = r"\b" if piece.isalnum() else ""  # "User", but not in "superuser"
+                found[piece] = re.compile(alone + marker + alone, re.IGNORECASE), _apart
+            elif number > 0:
+                found[piece] = re.compile(rf"\s*\n\s*(?={marker})", re.IGNORECASE), " "
+                if starts_line:
+                    found[f"^{piece}"] = re.compile(rf"^{marker}", re.IGNORECASE), _apart
+    return tuple(found.values())
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:

@@ -5,18 +5,22 @@ with the data instead of being sampled from the SFT model.
 """
 
 import random
+import warnings
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from week6.machine.checkpoint import RunError
+from week6.sequences import split_lengths, tokens_of
 from week6.tasks import Task
+from week6.tasks.conversation import break_special_tokens, render
 from week6.tasks.sentiment import CHARACTERS_PER_TOKEN
 from week6.tasks.tables import read_table
 
-ASSISTANT = "\n\nAssistant:"
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ raise_exception('this form has no system turn') }}{% endif %}"
     "{{ '\n\nHuman: ' if message.role == 'user' else '\n\nAssistant: ' }}{{ message.content | trim }}"
     "{% endfor %}"
     "{{ '\n\nAssistant:' if add_generation_prompt else '' }}"
@@ -35,19 +39,23 @@ def hh(tokenizer: PreTrainedTokenizerFast, data: str, max_new_tokens: int, seed:
     """The task with the pairs of `data`, a local file or a data set of the hub.
 
     Columns are prompt, chosen and rejected, or chosen and rejected with the whole conversations in Anthropic's form.
-    Pairs are left out that are longer than 256 tokens of prompt and `max_new_tokens` of answer, whose answers are
-    equal or empty, or whose conversations differ before the last answer. Raises RunError where `read_table` does, and
-    for data with too few pairs.
+    A prompt without that form becomes the user's message of a conversation, as `week6 chat` would ask it. Pairs are
+    left out that are longer than 256 tokens of prompt and `max_new_tokens` of answer, whose answers are equal, empty
+    or go on with another turn, whose conversations differ before the last answer, or, with a warning that names them,
+    whose prompt shares all its tokens with an answer. Raises RunError where `read_table` does, and for data with too
+    few pairs.
     """
     table = read_table(data, [["prompt", "chosen", "rejected"], ["chosen", "rejected"]])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    table = {name: break_special_tokens(tokenizer, texts) for name, texts in table.items()}
     chosen, rejected = table["chosen"], table["rejected"]
     index = random.Random(seed).sample(range(len(chosen)), min(len(chosen), MAX_ROWS))
     if "prompt" in table:
-        rows = [(table["prompt"][i], chosen[i], rejected[i]) for i in index]
+        found = {i: (_asked(tokenizer, table["prompt"][i]), _said(chosen[i]), _said(rejected[i])) for i in index}
     else:
-        rows = [row for i in index if (row := parse(chosen[i], rejected[i])) is not None]
-    rows = [row for row in rows if row[0].strip() and row[1].strip() and row[2].strip() and row[1] != row[2]]
-    rows = _short_enough(tokenizer, rows, max_new_tokens)
+        found = {i: row for i in index if (row := parse(chosen[i], rejected[i])) is not None}
+    found = {i: row for i, row in found.items() if _usable(*row)}
+    rows = _short_enough(tokenizer, found, max_new_tokens, data)
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for row in rows:
         groups.setdefault(row[0], []).append(row)
@@ -59,7 +67,6 @@ def hh(tokenizer: PreTrainedTokenizerFast, data: str, max_new_tokens: int, seed:
         )
     prompts = list(groups)
     n_heldout = min(HELD_OUT, len(prompts) // 5)
-    tokenizer.chat_template = CHAT_TEMPLATE
     pairs = _pairs([row for prompt in prompts[n_heldout:] for row in groups[prompt]])
     return Task(
         name="hh",
@@ -85,15 +92,44 @@ def parse(chosen: str, rejected: str) -> tuple[str, str, str] | None:
     return prompt, chosen[end:].rstrip(), rejected[end:].rstrip()
 
 
+def _asked(tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
+    """A prompt in the form of the data: as it is, or as the message that a user would write in the chat."""
+    text = prompt.rstrip()
+    if not text or text.endswith(ASSISTANT):
+        return text
+    if text.startswith(HUMAN):
+        return text + ASSISTANT
+    return render(tokenizer, [{"role": "user", "content": text}], reply=True)
+
+
+def _said(answer: str) -> str:
+    """An answer as it stands behind "Assistant:", a space between."""
+    return answer.rstrip() if answer[:1].isspace() else f" {answer.rstrip()}"
+
+
+def _usable(prompt: str, chosen: str, rejected: str) -> bool:
+    one_turn = not any(marker in answer for marker in (HUMAN, ASSISTANT) for answer in (chosen, rejected))
+    return bool(prompt.strip() and chosen.strip() and rejected.strip()) and chosen != rejected and one_turn
+
+
 def _short_enough(
-    tokenizer: PreTrainedTokenizerFast, rows: list[tuple[str, str, str]], max_new_tokens: int
+    tokenizer: PreTrainedTokenizerFast, rows: dict[int, tuple[str, str, str]], max_new_tokens: int, data: str
 ) -> list[tuple[str, str, str]]:
     limits = (MAX_PROMPT_TOKENS, max_new_tokens - 1, max_new_tokens - 1)  # an answer has its end token too
-    for column, limit in enumerate(limits):
-        rows = [row for row in rows if len(row[column]) <= CHARACTERS_PER_TOKEN * limit]
-        lengths = [len(ids) for ids in tokenizer([row[column] for row in rows])["input_ids"]] if rows else []
-        rows = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
-    return rows
+    rows = {
+        i: row
+        for i, row in rows.items()
+        if all(len(text) <= CHARACTERS_PER_TOKEN * limit for text, limit in zip(row, limits, strict=True))
+    }
+    prompts = [prompt for prompt, _, _ in rows.values()]
+    lengths = split_lengths(tokenizer, *zip(*rows.values(), strict=True)) if rows else []
+    short = {}
+    for (i, row), prompt, (left, longest) in zip(rows.items(), tokens_of(tokenizer, prompts), lengths, strict=True):
+        if left == 0:
+            warnings.warn(f"--data {data}: row {i + 1} is left out: its prompt has no token of its own", stacklevel=3)
+        elif len(prompt) <= MAX_PROMPT_TOKENS and longest <= max_new_tokens:
+            short[i] = row
+    return list(short.values())
 
 
 def _pairs(rows: list[tuple[str, str, str]]) -> Dataset:

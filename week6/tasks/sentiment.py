@@ -21,7 +21,9 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from week6.machine.checkpoint import RunError
 from week6.machine.pretrained import TOKENIZER_FILES, complete, open_config, open_model, open_tokenizer, read
+from week6.sequences import tokens_of
 from week6.tasks import Gold, Task
+from week6.tasks.conversation import break_special_tokens
 from week6.tasks.ratings import comparisons, parse_ratings
 from week6.tasks.tables import read_table
 
@@ -60,7 +62,7 @@ def sentiment(
     RunError where `read_table`, `parse_ratings` and `classifier` do, and for data with too few texts.
     """
     table = read_table(data, [[column, ratings] if ratings else [column]])
-    texts = table[column]
+    texts = break_special_tokens(tokenizer, table[column])
     rng = random.Random(seed)
     index = rng.sample(range(len(texts)), min(len(texts), MAX_TEXTS))
     n_heldout = min(HELD_OUT_TEXTS, len(index) // 5)
@@ -97,7 +99,7 @@ def sentiment(
         return task
     opinions = parse_ratings(table[ratings], f"--data {data}, column {ratings}")
     longest = PROMPT_TOKENS[1] + max_new_tokens
-    lengths = [len(ids) for ids in tokenizer([text[: CHARACTERS_PER_TOKEN * longest] for text in texts])["input_ids"]]
+    lengths = [len(ids) for ids in tokens_of(tokenizer, [text[: CHARACTERS_PER_TOKEN * longest] for text in texts])]
     short_train, short_heldout = (
         [i for i in rows if texts[i].strip() and lengths[i] <= longest] for rows in (train_index, heldout_index)
     )
@@ -146,8 +148,8 @@ def split_reviews(
             rows.append((text[:start], text[start:end]))
     if not rows:
         return []
-    prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
-    wholes = tokenizer([prompt + completion for prompt, completion in rows])["input_ids"]
+    prompts = tokens_of(tokenizer, [prompt for prompt, _ in rows])
+    wholes = tokens_of(tokenizer, [prompt + completion for prompt, completion in rows])
     return [
         row
         for row, prompt, whole in zip(rows, prompts, wholes, strict=True)
