@@ -535,6 +535,8 @@ def ppo_step(actor: PolicyWithValue, optimizer: torch.optim.Optimizer, step: int
             descend(loss, actor, optimizer)
 
 
+# %% tags=["folded"]
+# @title Is it the step of the tested loop? One step of each, every weight compared
 mine, tested = (PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device) for _ in range(2))
 ppo_step(mine, make_optimizer(mine, config.learning_rate, eps=1e-5), step=0, seed=0)
 stats, _ = next(
@@ -772,7 +774,8 @@ course.claim(
 # Where did the policy spend its nats? Equation (5) says it token by token. This is one answer with the log-ratio and
 # the reward of each token. (A bar above 0 is a token that the policy says *more* readily than the SFT model did.)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded"]
+# @title Fresh answers, their log-ratios and the rewards of their tokens
 with torch.no_grad():
     spoken = sample(actor.policy, prompts, prompt_mask, task.max_new_tokens, generator=generator_for(0, 3, device))
     spoken_ref = response_log_probs(
@@ -783,6 +786,8 @@ log_ratio = spoken.log_probs - spoken_ref  # (B, T), nats
 spoken_rewards = shape(
     spoken_scores, spoken.finished, spoken.log_probs, spoken_ref, spoken.response_mask, 0.05, penalty
 )
+
+# %% tags=["nbval-ignore-output"]
 pick = int((log_ratio.sum(1) * spoken.finished).argsort()[len(spoken) * 3 // 4])  # a larger KL than three in four
 count = int(spoken.response_mask[pick].sum())
 said = [task.tokenizer.decode([token]).strip() for token in spoken.responses[pick, :count].tolist()]
@@ -854,7 +859,7 @@ assert found["ppo"] > 0.5 > found["sft"] + 0.3 and after["length"] < before["len
 
 # %% [markdown]
 # The gold reward rose, but read the answers: the policy has found a template of praise ("… is a captivating and
-# fascinating film"), and says it of every film. VADER counts words of praise, so it cannot see that. A judge that is a rule
+# fascinating film"), and uses it for most films. VADER counts words of praise, so it cannot see that. A judge that is a rule
 # can be pleased by a rule.
 
 # %% [markdown]
@@ -915,7 +920,8 @@ check.p2.outcome()
 # any gold. (Which of the two changes is to blame, the leash or the steps? Both let the policy go farther, and the distance
 # is what counts; the recorded runs below change only $\beta$.) Now look at what the proxy likes and people would not:
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "folded"]
+# @title Answers whose proxy is good and whose gold reward is bad
 if after_hack.gold is not None:
     fooled = {
         (prompt, text): (float(proxy), float(gold))
@@ -929,7 +935,8 @@ if after_hack.gold is not None:
 # %% [markdown]
 # Which rule of the gold reward do they break? The embedded task can say: its gold reward is a sum of five parts.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "folded"]
+# @title The five parts of the gold reward, for each policy
 if task.name == "assistant":
     from week6.tasks.assistant import gold_parts
 
@@ -1132,7 +1139,8 @@ exhibited.claim(
 # over a batch, an unbiased estimate that scatters around the KL, and the KL starts at 0. *Persistently* negative: yes.
 # The KL is never negative (notebook 03, section 3), so then the tokens were not sampled from the policy that is scored.
 
-# %%
+# %% tags=["folded"]
+# @title k1 and k3 of 512 answers of a policy near the reference
 with torch.no_grad():
     early = sample(moved, prompts.repeat(8, 1), prompt_mask.repeat(8, 1), task.max_new_tokens,
                    generator=generator_for(0, 4, device))  # fmt: skip

@@ -865,6 +865,17 @@ q5 = Question(
     ),
     misconceptions=(
         Misconception(
+            "the order of the table",
+            _labels(_D, _E, _P, _S, _T),
+            "You gave the names in the order of the table. The letters were dealt otherwise: read each row's curves.",
+        ),
+        Misconception(
+            "late for eos",
+            _labels(_P, _S, _T, _D, "late"),
+            "A to D are right. `late` was the exhibit for practice and is not among the five. In E the answers have "
+            "one token too few at step 0: which one?",
+        ),
+        Misconception(
             "turned round",
             {bug: letter for letter, bug in _labels(_P, _S, _T, _D, _E).items()},
             'Your dict goes from bugs to letters. It must go from letters to bugs: {"A": …, "B": …}.',

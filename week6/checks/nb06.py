@@ -222,7 +222,7 @@ q2 = Question(
         (_log_probs(g, 3, 4), _log_probs(g, 3, 4), 2.0),
         (_log_probs(g), _log_probs(g), 0.5),
         (_log_probs(g, n := _size(g)), _log_probs(g, n), 0.3),
-        (100 * _log_probs(g, 2, n), 100 * _log_probs(g, 2, n), 1.5),  # long answers: their exp is 0
+        (_log_probs(g, 2, n) - 1000.0, _log_probs(g, 2, n) - 1000.0, 1.5),  # long answers: their exp is 0
     ],
     grad_args=(0,),
     hints=(
@@ -333,7 +333,7 @@ def preference_loss(
     return -F.logsigmoid(chosen_reward - rejected_reward)
 
 
-def _four(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+def _four(g: torch.Generator) -> list[tuple[object, ...]]:
     far = torch.tensor([1e4, -1e4, 3.0], dtype=torch.float64)
     near = _log_probs(g, 3)
     return [
