@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import textwrap
+import pprint
 import zlib
 from collections.abc import Callable
 from types import CodeType
@@ -21,12 +21,12 @@ import torch
 
 from week6.checks import compare
 from week6.checks.compare import difference, is_unanswered
-from week6.checks.describing import describe
 from week6.checks.grading import Exercise, Grading, Misconception, Verdict
 from week6.checks.inspection import in_words, not_a_function
 from week6.checks.messages import Kind, Message
 from week6.checks.prediction import Prediction
 from week6.checks.sandbox import Budget
+from week6.checks.solution import pasteable
 from week6.checks.surroundings import plain_torch, same_random_state
 
 __all__ = ["Misconception", "Prediction", "Question"]
@@ -53,12 +53,12 @@ class Question(Exercise):
         Message("hint", self.title, text).show()
 
     def solution(self) -> None:
-        """Show the reference: the very source that the notebooks run on."""
+        """Show what passes when it is pasted into a cell: the very source that the course runs on, or the value."""
         if self.reference is None:
-            Message("solution", self.title, describe(self.value)).show()
+            why = self.hints[-1] if self.hints else ""
+            Message("solution", self.title, why, _in_python(self.value)).show()
         else:
-            code = textwrap.dedent(inspect.getsource(self.reference))
-            Message("solution", self.title, "One way to write it:", code).show()
+            Message("solution", self.title, "One way to write it:", pasteable(self.reference, self.name)).show()
 
     def or_ours(self, answer: Any) -> Any:
         """The answer if it is correct, else the course's own, so that the cells that follow run.
@@ -119,6 +119,13 @@ class Question(Exercise):
 
 
 _UNANSWERED = "Replace the ... with your answer, run the cell, then run this check again."
+
+
+def _in_python(value: Any) -> str:
+    """A value as it is written in Python, a set in order."""
+    if type(value) in (set, frozenset):
+        return "{" + ", ".join(sorted(map(repr, value))) + "}"
+    return pprint.pformat(value, width=100)
 
 
 def _in_our_types(answer: Callable[..., Any], reference: Callable[..., Any]) -> Callable[..., Any]:

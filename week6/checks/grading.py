@@ -74,6 +74,7 @@ class Exercise:
     """One exercise: either a function to write (`reference` and `cases`) or a value to give (`value`).
 
     title           shown in every verdict
+    name            what the notebook calls the function, where that is not the name of the reference
     reference       the right function; its source is the solution
     cases           fresh inputs from a generator, written ones and drawn ones: a list of argument tuples
     value           the right value, where no function is asked for
@@ -85,6 +86,7 @@ class Exercise:
     """
 
     title: str
+    name: str = ""
     reference: Callable[..., Any] | None = None
     cases: Callable[[torch.Generator], Sequence[Case]] | None = None
     value: Any = _NOTHING

@@ -216,6 +216,7 @@ def _log_probs(g: torch.Generator, *shape: int) -> Tensor:
 
 q2 = Question(
     title="6.2 The implicit reward",
+    name="reward_inside",
     reference=dpo.implicit_reward,
     cases=lambda g: [
         (_log_probs(g, 5), _log_probs(g, 5), 0.1),
@@ -486,6 +487,7 @@ q3 = Question(
 
 q4 = Question(
     title="6.4 The weight",
+    name="pull",
     reference=dpo.dpo_gradient_weight,
     cases=lambda g: [
         (2 * torch.randn(7, generator=g, dtype=torch.float64), 2 * torch.randn(7, generator=g, dtype=torch.float64)),
