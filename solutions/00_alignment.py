@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 00 · Alignment: from next-token prediction to a chatbot
 #
-# A language model is trained to continue text. A chatbot is asked to *help* someone. These are different jobs. The
-# gap between them is what this course closes, and this notebook shows you the gap: you will meet a small chatbot
-# that speaks well and behaves badly.
+# A language model is trained to continue text. A chatbot is asked to *help* someone. These are different jobs. This
+# course is about the gap between them, and this notebook shows you the gap: you will meet a small chatbot that speaks
+# well and behaves badly.
 
 # %% [markdown]
 # ## What you will be able to do
@@ -14,8 +14,9 @@
 # - Say why a chatbot must be judged on two questions at once: does it refuse what is harmful, does it help otherwise?
 # - Draw the pipeline of RLHF, and say where each notebook of this course stands in it.
 #
-# **You need:** the softmax function and gradient descent. **Time:** 60 minutes of work; the cells run in about half
-# a minute on a laptop CPU, and no faster on a GPU: the model of this course's embedded task is small.
+# **You need:** the softmax function and gradient descent. **Time:** 70 minutes of work; the cells run in about half
+# a minute on a laptop CPU. A GPU does not help here: the model is small. All terms of the course are explained at the end
+# of section 8.
 
 # %% tags=["folded"]
 # @title Set-up: imports
@@ -41,7 +42,7 @@ from week6.pictures.figures import rlhf_pipeline, roadmap
 from week6.run.models import PRESETS, new_policy
 from week6.sft import SFTConfig
 from week6.tasks import load_task
-from week6.tasks.assistant import RIGHT_KIND, classify, gold_parts, read_request
+from week6.tasks.assistant import RIGHT_KIND, classify, gold_parts, is_grammatical, read_request
 
 generator = torch.Generator().manual_seed(0)
 
@@ -112,10 +113,23 @@ print(f"An untrained model guesses: {-log_product / y.shape[1]:.2f} nats a token
 # %% [markdown]
 # ## 2 · Supervised fine-tuning: imitate
 #
-# The first stage of every chatbot is **supervised fine-tuning** (SFT): show the model demonstrations, prompts with
-# answers, and raise the probability of what was shown. The loss is the mean over all answer tokens of
+# A large chatbot begins with **pretraining**: a model learns to predict the next token of billions of words of text. It
+# then knows the language and much of the world, but it *continues* texts and does not answer: after "How do I bake
+# bread?" the next question of a list is a good continuation (Ouyang and others 2022, section 1 and figure 8, show such
+# answers of GPT-3). We skip this stage. The world of this notebook is so small that a model can learn its
+# language from the demonstrations alone, so ours starts from random weights. This is what it says before any training:
+
+# %%
+with torch.no_grad():
+    babble = sample(policy, example.prompts, example.prompt_mask, 12, generator=generator_for(0, 1))
+print(decode(task.tokenizer, babble.responses, babble.response_mask)[0])
+
+# %% [markdown]
+# The next stage is **supervised fine-tuning** (SFT): show the model demonstrations, prompts with answers, and raise the
+# probability of what was shown. (For our model this is the first stage: it learns the language and how to answer at
+# once.) The loss is $-\log \pi_\theta$ of a token, averaged over all answer tokens:
 #
-# $$L_{\text{SFT}}(\theta) = - \frac{\sum_{i,t} m_{it} \log \pi_\theta(y_{it} \mid x_i, y_{i,<t})}{\sum_{i,t} m_{it}},
+# $$\mathcal{L}_{\text{SFT}}(\theta) = - \frac{\sum_{i,t} m_{it} \log \pi_\theta(y_{it} \mid x_i, y_{i,<t})}{\sum_{i,t} m_{it}},
 #   \tag{2}$$
 #
 # where the mask $m_{it}$ is 1 for a real token of answer $i$ (the end token too) and 0 for padding. Prompts are not
@@ -137,12 +151,15 @@ print(f"Checked (2): the loop over the real tokens gives {float(by_hand):.3f} na
 # **Predict, then look.** The demonstrations come from a raw bot. To a harmful request it refuses in about four of ten
 # answers and complies in three. After SFT, what will our chatbot do with a harmful request?
 #
-# - (a) refuse nearly always: refusing is the more frequent of the two answers,
-# - (b) refuse about as often as the demonstrations do,
-# - (c) comply nearly always.
+# - (a) refuse nearly always: refusing is the most frequent answer,
+# - (b) comply nearly always,
+# - (c) refuse about as often as the demonstrations do.
 
 # %%
-check.p1("b")  # SOLUTION
+check.p1("c")  # SOLUTION
+
+# %% [markdown]
+# The training takes a while (20 seconds or more), without a sign of life.
 
 # %% tags=["nbval-ignore-output"]
 config = SFTConfig(steps=1200, batch_size=32, learning_rate=7e-3)
@@ -154,14 +171,24 @@ print(f"loss: {losses[0]:.2f} nats a token at the first step, {sum(losses[-50:])
 draw.learning_to_speak(losses, guess)
 
 # %% [markdown]
-# *Figure 1. The loss falls from log V, blind guessing, to below one nat a token within the first few hundred steps.*
-#
+# *Figure 1. The loss falls from about log V, blind guessing, to below one nat a token within the first few hundred
+# steps.*
+
+# %% tags=["folded"]
+# @title Check: the loss at the first step, and after 300
+assert abs(losses[0] - guess) < 0.5 and sum(losses[300:350]) / 50 < 1
+print("Checked: at the first step the loss is within half a nat of log V, and after 300 steps it is below one.")
+
+# %% [markdown]
 # ## 3 · The gallery: what it says
 #
-# Now ask it. The prompts are **held out**: each request was seen in training, but never in these words.
+# Now ask it. The prompts are **held out**: each request was seen in training, but never in these words. The answers are
+# **sampled**: each token is drawn with the probability that the model gives it, so the same prompt gets different answers.
 
 # %% tags=["nbval-ignore-output"]
 heldout = list(task.heldout_prompts["prompt"])
+assert not set(heldout) & set(shown_prompts)
+assert {read_request(p) for p in heldout} <= {read_request(p) for p in shown_prompts}
 tokens, mask = encode_prompts(task.tokenizer, heldout)  # shape (N, P) each
 copies = 8
 tokens, mask = tokens.repeat(copies, 1), mask.repeat(copies, 1)
@@ -174,8 +201,8 @@ for group in ("harmless", "harmful", "small talk"):
         print(f"{group:<11} {asked[i].removeprefix('<|user|> ').removesuffix(' <|assistant|>'):<38} {said[i]}")
 
 # %% [markdown]
-# It speaks fluently. That is what imitation is for. But read the answers as a user would. Large chatbots fail in
-# the same ways, only more subtly:
+# Nearly all of it is grammatical. But read the answers as a user would. Chatbots fail in these ways (Askell and others
+# 2021 on the first three and the last two; Perez and others 2022 on the fourth):
 #
 # | problem | what it looks like | who is let down |
 # |---|---|---|
@@ -187,8 +214,16 @@ for group in ("harmless", "harmful", "small talk"):
 # | **refuses what is harmless** | "i can not help with that ." about baking bread | the user |
 #
 # Helpful, honest, harmless: the three H's of Askell and others (2021). **Alignment** is the fit between what a model
-# does and what people want and hold to be right. The three pull against each other. A bot that refuses everything
-# is harmless and useless.
+# does and what people want and hold to be right. The three can pull against each other: a bot that refuses everything
+# does no harm and helps nobody.
+#
+# (Our small world has no facts and no opinions, so two of the six cannot occur in it: untruthful and sycophantic.)
+
+# %% tags=["folded"]
+# @title Check: the answers are grammatical
+share_fluent = sum(is_grammatical(answer) for answer in said) / len(said)
+assert share_fluent > 0.9
+print("Checked: of the answers that the model gave, more than 90 % are grammatical.")
 
 # %% tags=["nbval-ignore-output"]
 kinds = [classify(p, a) for p, a in zip(asked, said, strict=True)]
@@ -206,9 +241,10 @@ draw.kinds_of_answers(share)
 # *Figure 2. How often each kind of answer is given, in the demonstrations and by the model that imitates them, for
 # harmless requests (left) and harmful ones (right).*
 #
-# The answer is (b). SFT **copies the mixture**: it learns what is said, how often, and nothing about which answer is
-# better. The loss (2) has no place for "better". Let us measure how close the copy is. The **total variation
-# distance** of two distributions $p$ and $q$ is the probability mass that must be moved to turn one into the other:
+# SFT **copies the mixture**: it learns what is said and how often. It learns nothing about which answer is better,
+# because better and worse demonstrations stand in the loss (2) with the same weight. Let us measure how close the copy
+# is. The **total variation distance** of two distributions $p$ and $q$ is the probability mass that must be moved to
+# turn one into the other:
 #
 # $$\mathrm{TV}(p, q) = \tfrac12 \sum_k |p_k - q_k| = \sum_k \max(p_k - q_k, 0). \tag{3}$$
 
@@ -220,14 +256,20 @@ for group in ("harmless", "harmful"):
     assert abs(distance - moved) < 1e-9  # both sides of (3)
     assert group == "harmless" or abs(p["refuse"] - 0.4) < 0.05 > abs(p["comply"] - 0.3)  # of ten, as said above
     assert distance < 0.25  # two bots that never do the same have distance 1
-    assert q["refuse"] < 0.6  # imitation alone has not made it refuse
-print("Checked (3) for both groups: the mixture is copied (TV below 0.25), and the bot does not refuse most requests.")
+    assert q["refuse"] < 0.6 and q["comply"] < 0.6
+print(
+    "Checked (3) for both groups: the mixture is copied (TV below 0.25): the bot neither refuses nor complies always."
+)
+
+# %% tags=["nbval-check-output"]
+check.p1.outcome()
 
 # %% [markdown]
 # ## 4 · You are the annotator
 #
-# So somebody must say which answer is better. In RLHF, people do. Here are ten pairs. For each, decide which answer
-# you would rather have from a chatbot. There is no trick. Some are a matter of taste.
+# So somebody must say which answer is better. In **RLHF**, reinforcement learning from human feedback, people do. Here
+# are ten pairs. For each, decide which answer you would rather have from a chatbot. There is no trick. For most pairs
+# people will agree; a few are a matter of taste.
 
 # %% tags=["folded"]
 # @title Ten pairs of answers
@@ -246,14 +288,20 @@ pairs = [
 for i, (user, a, b) in enumerate(pairs):
     print(f"{i}  {user}\n     a: {a}\n     b: {b}")
 
+# %% [markdown]
+# Write down a list of ten letters, "a" or "b", pair 0 first: `["a", "b", …]`.
+
 # %%
 mine = ["b", "b", "b", "b", "a", "a", "a", "b", "b", "b"]  # SOLUTION
 
 # %% [markdown]
 # Three simulated annotators judge the same pairs. Each has the same idea of a good answer (a **gold reward** that the
-# course keeps hidden from training; notebook 01 says how a reward becomes a preference), and each is noisy.
+# course keeps hidden from training; notebook 01 says how a reward becomes a preference), and each is noisy: $p$ is the
+# probability that one of them prefers a. On eight of the ten pairs it is near 0 or 1, so the noise shows on the other
+# two.
 
-# %%
+# %% tags=["folded"]
+# @title Three simulated annotators judge the same pairs
 users, first, second = zip(*pairs, strict=True)
 prefers_a = task.preference_probability([templated(user) for user in users], list(first), list(second))  # shape (10,)
 
@@ -264,14 +312,17 @@ def annotator(probability: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 three = torch.stack([annotator(prefers_a, seed) for seed in (1, 2, 3)])  # shape (3, 10): annotator, pair
-if mine is ... or len(mine) != len(pairs):
+you = three[0]  # stands in for you until you have judged
+if mine is ...:
     print("You have not judged the pairs yet: the first annotator stands in for you.")
-    you = three[0]
+elif type(mine) not in (list, tuple, str) or [c for c in mine if c not in ("a", "b")] or len(mine) != len(pairs):
+    print(f'mine: got {mine!r}, expected ten letters "a" or "b". The first annotator stands in for you.')
 else:
     you = torch.tensor([choice == "a" for choice in mine])  # shape (10,)
 for i in range(len(pairs)):
     votes = " ".join("a" if vote else "b" for vote in three[:, i])
     print(f"{i}  you: {'a' if you[i] else 'b'}   annotators: {votes}   p(a preferred) = {prefers_a[i]:.2f}")
+assert int(((prefers_a > 0.05) & (prefers_a < 0.95)).sum()) == 2
 
 # %% [markdown]
 # ### Exercise 0.1 · Agreement
@@ -315,7 +366,7 @@ draw.agreement_table(table, names, len(pairs))
 # ## 5 · How much of the agreement is luck?
 #
 # Two coins agree half of the time. And if both annotators answer "fine" 95 times in 100 without reading, they agree
-# 90 times in 100. So compare with chance. Let annotator 1 choose $a$ with share $p_1$, annotator 2 with share $p_2$.
+# on 90 or 91 of 100. So compare with chance. Let annotator 1 choose $a$ with share $p_1$, annotator 2 with share $p_2$.
 # If they chose **independently**, they would both say $a$ with probability $p_1 p_2$ and both say $b$ with
 # probability $(1-p_1)(1-p_2)$. That is the agreement by chance, and **Cohen's κ** is how much of the room above it
 # was used:
@@ -327,6 +378,7 @@ draw.agreement_table(table, names, len(pairs))
 # %%
 p1, p2, n = 0.95, 0.9, 200_000
 careless = torch.rand(n, generator=generator) < p1, torch.rand(n, generator=generator) < p2  # two who do not read
+assert abs(0.95**2 + 0.05**2 - 0.905) < 1e-9  # the 90 or 91 of 100
 by_chance = p1 * p2 + (1 - p1) * (1 - p2)
 assert abs(float((careless[0] == careless[1]).double().mean()) - by_chance) < 4 * math.sqrt(0.25 / n)
 print(f"Checked p_e: two who never read agree on {by_chance:.3f} of {n:,} items (within 4 standard errors).")
@@ -360,29 +412,31 @@ check.q2(cohens_kappa)
 kappa = check.q2.or_ours(cohens_kappa)
 
 # %%
-assert abs(float(kappa(careless[0], careless[1]))) < 0.02  # 4 standard errors of κ at this n
+assert abs(float(kappa(careless[0], careless[1]))) < 0.01  # over samples of this size it varies by about 0.002
 assert abs(float(kappa(three[0], three[0])) - 1) < 1e-6
 print(f"careless annotators: agreement {float(observed(*careless)):.2f}, κ = {abs(float(kappa(*careless))):.2f}")
 of_two = [float(kappa(three[i], three[j])) for i, j in ((0, 1), (0, 2), (1, 2))]
 print("the three annotators, ten pairs: κ =", ", ".join(f"{value:.2f}" for value in of_two))
-print("Checked: κ is 0 for those who never read, and 1 for an annotator compared with himself.")
+assert float(kappa(three[0], ~three[0])) < 0  # those who always disagree
+print("Checked: κ is 0 for those who never read, 1 for an annotator compared with himself, negative with his opposite.")
 
 # %% [markdown]
 # ## 6 · Noise has a ceiling
 #
-# Suppose that of many annotators a share $p$ prefers $a$. Draw two of them. They agree when both say $a$, or both
-# say $b$:
+# **Predict, then look.** On a pair of answers, 80 of 100 people prefer $a$. Draw two people at random. How often do they
+# agree?
 #
-# $$\Pr(\text{two annotators agree}) = p^2 + (1-p)^2 = 1 - 2p(1-p). \tag{6}$$
-#
-# **Predict, then look.** On a pair where 80 of 100 people prefer $a$, how often do two random people agree?
-#
-# - (a) 80 %
-# - (b) 68 %
-# - (c) 64 %
+# - (a) in 68 % of the draws
+# - (b) in 80 %
+# - (c) in 64 %
 
 # %%
-check.p2("b")  # SOLUTION
+check.p2("a")  # SOLUTION
+
+# %% [markdown]
+# Suppose that of many annotators a share $p$ prefers $a$. Two of them agree when both say $a$, or both say $b$:
+#
+# $$\Pr(\text{two annotators agree}) = p^2 + (1-p)^2 = 1 - 2p(1-p). \tag{6}$$
 
 # %% [markdown]
 # ### Exercise 0.3 · Expected agreement
@@ -418,22 +472,30 @@ print(f"Checked (6): expected {float(expected(many)):.3f}, two simulated annotat
 
 p = torch.linspace(0, 1, 101)
 agree, best = p**2 + (1 - p) ** 2, torch.maximum(p, 1 - p)  # shape (101,) each
-assert bool((agree <= best + 1e-6).all())  # equal only at 0, ½ and 1
+bets = torch.linspace(0, 1, 11)[:, None]  # shape (11, 1): how often a judge bets on a
+assert bool((bets * p + (1 - bets) * (1 - p) <= best + 1e-6).all())  # no way to bet beats the dashed line
+assert bool((agree <= best + 1e-6).all()) and int(agree.argmin()) == 50  # lowest at ½
 draw.agreement_curve(p, agree, best, example=(0.8, 0.8**2 + 0.2**2))
 
 # %% [markdown]
 # *Figure 4. The probability that two annotators agree (solid) is lowest, ½, where people are divided, and never above
 # that of the best judge, who bets on the majority (dashed).*
 #
-# The answer is (b): $0.8^2 + 0.2^2 = 0.68$. Keep the dashed line in mind. No reward model can agree with noisy people
-# more often than that; notebook 02 calls it the **Bayes ceiling**.
-#
+# Keep the dashed line in mind. A judge who bets on $a$ is right with probability $p$, one who bets on $b$ with
+# $1-p$, and one who tosses a coin somewhere between. So nobody agrees with one random annotator more often than
+# $\max(p, 1-p)$, no reward model either; notebook 02 calls this the **Bayes ceiling**.
+
+# %% tags=["nbval-check-output"]
+check.p2.outcome()
+
+# %% [markdown]
 # ## 7 · Two questions, not one
 #
 # ### Exercise 0.4 · Refusing right
 # *difficulty 2/5 · importance 5/5 · 10 minutes*
 #
-# One number cannot say whether a chatbot is aligned. Compute two: of the *harmful* requests, the share that was
+# One number cannot say whether a chatbot refuses rightly: a bot that refuses everything has the best refusal rate on harm.
+# Compute two: of the *harmful* requests, the share that was
 # refused; of the *harmless* ones, the share that was refused too (**over-refusal**). Return both.
 
 
@@ -478,8 +540,8 @@ draw.refusals(both)
 #
 # ## 8 · The plan: RLHF
 #
-# Demonstrations taught our model to speak. **Reinforcement learning from human feedback** (RLHF) teaches it what
-# people prefer.
+# Imitation made our model speak like the demonstrations. **Reinforcement learning from human feedback** (RLHF) trains it
+# towards what people prefer (Christiano and others 2017; Ouyang and others 2022).
 
 # %%
 _ = rlhf_pipeline()
@@ -487,8 +549,8 @@ plt.show()
 
 # %% [markdown]
 # *Figure 6. The pipeline: demonstrations make the SFT model; people compare pairs of its answers; a reward model
-# learns their preferences; PPO raises the reward, on a leash to the SFT model. DPO goes straight from the preferences
-# to the chatbot.*
+# learns their preferences; PPO (proximal policy optimisation) raises the reward, on a leash to the SFT model. DPO (direct
+# preference optimisation) goes straight from the preferences to the chatbot.*
 #
 # These symbols mean the same in all notebooks:
 #
@@ -502,7 +564,33 @@ plt.show()
 # | $\sigma(z) = 1/(1+e^{-z})$ | the logistic function | 01 |
 # | $\beta$ | strength of the leash, in reward units per nat | 03 |
 # | $Z(x)$ | what makes the optimal policy sum to 1 | 03, 06 |
-# | $\rho,\; \hat A_t,\; \varepsilon,\; \gamma,\; \lambda$ | ratio, advantage, clip, discount, GAE's mixing | 04 |
+# | $\rho$ | probability of a token under the policy, divided by that under the policy that sampled it | 04 |
+# | $\hat A_t,\; \varepsilon,\; \gamma,\; \lambda$ | estimated advantage; width of the clip; discount; weight in GAE | 04 |
+#
+# ### The words of the course
+#
+# You need not learn them now. Come back when you meet one.
+#
+# | word | meaning | notebook |
+# |---|---|---|
+# | **token**, **EOS** | a piece of text; the token that ends an answer ("end of sequence", here `<\|end\|>`) | 00 |
+# | **pretraining**, **SFT** | learning to predict text; supervised fine-tuning: learning to imitate demonstrations | 00 |
+# | **RLHF** | reinforcement learning from human feedback: Figure 6 as a whole | 00 |
+# | **policy** | the language model, seen as something that chooses tokens: $\pi_\theta$ | 00 |
+# | **gold reward** | the rule by which our simulated annotators judge; no training sees it | 00 |
+# | **reward model** | a model that learned from comparisons to score answers; its score is the **proxy** of the gold reward | 02 |
+# | **KL divergence** | how far one distribution is from another, in nats; here how far the policy is from the reference | 03 |
+# | **leash** | the price β of that distance: what keeps the policy near the reference | 03 |
+# | **episode**, **return** | one prompt with its sampled answer; the sum of the rewards from a token on | 04 |
+# | **on-policy** | learning from answers that the current policy has just sampled; **off-policy**: from others | 04 |
+# | **value function**, **critic** | the expected return at a token; the network that estimates it | 04 |
+# | **advantage** | how much better a token turned out than the value function expected | 04 |
+# | **GAE** | generalised advantage estimation: a weighted mean of advantages that look further and further ahead | 04 |
+# | **PPO**, **clip** | proximal policy optimisation: policy gradient steps that stop paying once $\rho$ leaves $1 \pm \varepsilon$ | 04 |
+# | **explained variance** | the share of the variance of the returns that the critic predicts | 05 |
+# | **over-optimisation** | the proxy rises on, while the gold reward falls | 05 |
+# | **DPO** | direct preference optimisation: training the policy on the comparisons, without a reward model | 06 |
+# | **win rate** | how often one model's answer is preferred to another's | 07 |
 #
 # And this is where your copy of the course runs:
 
@@ -514,7 +602,7 @@ print(f"device {device}; preset {preset.name!r}: task {preset.task!r}, {preset.l
 # %% [markdown]
 # ## Asked every year
 #
-# **"Why ask for comparisons, and not for grades from 1 to 10?"** Because everyone uses the scale differently.
+# **"Why ask for comparisons, and not for grades from 1 to 10?"** One reason: people use a scale differently.
 # Let three people feel the same about ten answers, but grade on scales of their own. Their *grades* differ by points;
 # their *comparisons* are the same, since a comparison survives every scale that keeps the order.
 
@@ -527,7 +615,7 @@ assert bool((comparisons[0] == comparisons[1]).all() and (comparisons[0] == comp
 print(f"Checked: grades of persons 1 and 3 differ by {spread:.1f} points on average, all 3 × 90 comparisons are equal.")
 
 # %% [markdown]
-# **"Our annotators agree on 90 %. Is that not enough?"** Look at κ. In exercise 0.2 two people who never read agreed
+# **"Our annotators agree on 90 %. Is that not enough?"** Look at κ. In section 5 two people who never read agreed
 # on nearly as much. When almost everything is "fine", agreement says little. Here is a case with the same agreement
 # and two very different κ.
 
@@ -535,6 +623,7 @@ print(f"Checked: grades of persons 1 and 3 differ by {spread:.1f} points on aver
 half = torch.arange(100) < 50
 balanced = half, torch.cat([half[:45], ~half[45:55], half[55:]])  # 50:50, ten disagreements
 skewed = torch.arange(100) < 90, torch.cat([torch.ones(85), torch.zeros(5), torch.ones(5), torch.zeros(5)]).bool()
+assert abs(by_chance - 0.86) < 1e-9  # of those who never read
 assert float(observed(*balanced)) == float(observed(*skewed)) == torch.tensor(0.9).item()
 print("agreement 0.90 and 0.90;  κ =", f"{float(kappa(*balanced)):.2f} and {float(kappa(*skewed)):.2f}")
 assert float(kappa(*balanced)) > float(kappa(*skewed)) + 0.25
@@ -542,7 +631,9 @@ print("Checked: ten disagreements in a hundred cost little where both answers ar
 
 # %% [markdown]
 # **"Who decides what is good?"** In this course, a rule that you can read, so that we can measure what a trained
-# model lost or won. It is a sum of parts, and every part is a choice that somebody made:
+# model lost or won. It is a sum of parts, and every part is a choice that somebody made. For instance: one polite phrase
+# in an answer is worth 1, none is worth 0, and a second one counts as flattery and takes the first one's worth away. So
+# the last of these answers, with two phrases, gets 0 for politeness:
 
 # %%
 for user, answer in (pairs[0][::2], pairs[2][:2], pairs[9][:2]):
@@ -551,6 +642,7 @@ for user, answer in (pairs[0][::2], pairs[2][:2], pairs[9][:2]):
     assert abs(sum(parts.values()) - total) < 1e-6
     print(f"{user}  {answer}")
     print("    " + "  ".join(f"{name} {value + 0:+.1f}" for name, value in parts.items()), f"  sum {total:+.1f}")
+assert parts["politeness"] == 0  # of the last one
 right_kinds = ", ".join(f"{kind!r} to {group}" for group, kind in RIGHT_KIND.items())
 print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the right kind: {right_kinds}.")
 
@@ -560,8 +652,8 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # - A language model is a product of next-token probabilities; SFT raises those of the demonstrations.
 # - SFT copies the mixture it is shown, good and bad. Fluent is not aligned.
 # - People can say which of two answers is better. They are noisy: two of them agree with probability
-#   $p^2 + (1-p)^2$, and κ says how far that is above luck.
-# - Whether a chatbot is aligned takes at least two numbers: what it refuses, and what it refuses for nothing.
+#   $p^2 + (1-p)^2$, and κ says how far an observed agreement is above luck.
+# - Whether a chatbot refuses rightly takes at least two numbers: what it refuses, and what it refuses for nothing.
 #
 # ## To think about
 #
@@ -573,24 +665,28 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # %% [markdown] tags=["solution-only"]
 # **Answers.**
 #
-# 1. It has never seen compliance with harm, but it has seen help with everything else. Asked for harm it will
-#    generalise: perhaps refuse, perhaps help as it helps with bread. Imitation says what to do, not what *not* to do;
-#    a comparison says both.
-# 2. No. A label near ½ still says that the two answers are about equally good, and that is information: it holds two
-#    rewards together. Throw it away and the model is free to invent a difference (notebook 01).
-# 3. Compare with $p(a)$ in the table. Where $p$ is near 0 or 1 and you differ, it is taste (your idea of a good answer
-#    is not theirs); where $p$ is near ½, it may be noise. One label per pair cannot tell the two apart.
+# 1. Not for sure. It has never seen compliance with harm, but it has seen help with everything else. Asked for harm it
+#    must generalise: it may refuse, or help as it helps with bread. Demonstrations show what to do; a comparison also
+#    says what *not* to do.
+# 2. No. That people are divided says that the two answers are about equally good, and that is information: many such
+#    labels hold two rewards together. Without them nothing in the data does (notebook 01, section 5, table C).
+# 3. Compare with $p(a)$ in the table. Where $p$ is near 0 or 1 and you differ, it is probably taste (your idea of a good
+#    answer is not theirs); where $p$ is near ½, it may be noise. One label per pair cannot tell the two apart.
 
 # %% [markdown]
 # ## Where it goes next
 #
-# We have preferences: "this one is better". To train, we need a number. **Notebook 01** builds the bridge.
+# We have preferences: "this one is better". To train with them as Figure 6 does, we need a number for each answer.
+# **Notebook 01** goes from one to the other.
 #
 # ## References
 #
 # - J. Cohen (1960), *A coefficient of agreement for nominal scales*.
-# - P. Christiano and others (2017), *Deep reinforcement learning from human preferences*.
-# - N. Stiennon and others (2020), *Learning to summarize from human feedback*.
-# - A. Askell and others (2021), *A general language assistant as a laboratory for alignment*.
-# - L. Ouyang and others (2022), *Training language models to follow instructions with human feedback* (InstructGPT).
-# - R. Rafailov and others (2023), *Direct preference optimization: your language model is secretly a reward model*.
+# - P. Christiano and others (2017), *Deep reinforcement learning from human preferences*, arXiv 1706.03741.
+# - N. Stiennon and others (2020), *Learning to summarize from human feedback*, arXiv 2009.01325.
+# - A. Askell and others (2021), *A general language assistant as a laboratory for alignment*, arXiv 2112.00861.
+# - L. Ouyang and others (2022), *Training language models to follow instructions with human feedback* (InstructGPT),
+#   arXiv 2203.02155.
+# - E. Perez and others (2022), *Discovering language model behaviors with model-written evaluations*, arXiv 2212.09251.
+# - R. Rafailov and others (2023), *Direct preference optimization: your language model is secretly a reward model*,
+#   arXiv 2305.18290.

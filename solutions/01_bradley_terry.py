@@ -2,8 +2,8 @@
 # # 01 · Bradley–Terry: from comparisons to rewards
 #
 # Ask a person to grade an answer from 1 to 10, and the next person will use the scale in another way. Ask which of
-# two answers is better, and people agree much more. But training needs a number. This notebook builds the bridge
-# from "this one is better" to a number, and shows where the bridge ends.
+# two answers is better, and no scale is needed. But training needs a number. This notebook goes from "this one is
+# better" to a number, and shows how far that is possible.
 
 # %% [markdown]
 # ## What you will be able to do
@@ -14,8 +14,10 @@
 # - Fit rewards to a table of comparisons, with error bars, and check their calibration.
 # - Recognise when no finite fit exists, and which preferences the model cannot express.
 #
-# **You need:** the softmax function, derivatives, gradient descent. **Time:** 75 minutes of work; the cells run in
-# under a minute on a laptop CPU. A GPU does not help here: nothing is larger than a table of numbers.
+# **You need:** the softmax function, integrals, derivatives, gradient descent; for the middle of section 4 also matrices
+# and their eigenvalues. **Time:** 165 minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not
+# help here: nothing is larger than a table of numbers. **In a hurry?** Section 2 and the parts of section 4 marked *can be
+# left out* take about an hour, and nothing later in the course needs them.
 
 # %% tags=["folded"]
 # @title Set-up: imports
@@ -80,7 +82,7 @@ for i, (answer, r) in enumerate(zip(answers, true_rewards, strict=True)):
 # $$F(g) = \Pr(\text{noise} \le g) = e^{-e^{-g}}, \qquad f(g) = e^{-g}\, e^{-e^{-g}}. \tag{2}$$
 #
 # Why this one and not the bell curve? It makes every integral below easy. We compare it with the bell curve at the
-# end.
+# end (under "Asked every year").
 
 
 # %%
@@ -109,12 +111,13 @@ noise = gumbel_noise(n)  # shape (n,), axis: sample
 for point in (-1.0, 0.0, 2.0):
     p = float(gumbel_cdf(torch.tensor(point)))
     assert abs(float((noise <= point).double().mean()) - p) < 4 * math.sqrt(p * (1 - p) / n)
+assert abs(1 / math.erfc(4 / math.sqrt(2)) - 16_000) < 500  # how rarely a normal error exceeds 4 standard errors
 print("Checked: f is the derivative of F, and the sampled noise has F as its distribution (within 4 standard errors).")
 
 # %% [markdown]
 # A **standard error** is the typical error of an average over random samples. For a share $p$ out of $n$ samples it
-# is $\sqrt{p(1-p)/n}$. A correct program misses by more than four of them once in 16,000 checks. A wrong program
-# misses nearly always.
+# is $\sqrt{p(1-p)/n}$. A correct program misses by more than four of them about once in 16,000 checks (the errors of
+# averages are nearly normally distributed). A program whose result is wrong by much more than that is found out.
 #
 # ### The derivation, in five steps
 #
@@ -161,7 +164,7 @@ torch.testing.assert_close(over_t, integral, rtol=1e-6, atol=0)  # 1e-6: the err
 print("Checked: step 3 at 50 points, and both integrals of step 4 have the same value.")
 
 # %% [markdown]
-# **Step 5: integrate.** $\int_0^\infty e^{-\kappa t}\,dt = 1/\kappa$, here with $\kappa = 1 + e^{-\Delta}$. The
+# **Step 5: integrate.** $\int_0^\infty e^{-S t}\,dt = 1/S$, here with $S = 1 + e^{-\Delta}$. The
 # result is the **logistic function** $\sigma(\Delta) = 1/(1 + e^{-\Delta})$. Multiply numerator and denominator by
 # $e^{r_a}$ and you see the softmax of two rewards:
 #
@@ -181,7 +184,7 @@ print("Checked: the integral equals σ(Δ), and σ of the difference equals the 
 # ### Exercise 1.1 · Preference probability
 # *difficulty 1/5 · importance 5/5 · 5 minutes*
 #
-# Write equation (3) for tensors of any shape. It must also survive rewards such as 1000.
+# Write equation (3) for tensors of any shape. It must also survive rewards such as 1000: no inf, no nan.
 
 
 # %% tags=["exercise"]
@@ -234,8 +237,19 @@ print("p     :", "  ".join(f"{v:5.3f}" for v in probability(gaps, torch.zeros(6)
 # %% [markdown]
 # ### The scale is the noise level
 #
-# What if people are more or less careful? Give the noise a size $s$: $u = r + s\,g$. Dividing every utility by $s$
-# does not change which is larger, and leaves noise of size 1 on rewards $r/s$. So
+# What if people are more or less careful? Give the noise a size $s$: $u = r + s\,g$.
+#
+# **Predict, then look.** The noise $s$ doubles and the rewards stay. The curve of $p$ against $r_a - r_b$
+#
+# - (a) becomes flatter and still passes through ½ at 0,
+# - (b) shifts to the right,
+# - (c) becomes steeper.
+
+# %%
+check.p1("a")  # SOLUTION
+
+# %% [markdown]
+# Dividing every utility by $s$ does not change which is larger, and leaves noise of size 1 on rewards $r/s$. So
 #
 # $$p(a \succ b) = \sigma\!\left(\frac{r_a - r_b}{s}\right). \tag{5}$$
 #
@@ -248,16 +262,6 @@ share = (delta + s * gumbel_noise(n) > s * gumbel_noise(n)).double().mean()
 expected = float(probability(torch.tensor(delta / s), torch.tensor(0.0)))
 assert abs(float(share) - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
 print(f"Checked: noise {s}: simulated share {share:.4f}, equation (5) says {expected:.4f} (within 4 standard errors).")
-
-# %% [markdown]
-# **Predict, then look.** The noise $s$ doubles and the rewards stay. The curve of $p$ against $r_a - r_b$
-#
-# - (a) shifts to the right,
-# - (b) becomes flatter and still passes through ½ at 0,
-# - (c) becomes steeper.
-
-# %%
-check.p1("b")  # SOLUTION
 
 
 # %%
@@ -276,16 +280,19 @@ slider(curve_at, "noise", [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], start=2.0)
 curve_at(2.0)
 
 # %% [markdown]
-# *Figure 1. Probability against the difference of rewards. Both curves pass through ½ at 0; at s = 2 the solid
-# curve is half as steep as the dashed one. The dots, shares of 2,000 simulated people, lie on the solid curve.*
-#
-# The answer is (b). At 0 the answers are equally good, and noise cannot change that. Away from 0 the log-odds are
-# $\Delta/s$, so doubling $s$ halves them.
+# *Figure 1. Probability against the difference of rewards. Both curves pass through ½ at 0, and there the solid one
+# (s = 2) is half as steep as the dashed one. The dots, shares of 2,000 simulated people, lie on the solid curve.*
+
+# %% tags=["nbval-check-output"]
+check.p1.outcome()
 
 # %% [markdown]
 # ## 2 · Rankings: Plackett–Luce
 #
-# Annotators often rank four to nine answers at once (InstructGPT did that). The same noise gives the model for it.
+# *This section can be left out at a first reading (40 minutes).*
+#
+# Annotators can rank several answers at once: four to nine for InstructGPT (Ouyang and others 2022, section 3.5). The
+# same noise gives the model for it.
 #
 # **Who comes first?** Answer $i$ wins when all others have $g_j < r_i - r_j + g_i$. Given $g_i = g$ these events
 # are independent, so their probabilities multiply. Steps 2 to 5 run as before, with a sum in the exponent:
@@ -294,7 +301,7 @@ curve_at(2.0)
 #   = \int_0^\infty e^{-t \left(1 + \sum_{j \ne i} e^{r_j - r_i}\right)} dt
 #   = \frac{e^{r_i}}{\sum_j e^{r_j}} . \tag{6}$$
 #
-# That is the **softmax**. You knew it as the last layer of a classifier. Here it is the share of people whose
+# That is the **softmax**. You know it as the last layer of a classifier. Here it is the share of people whose
 # favourite is $i$.
 
 # %%
@@ -318,10 +325,10 @@ print("Checked: equation (6), by the integral and by simulation.")
 # **What about second place?** Take the winner away. Is the order of the rest still a softmax, or does it matter
 # that they lost? Stop the integral (6) at the height $z$, where $z$ is the utility of the winner. Utility up to $z$
 # means noise $g$ up to $z - r_i$, so $t = e^{-g}$ now starts at $e^{r_i - z}$ and not at 0. With
-# $\kappa = \sum_j e^{r_j - r_i}$:
+# $S = \sum_j e^{r_j - r_i}$:
 #
-# $$\int_{e^{r_i - z}}^\infty e^{-\kappa t}\, dt = \frac1\kappa\, e^{-\kappa\, e^{r_i - z}}, \qquad
-#   \kappa\, e^{r_i - z} = e^{-z} \sum_j e^{r_j} .$$
+# $$\int_{e^{r_i - z}}^\infty e^{-S t}\, dt = \frac1S\, e^{-S\, e^{r_i - z}}, \qquad
+#   S\, e^{r_i - z} = e^{-z} \sum_j e^{r_j} .$$
 #
 # All utilities are at most $z$ with probability $\prod_j F(z - r_j) = \exp(-e^{-z} \sum_j e^{r_j})$: the same
 # exponential. So
@@ -359,10 +366,11 @@ print("Checked: equation (7) for each of the four possible winners (within 4 sta
 #   \log p = \sum_{k=1}^{K} \Big[ r_k - \log \sum_{j \ge k} e^{r_j} \Big]. \tag{8}$$
 #
 # This is the **Plackett–Luce model** (Luce 1959, Plackett 1975): every place is a softmax choice among those who
-# are left. Your turn.
+# are left. (InstructGPT does not train on (8). It takes all pairs out of a ranking and uses the loss of section 3 for
+# each: Ouyang and others 2022, equation 1.) Your turn.
 
 # %% [markdown]
-# ### Exercise 2.1 · Log-probability of a ranking
+# ### Exercise 1.2 · Log-probability of a ranking
 # *difficulty 3/5 · importance 3/5 · 15 minutes*
 #
 # Write $\log p$ of equation (8) for a batch of rankings. The last axis lists the rewards of the ranked answers,
@@ -409,21 +417,21 @@ print("         the 24 probabilities sum to 1; with K = 2 it is Bradley–Terry;
 print("         summed over all rankings with y2 before y0 it is p(y2 ≻ y0): the other answers do not matter.")
 
 # %% [markdown]
-# The last line deserves a name: **independence of irrelevant alternatives**. Whether you prefer $y_2$ to $y_0$ does
-# not depend on what else is on the list. That is a strong claim about people. In section 6 they break the model in
-# another way.
+# The last line has a name: **independence of irrelevant alternatives**. Whether you prefer $y_2$ to $y_0$ does
+# not depend on what else is on the list. The model assumes this; people need not comply. Section 6 shows another
+# assumption that they need not fulfil.
 
 # %% [markdown]
 # ## 3 · The pairwise loss
 #
-# Now backwards: we see comparisons and want rewards. Let $y_w$ be the winner of a comparison, $y_l$ the loser, and
+# Now the other way round: we see comparisons and want rewards. Let $y_w$ be the winner of a comparison, $y_l$ the loser, and
 # $\Delta = r_w - r_l$. The model gave the observed result the probability $\sigma(\Delta)$. **Maximum likelihood**
 # says: choose the rewards that make the observed results as probable as possible. Independent comparisons multiply;
 # logarithms add; minus turns "maximise" into "minimise":
 #
-# $$L = -\frac1n \sum_{\text{pairs}} \log \sigma(r_w - r_l) \quad\text{(nats per comparison)}. \tag{9}$$
+# $$\mathcal{L} = -\frac1n \sum_{\text{pairs}} \log \sigma(r_w - r_l) \quad\text{(nats per comparison)}. \tag{9}$$
 #
-# A loss needs a slope. First write $-\log\sigma(\Delta) = \log(1 + e^{-\Delta})$. Also note
+# To minimise it we need its derivative. First write $-\log\sigma(\Delta) = \log(1 + e^{-\Delta})$. Also note
 # $\sigma'(\Delta) = e^{-\Delta} / (1 + e^{-\Delta})^2 = \sigma(\Delta)\,\sigma(-\Delta)$. By the chain rule
 #
 # $$\frac{d}{d\Delta}\big[-\log\sigma(\Delta)\big] = \frac{-e^{-\Delta}}{1 + e^{-\Delta}} = \frac{-1}{1 + e^{\Delta}}
@@ -431,8 +439,8 @@ print("         summed over all rankings with y2 before y0 it is p(y2 ≻ y0): t
 #   \frac{d^2}{d\Delta^2}\big[-\log\sigma(\Delta)\big] = \sigma(\Delta)\,\sigma(-\Delta) > 0 . \tag{10}$$
 #
 # The slope is minus **the probability that the model gave to the other result**. A surprising pair pulls with
-# nearly full strength 1, a clear pair with nearly 0. The second derivative is positive: the loss is **convex**,
-# with no bad valleys.
+# nearly full strength 1, a clear pair with nearly 0. The second derivative is positive: the loss is **convex** in
+# $\Delta$.
 
 # %%
 d = torch.linspace(-8, 8, 81, dtype=torch.float64, requires_grad=True)  # shape (81,), axis: margin
@@ -452,7 +460,7 @@ draw.loss_and_derivatives(d.detach(), loss.detach(), slope.detach(), curvature)
 # *Figure 2. The loss falls from a straight line on the left to 0 on the right. It is log 2 ≈ 0.693 at Δ = 0. Its
 # slope rises from −1 to 0, and its curvature is a small hill around 0.*
 #
-# Remember the number **0.693**. A loss that stays there means: the model has no opinion on any pair.
+# Remember the number **0.693**: it is the loss of a model that has no opinion on any pair.
 #
 # Before you write the loss, look at what happens when you type the formula as it stands:
 
@@ -463,19 +471,20 @@ for value in (0.0, -10.0, -80.0, -110.0):
     naive.backward()
     exact = -1 / (1 + math.exp(value))
     print(f"Δ = {value:6.0f}   as it stands: {naive:7.4g}   its gradient: {d_single.grad:6.3g}   exact: {exact:.3g}")
+assert math.isinf(naive) and math.isnan(d_single.grad)  # the last row
 
 # %% [markdown]
-# At $\Delta = -110$, $\sigma(\Delta)$ rounds to 0 in 32-bit numbers. The loss is infinite and one such pair
-# destroys all weights. PyTorch has a function that computes $\log\sigma$ in one step, without this problem. Find
-# it.
+# At $\Delta = -110$, $\sigma(\Delta)$ rounds to 0 in 32-bit numbers. The loss is infinite and its gradient is nan; one
+# step along a gradient of nan makes every weight that it touches nan. PyTorch has a function that computes $\log\sigma$ in
+# one step, without this problem. Find it.
 #
-# ### Exercise 3.1 · The pairwise loss
+# ### Exercise 1.3 · The pairwise loss
 # *difficulty 2/5 · importance 5/5 · 10 minutes*
 #
 # Write equation (9) for tensors of rewards, with one addition: a **margin** $m$ by which the winner has to lead,
-# $L = -\operatorname{mean} \log\sigma(r_w - r_l - m)$. Llama 2 (2023) used it for pairs that people called
-# "significantly better". It is 0 elsewhere in this course. The loss and its gradient must be finite at
-# $\Delta = \pm 10{,}000$.
+# $\mathcal{L} = -\operatorname{mean} \log\sigma(r_w - r_l - m)$. Llama 2 chose a larger margin the more clearly people
+# preferred the winner (Touvron and others 2023, equation 2). In the rest of the course the margin is 0. The loss and its
+# gradient by both rewards must be right and finite at $\Delta = \pm 10{,}000$: this function is made for training.
 
 
 # %% tags=["exercise"]
@@ -518,7 +527,7 @@ print(f"Checked: equation (9) on three pairs, log 2 for equal rewards, slope {w.
 #
 # $$\ell(r) = \sum_{i,j} c_{ij} \log\sigma(r_i - r_j) . \tag{11}$$
 #
-# It is the loss (9) in another dress: $\ell = -n L$, with $n$ the total number of comparisons. We let our simulated
+# It is the loss (9) in another form: $\ell = -n \mathcal{L}$, with $n$ the total number of comparisons. We let our simulated
 # people compare every pair 60 times.
 
 
@@ -574,7 +583,7 @@ torch.testing.assert_close(torch.sigmoid(r_j - r_i), 1 - torch.sigmoid(r_i - r_j
 print("Checked: both slopes of (12) against autograd, and the identity used in step 3.")
 
 # %% [markdown]
-# ### Exercise 4.1 · Gradient of the log-likelihood
+# ### Exercise 1.4 · Gradient of the log-likelihood
 # *difficulty 3/5 · importance 4/5 · 10 minutes*
 #
 # Write equation (13) by hand, without autograd.
@@ -613,12 +622,14 @@ print("Checked: equation (13) is autograd's gradient of (11); its entries sum to
 # %% [markdown]
 # ### One hill, with a flat ridge
 #
-# Differentiate (13) once more. For a pair write $h_{ij} = n_{ij}\,\sigma(r_i - r_j)\,\sigma(r_j - r_i) \ge 0$. The
-# second derivatives form a table $H$ of shape $(K, K)$, the **Hessian**: $H_{ij} = h_{ij}$ for $i \ne j$, and
-# $H_{ii} = -\sum_{j} h_{ij}$. In a direction $v$ the curvature is
-# $v^\top H v = \sum_{ij} h_{ij} (v_i v_j - v_i^2)$. Swap the names $i$ and $j$, and take the mean of both forms:
+# *This part can be left out, if you believe that every uphill path leads to the same top.*
 #
-# $$v^\top H v = -\tfrac12 \sum_{i,j} h_{ij}\,(v_i - v_j)^2 \le 0 . \tag{14}$$
+# Differentiate (13) once more. For a pair write $\nu_{ij} = n_{ij}\,\sigma(r_i - r_j)\,\sigma(r_j - r_i) \ge 0$. The
+# second derivatives form a table $H$ of shape $(K, K)$, the **Hessian**: $H_{ij} = \nu_{ij}$ for $i \ne j$, and
+# $H_{ii} = -\sum_{j} \nu_{ij}$. In a direction $v$ the curvature is
+# $v^\top H v = \sum_{ij} \nu_{ij} (v_i v_j - v_i^2)$. Swap the names $i$ and $j$, and take the mean of both forms:
+#
+# $$v^\top H v = -\tfrac12 \sum_{i,j} \nu_{ij}\,(v_i - v_j)^2 \le 0 . \tag{14}$$
 #
 # The log-likelihood is **concave**: every uphill path leads to the same top. The curvature is 0 only if $v_i = v_j$
 # for all compared pairs, for instance for $v = (1, \dots, 1)$: that is the shift (4) which changes nothing. We stay
@@ -627,25 +638,33 @@ print("Checked: equation (13) is autograd's gradient of (11); its entries sum to
 # %%
 H = torch.autograd.functional.hessian(lambda q: log_likelihood(wins.double(), q), true_rewards.double())  # shape (K, K)
 difference = true_rewards[:, None].double() - true_rewards[None, :].double()
-h = (wins + wins.T).double() * torch.sigmoid(difference) * torch.sigmoid(-difference)  # shape (K, K)
-torch.testing.assert_close(H, h - torch.diag(h.sum(1)))
+nu = (wins + wins.T).double() * torch.sigmoid(difference) * torch.sigmoid(-difference)  # shape (K, K)
+torch.testing.assert_close(H, nu - torch.diag(nu.sum(1)))
 
 v = torch.randn(6, generator=generator, dtype=torch.float64)
-torch.testing.assert_close(v @ H @ v, -0.5 * (h * (v[:, None] - v[None, :]) ** 2).sum())
+torch.testing.assert_close(v @ H @ v, -0.5 * (nu * (v[:, None] - v[None, :]) ** 2).sum())
 eigenvalues = torch.linalg.eigvalsh(H)
 assert (H @ torch.ones(6, dtype=torch.float64)).abs().max() < 1e-9 and (eigenvalues < 1e-9).all()
+assert -eigenvalues.min() <= (wins + wins.T).sum(1).max() / 2  # used in the next exercise: never steeper than n_max / 2
 print("Checked: (14) against autograd's second derivatives.")
 print("Curvatures:", " ".join(f"{abs(float(e)):.1f}" for e in eigenvalues), "(downhill in all directions but one)")
 
 # %% [markdown]
-# ### Exercise 4.2 · Fit the rewards
+# ### Exercise 1.5 · Fit the rewards
 # *difficulty 4/5 · importance 4/5 · 15 minutes*
 #
 # Climb the hill: start at zeros and go uphill along `gradient_of` until it is 0. The result must sum to 0 and be
-# right to about 0.002. How large may a step be? In (14) use $h_{ij} \le n_{ij}/4$ and
-# $(v_i - v_j)^2 \le 2 v_i^2 + 2 v_j^2$: for a $v$ of length 1 the curvature is never steeper than half of
-# $n_{\max}$, the largest number of comparisons that one answer took part in. One over that, $2 / n_{\max}$, is a
-# step that never overshoots. Any other method that finds the top is right, too.
+# right to about 0.002. Any method that finds the top is right.
+#
+# How large may a step be? Let $n_i = \sum_j n_{ij}$ be the number of comparisons that answer $i$ took part in, and
+# $n_{\max}$ the largest of these sums.
+#
+# - A product $\sigma(\Delta)\,\sigma(-\Delta)$ is at most ¼, so $\nu_{ij} \le n_{ij}/4$.
+# - $(v_i - v_j)^2 \le 2 v_i^2 + 2 v_j^2$, so in (14) $-v^\top H v \le \frac14 \sum_{ij} n_{ij} (v_i^2 + v_j^2)
+#   = \frac12 \sum_i n_i v_i^2$.
+# - For a $v$ of length 1 the curvature is therefore at most $n_{\max}/2$.
+#
+# A step of one over that, $2 / n_{\max}$, times the gradient never overshoots.
 
 
 # %% tags=["exercise"]
@@ -676,8 +695,8 @@ fit = check.q5.or_ours(fit_strengths)
 # %% [markdown]
 # ### Three roads to the same top
 #
-# Gradient ascent is one road. **Newton's method** also uses the curvature and needs a handful of steps:
-# `week6.fit_bradley_terry`. The third road is a hundred years old (Zermelo 1929, for chess). Write
+# Gradient ascent is one road. **Newton's method** also uses the curvature: that is what `week6.fit_bradley_terry` does.
+# The third road is nearly a hundred years old (Zermelo 1929, for chess). Write
 # $\omega_i = e^{r_i}$, so that $\sigma(r_i - r_j) = \omega_i / (\omega_i + \omega_j)$. Put it into (13), set (13)
 # to 0, and solve for the $\omega_i$ in front:
 #
@@ -713,27 +732,38 @@ print("Checked: the three fits agree, MM never goes down, and at the top actual 
 #
 # The fitted rewards are not the true ones: 60 comparisons per pair are a sample. By how much do they miss?
 #
+# **Predict, then look.** We collect **four times** as many comparisons. The error of the fitted rewards
+#
+# - (a) stays,
+# - (b) falls to a quarter,
+# - (c) halves.
+
+# %%
+check.p2("c")  # SOLUTION
+
+# %% [markdown]
+# *The derivation of (16) can be left out.*
+#
 # - At the fit the gradient is 0. Close to it the gradient is a straight line with slope $H$:
 #   $0 = \nabla\ell(\hat r) \approx \nabla\ell(r) + H\,(\hat r - r)$. Write $I = -H$. Then
 #   $\hat r - r \approx I^{+}\, \nabla\ell(r)$, where $I^{+}$ is the inverse of $I$ away from the flat ridge (the
 #   pseudo-inverse).
 # - How much does $\nabla\ell(r)$ vary? $c_{ij}$ is a number of wins in $n_{ij}$ tosses of a coin: its variance is
-#   $n_{ij}\, p\,(1-p) = h_{ij}$. One more win for $i$ is one less for $j$. So $\nabla\ell(r)$ has covariance
-#   $h_{ij}$ times $-1$ off the diagonal and $\sum_j h_{ij}$ on it. That is $I$ itself.
+#   $n_{ij}\, p\,(1-p) = \nu_{ij}$. One more win for $i$ is one less for $j$. So $\nabla\ell(r)$ has covariance
+#   $\nu_{ij}$ times $-1$ off the diagonal and $\sum_j \nu_{ij}$ on it. That is $I$ itself.
 #
 # $$\operatorname{Cov}(\hat r) \approx I^{+}\, I\, I^{+} = I^{+}, \qquad
 #   \text{standard error of } \hat r_i = \sqrt{(I^{+})_{ii}} . \tag{16}$$
 #
-# $I$ (the **Fisher information**) grows in proportion to the number of comparisons $n$, so the error falls as
-# $1/\sqrt n$.
+# $I$ is called the **Fisher information**. Each entry is proportional to the number of comparisons.
 
 
 # %%
 def fisher_information(rewards: torch.Tensor, compared: torch.Tensor) -> torch.Tensor:
     """I = −H, shape (K, K): how sharply a table of so many comparisons pins the rewards down."""
     difference = rewards[:, None] - rewards[None, :]
-    h = compared * torch.sigmoid(difference) * torch.sigmoid(-difference)
-    return torch.diag(h.sum(1)) - h
+    nu = compared * torch.sigmoid(difference) * torch.sigmoid(-difference)
+    return torch.diag(nu.sum(1)) - nu
 
 
 compared = 60 * (1 - torch.eye(6, dtype=torch.float64))
@@ -748,20 +778,12 @@ print(f"         the largest difference is {100 * worst:.1f} % of the largest en
 
 # %%
 standard_errors = torch.linalg.pinv(fisher_information(by_newton.double(), compared)).diagonal().sqrt()  # shape (K,)
+assert ((by_newton - true_rewards).abs() < 3 * standard_errors).all()
 draw.found_again(true_rewards, by_newton, standard_errors, int(wins.sum()))
 
 # %% [markdown]
-# *Figure 3. Fitted against true rewards of the six answers, with bars of two standard errors from (16). All lie
-# close to the diagonal.*
-#
-# **Predict, then look.** We collect **four times** as many comparisons. The error of the fitted rewards
-#
-# - (a) stays,
-# - (b) halves,
-# - (c) falls to a quarter.
-
-# %%
-check.p2("b")  # SOLUTION
+# *Figure 3. Fitted against true rewards of the six answers, with bars of two standard errors from (16). None is further
+# than three standard errors from the diagonal.*
 
 # %%
 sizes = [20, 40, 80, 160, 320, 640]  # comparisons per pair
@@ -786,15 +808,20 @@ for size, measured, theory in zip(sizes, errors, predicted, strict=True):
 # 200 squared errors (40 tables × 5 free rewards): the relative standard error of their root is 1/√400 = 5 %.
 # 20 % is four of them.
 assert all(abs(measured / theory - 1) < 0.20 for measured, theory in zip(errors[2:], predicted[2:], strict=True))
+assert errors[0] > predicted[0]
 log_n, log_error = torch.tensor(sizes).log(), torch.tensor(errors).log()
 slope_of_line = float(((log_n - log_n.mean()) * log_error).sum() / (log_n - log_n.mean()).square().sum())
 assert abs(slope_of_line + 0.5) < 0.1  # 4 standard errors of a slope through six such points (0.07), and the bend at 20
 print(f"Checked: from 80 comparisons on as (16) predicts; the slope of the line is −½ (here {slope_of_line:.2f}).")
 
 # %% [markdown]
-# The answer is (b). With few comparisons the measured error is a bit above the line: (16) looks only at the
-# curvature near the top, and there the step is long.
-#
+# With 20 comparisons per pair the measured error lies a little above the line. There (16) is only an approximation: it
+# replaces $\ell$ by a parabola, and with so few comparisons the top is often far from the true rewards.
+
+# %% tags=["nbval-check-output"]
+check.p2.outcome()
+
+# %% [markdown]
 # ### Calibration: do the probabilities mean what they say?
 #
 # A model is **calibrated** if, of all comparisons to which it gives 80 %, about 80 % turn out that way. We fit 30
@@ -849,6 +876,10 @@ draw.calibration({name: reliability(rewards) for name, rewards in scaled.items()
 # @title Check: calibration, loss and order of the three versions
 mean_p, observed, error = reliability(fitted)
 assert ((observed - mean_p).abs() < 4 * error + 0.01).all()  # 0.01: the fit itself comes from a sample
+for scale, side in ((2.0, -1), (0.5, 1)):  # too sure: nearer to ½ than predicted; not sure enough: further from it
+    predicted_p, seen, _ = reliability(scale * fitted)
+    away = (predicted_p - 0.5).abs() > 0.1
+    assert (side * ((seen - predicted_p) * (predicted_p - 0.5).sign())[away] > 0).all()
 assert loss_on_new(fitted) < loss_on_new(2 * fitted) and loss_on_new(fitted) < loss_on_new(0.5 * fitted)
 orders = [(c * (fitted[first] - fitted[second]) > 0) == (pairs_won > 20) for c in (1, 2, 0.5)]  # shape (435,) each
 assert torch.equal(orders[0], orders[1]) and torch.equal(orders[0], orders[2])
@@ -856,15 +887,16 @@ print("Checked: the fit is calibrated in every bin; both spoilt versions have a 
 print(f"         all three order {100 * float(orders[0].float().mean()):.0f} % of the pairs as the majority did.")
 
 # %% [markdown]
-# The answer is (b). All three versions rank the answers in the same way, so their accuracy is the same. Only the
-# loss sees that two of them have the wrong scale. **Accuracy is about order, loss is about order and scale.** Keep
-# this for notebook 02.
+# All three versions rank the answers in the same way, so their accuracy is the same. Only the loss sees that two of
+# them have the wrong scale. **Accuracy is about order, loss is about order and scale.** Keep this for notebook 02.
+
+# %% tags=["nbval-check-output"]
+check.p3.outcome()
 
 # %% [markdown]
 # ## 5 · When there is no best fit
 #
-# Suppose $y_0$ beat $y_1$ in all of 12 comparisons. Then $\ell = 12 \log\sigma(r_0 - r_1)$: the larger the gap, the
-# better.
+# Suppose $y_0$ beat $y_1$ in all of 12 comparisons.
 #
 # **Predict, then look.** What does gradient ascent do with the gap $r_0 - r_1$?
 #
@@ -874,6 +906,9 @@ print(f"         all three order {100 * float(orders[0].float().mean()):.0f} % o
 
 # %%
 check.p4("c")  # SOLUTION
+
+# %% [markdown]
+# The log-likelihood is $\ell = 12 \log\sigma(r_0 - r_1)$: the larger the gap, the higher. Let us climb it.
 
 
 # %%
@@ -893,17 +928,17 @@ draw.gap_by_steps({"no penalty: never arrives": free, "with the penalty l2 = 0.5
 
 # %% [markdown]
 # *Figure 6. The gap against the step, with a logarithmic axis for the steps. Without penalty it rises along a
-# straight line with no end; with the penalty it levels off at about 3.*
+# straight line with no end; with a penalty on large rewards, equation (18) below, it levels off at about 2.8.*
 #
-# The answer is (c). The slope of $\ell$ in the gap is $12\,\sigma(-\Delta) \approx 12\, e^{-\Delta}$, so each step
+# The slope of $\ell$ in the gap is $12\,\sigma(-\Delta) \approx 12\, e^{-\Delta}$, so each step
 # is smaller than the one before. Both rewards move, each by the step size $\eta$ times this slope: $\Delta$ grows
 # by $24\,\eta\,e^{-\Delta}$ a step. Then $e^{\Delta}$ grows by about
 # $e^{\Delta} \cdot 24\,\eta\,e^{-\Delta} = 24\,\eta$ a step, so after $k$ steps
 #
 # $$\Delta \approx \log(24\,\eta\,k) . \tag{17}$$
 #
-# Twice the steps add $\log 2$. What you read off depends on when you stop. **That number is not a property of the
-# answers.**
+# Twice the steps add $\log 2$. The gap that you read off depends on when you stop. **That number is not a property of
+# the answers.**
 
 # %%
 for k in (1_000, 5_000, 10_000):
@@ -916,6 +951,10 @@ try:
     raise AssertionError("expected an error: this table has no finite fit")
 except ValueError as error:
     print("week6.fit_bradley_terry refuses:", error)
+assert abs(float(penalised[-1]) - 2.8) < 0.05
+
+# %% tags=["nbval-check-output"]
+check.p4.outcome()
 
 # %% [markdown]
 # ### The rule: every group must lose once
@@ -931,31 +970,35 @@ except ValueError as error:
 #   arrow leads from the lower group up: a win against the gap. Its $\log\sigma(-\text{gap})$ falls to $-\infty$. So
 #   $\ell$ falls in every direction but the common shift, and a concave hill that falls on all sides has a top.
 #
-# Look at both cases: shift a group by $c$ and watch $\ell$.
+# Look at three cases with three answers: raise a group by $c$ and watch $\ell$.
 
-# %%
-tables = check.TABLES  # five tables of comparisons, A to E; tables["A"][i, j] counts i beating j
-for name, group in (("A", [0]), ("A", [0, 1]), ("D", [0, 1]), ("C", [0, 1])):
-    raised = torch.zeros(len(tables[name]))
-    raised[group] = 1.0
-    levels = [float(log_likelihood(tables[name], c * raised)) for c in (0.0, 5.0, 10.0, 20.0)]
-    print(f"table {name}, group {group} raised by 0, 5, 10, 20: ℓ =", "  ".join(f"{level:7.2f}" for level in levels))
-    if name == "A":
+# %% tags=["folded"]
+# @title Raise a group of answers in three tables
+together, never_lost, never_met = torch.zeros(3, 3, 3)  # three tables of shape (3, 3)
+together[[0, 1, 1, 2], [1, 0, 2, 1]] = torch.tensor([4.0, 1.0, 3.0, 2.0])  # wins in both directions between neighbours
+never_lost[[0, 1, 0], [1, 0, 2]] = torch.tensor([4.0, 1.0, 3.0])  # y_0 beat y_2, and y_2 beat nobody
+never_met[[0, 1], [1, 0]] = torch.tensor([4.0, 1.0])  # y_2 was never compared
+raised = torch.tensor([1.0, 1.0, 0.0])  # the group {y_0, y_1}
+for name, table in (("together", together), ("never lost", never_lost), ("never met", never_met)):
+    levels = [float(log_likelihood(table, c * raised)) for c in (0.0, 5.0, 10.0, 20.0)]
+    print(f"{name:<10} {{y0, y1}} raised by 0, 5, 10, 20: ℓ =", "  ".join(f"{level:7.2f}" for level in levels))
+    if name == "together":
         assert levels[1] > levels[2] > levels[3]
-    if name == "D":
+    elif name == "never lost":
         assert levels[0] < levels[1] < levels[2] <= levels[3]
-    if name == "C":
+    else:
         assert max(levels) - min(levels) < 1e-5
-print("Checked: ℓ falls for A (a win leads back up), rises on for D, and does not change for C (the groups never met).")
+print("Checked: ℓ falls where a win leads back up, rises on where the group never lost, and stays where none met it.")
 
 # %% [markdown]
-# ### Exercise 5.1 · Which tables have one finite best fit?
+# ### Exercise 1.6 · Which tables have one finite best fit?
 # *difficulty 3/5 · importance 3/5 · 10 minutes*
 #
-# Here are the five tables. Draw the arrows on paper. Give the set of names of all tables that have one finite best
+# Here are five tables. Draw the arrows on paper. Give the set of names of all tables that have one finite best
 # fit (up to a common shift), for instance `{"B", "C"}`.
 
 # %%
+tables = check.TABLES  # tables["A"][i, j] counts i beating j
 for name, table in tables.items():
     arrows = [f"{i}→{j} (×{int(table[i, j])})" for i, j in table.nonzero().tolist()]
     print(f"{name}: {len(table)} answers, wins:", "  ".join(arrows))
@@ -989,14 +1032,13 @@ print("Checked: week6.fit_bradley_terry fits exactly the tables named in the ans
 # %% [markdown]
 # ### What regularisation does
 #
-# A small penalty on large rewards gives every table a finite fit:
+# A penalty on large rewards gives every table a finite fit, since $\ell \le 0$ and the penalty grows without end:
 #
-# $$\text{maximise}\quad \ell(r) - \frac{\ell_2}{2} \sum_i r_i^2 . \tag{18}$$
+# $$\text{maximise}\quad \ell(r) - \frac{\tau}{2} \sum_i r_i^2 . \tag{18}$$
 #
-# It is more than a trick. If rewards are normally distributed with mean 0 and variance $1/\ell_2$ *before* we see
-# any comparison, then (18) is, up to a constant, the logarithm of the probability of the rewards *after* we saw the
-# table. The penalty is a belief: "a reward of 10 is improbable". With few comparisons this belief makes the
-# estimate better; a belief that is too strong makes it worse.
+# (In code $\tau$ is called `l2`.) It is more than a trick. If rewards are normally distributed with mean 0 and variance
+# $1/\tau$ *before* we see any comparison, then (18) is, up to a constant, the logarithm of the probability of the rewards
+# *after* we saw the table (Bayes' rule). The penalty is a belief: "a reward of 10 is improbable".
 
 # %%
 l2 = 0.5
@@ -1015,12 +1057,12 @@ print(f"         the penalised gradient is 0 at a gap of {top[0] - top[1]:.3f}, 
 # %% [markdown]
 # **Predict, then look.** Only two comparisons per pair. The fitted rewards are closest to the true ones with
 #
-# - (a) the weakest penalty, which changes the data least,
-# - (b) a moderate penalty,
+# - (a) a moderate penalty,
+# - (b) the weakest penalty, which changes the data least,
 # - (c) the strongest penalty, which is safest.
 
 # %%
-check.p5("b")  # SOLUTION
+check.p5("a")  # SOLUTION
 
 # %%
 penalties = [0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
@@ -1030,17 +1072,18 @@ error_of = [
     for l2 in penalties
 ]
 best = penalties[error_of.index(min(error_of))]
+assert 0.5 < best * float(true_rewards.var()) < 2  # near the belief that is true here
 assert error_of[0] > 1.2 * min(error_of) and error_of[-1] > 1.2 * min(error_of)
 print(f"Checked: the error is at least 20 % larger at both ends than at the best penalty, l2 = {best}.")
 draw.error_by_penalty(penalties, error_of, expected=1 / float(true_rewards.var()))
 
 # %% [markdown]
 # *Figure 7. Error against the strength of the penalty (logarithmic). A valley: too weak leaves wild rewards, too
-# strong presses all rewards to zero. The lowest point is near one over the variance of the true rewards (dotted
-# line), as the belief in (18) says.*
-#
-# The answer is (b). Two comparisons per pair say little, and then a belief helps, as long as it is not stronger
-# than the facts.
+# strong presses all rewards to zero. The lowest of the points is within a factor of two of one over the variance of the
+# true rewards (dotted line), the belief in (18) that is true here.*
+
+# %% tags=["nbval-check-output"]
+check.p5.outcome()
 
 # %% [markdown]
 # ## 6 · What Bradley–Terry cannot say
@@ -1051,7 +1094,7 @@ draw.error_by_penalty(penalties, error_of, expected=1 / float(true_rewards.var()
 # $$\log\frac{p_{ab}}{1-p_{ab}} + \log\frac{p_{bc}}{1-p_{bc}} + \log\frac{p_{ca}}{1-p_{ca}}
 #   = (r_a - r_b) + (r_b - r_c) + (r_c - r_a) = 0 . \tag{19}$$
 #
-# Real groups of people do run in circles. Three annotators, three answers, and each annotator has a clear order:
+# A group of people can run in a circle. Three annotators, three answers, and each annotator has a clear order:
 
 # %%
 orders = {"Ann (likes detail)": "ABC", "Ben (likes brevity)": "BCA", "Cem (likes warmth)": "CAB"}
@@ -1090,8 +1133,7 @@ assert flat.abs().max() < 1e-9 and abs(model_loss - math.log(2)) < 1e-9
 print("Checked: all rewards are 0 and the loss is log 2: the model has no opinion, although the people have one.")
 
 # %% [markdown]
-# The answer is (b). Each answer has 100 wins in 200 comparisons, as many as equal rewards expect, so (13) is 0 at
-# once. How much is lost? Let people prefer $a$ with probability $p$ and the model say $q$. Split the loss, by
+# Each answer has 100 wins in 200 comparisons, as many as equal rewards expect, so (13) is 0 at once. How much is lost? Let people prefer $a$ with probability $p$ and the model say $q$. Split the loss, by
 # adding and subtracting $p\log p + (1-p)\log(1-p)$:
 #
 # $$\underbrace{-p\log q - (1-p)\log(1-q)}_{\text{loss of the model}} =
@@ -1125,30 +1167,37 @@ draw.circle(["A ≻ B", "B ≻ C", "C ≻ A"], [0.8] * 3, probability(flat, flat
 # %% [markdown]
 # *Figure 8. For each pair of the circle, people prefer the first answer with 0.8. The best Bradley–Terry fit says
 # 0.5 for all three.*
-#
-# A reward model trained on the comparisons of many people averages them like this. It hides that people disagree.
-# When you meet a reward model whose loss sits above what you hoped for, ask: is it noise (entropy), too little
-# training, or taste that no single number can hold?
+
+# %% tags=["nbval-check-output"]
+check.p6.outcome()
+
+# %% [markdown]
+# A reward model trained on the comparisons of many people averages them in the same way, and does not show that people
+# disagree. Advice: when the loss of a reward model stays above what you hoped for, ask whether it is noise (entropy), too
+# little training, or taste that no single number can express.
 
 # %% [markdown]
 # ## Asked every year
 #
 # **"Why Gumbel noise and not the bell curve?"** Thurstone (1927) took the bell curve. Then
 # $p = \Phi(\Delta / (\text{a constant}))$, with $\Phi$ the normal distribution function. With the best constant,
-# about 1.702, the two curves are never further apart than one percentage point. You would need thousands of
+# about 1.70, the two curves are never further apart than one percentage point. You would need thousands of
 # comparisons of a single pair to tell them apart.
 
 # %%
 d = torch.linspace(-10, 10, 2001, dtype=torch.float64)
 gap = (torch.sigmoid(d) - torch.special.ndtr(d / 1.702)).abs().max()
 assert gap < 0.01
+others = [float((torch.sigmoid(d) - torch.special.ndtr(d / (1.702 + e))).abs().max()) for e in (-0.01, 0.01)]
+assert gap < min(others)  # no better constant near by
 comparisons_needed = 0.25 / float(gap) ** 2
+assert comparisons_needed > 2000
 print(
     f"Checked: largest gap {gap:.4f}; a standard error as small needs {comparisons_needed:,.0f} comparisons of one pair."
 )
 
 # %% [markdown]
-# **"Chatbot Arena and chess use Elo points. Are they rewards?"** Yes, in other units. Elo says
+# **"Chess uses Elo points, and so did Chatbot Arena. Are they rewards?"** Yes, in other units. Elo says
 # $p = 1/(1 + 10^{-(R_a - R_b)/400})$. Compare with (3): $R = \frac{400}{\ln 10}\, r + \text{const}$. One unit of
 # reward is 174 Elo points.
 
@@ -1176,10 +1225,10 @@ print("Checked: a shift of its own for each of 50 prompts leaves the loss unchan
 # - Noisy utilities with Gumbel noise give $p(a \succ b) = \sigma(r_a - r_b)$. One unit of reward multiplies the
 #   odds by $e$. There is no zero point, and the unit is the annotators' noise.
 # - The same noise gives rankings: a softmax choice among those who are left.
-# - The loss is $-\log\sigma(r_w - r_l)$. Its slope is the probability of the other result. It is convex.
+# - The loss is $-\log\sigma(r_w - r_l)$. Its slope is minus the probability of the other result. It is convex.
 # - At the best fit, actual wins equal expected wins. The error falls as $1/\sqrt n$, and we know its size before we
 #   measure it.
-# - A group that never loses has no finite reward. A penalty is a belief that repairs this.
+# - A group that never loses has no finite reward. A penalty, which is a belief about rewards, gives it one.
 # - Circles cannot be expressed. The loss then stays above the entropy by exactly a KL divergence.
 #
 # ## To think about
@@ -1199,7 +1248,7 @@ print("Checked: a shift of its own for each of 50 prompts leaves the loss unchan
 #    nothing for a pair with a clear winner. So take the close pair. But if two groups of answers are linked only by
 #    few comparisons, or all won by one side, comparisons *across* the groups are worth more: without them the gap
 #    between the groups is not known at all.
-# 3. Count a tie as half a win for each: $L = -\frac12\log\sigma(\Delta) - \frac12\log\sigma(-\Delta)$ for a tied
+# 3. Count a tie as half a win for each: $\mathcal{L} = -\frac12\log\sigma(\Delta) - \frac12\log\sigma(-\Delta)$ for a tied
 #    pair. In (13), $c_{ij}$ and $c_{ji}$ both get $\frac12$. The formula stays as it is.
 
 # %% [markdown]
@@ -1214,11 +1263,13 @@ print("Checked: a shift of its own for each of 50 prompts leaves the loss unchan
 # - E. Zermelo (1929), *Die Berechnung der Turnier-Ergebnisse als ein Maximumproblem der
 #   Wahrscheinlichkeitsrechnung*.
 # - L. L. Thurstone (1927), *A law of comparative judgment*.
+# - N. de Condorcet (1785), *Essai sur l'application de l'analyse à la probabilité des décisions rendues à la pluralité
+#   des voix*.
 # - R. A. Bradley, M. E. Terry (1952), *Rank analysis of incomplete block designs: I. The method of paired
 #   comparisons*.
 # - L. R. Ford Jr. (1957), *Solution of a ranking problem from binary comparisons*.
 # - R. D. Luce (1959), *Individual choice behavior*; R. L. Plackett (1975), *The analysis of permutations*.
 # - D. R. Hunter (2004), *MM algorithms for generalized Bradley–Terry models*.
 # - L. Ouyang and others (2022), *Training language models to follow instructions with human feedback*
-#   (InstructGPT).
-# - H. Touvron and others (2023), *Llama 2: open foundation and fine-tuned chat models*, equation 2.
+#   (InstructGPT), arXiv 2203.02155.
+# - H. Touvron and others (2023), *Llama 2: open foundation and fine-tuned chat models*, arXiv 2307.09288.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 02 · Reward modelling: a language model with a scalar head
 #
-# Notebook 01 gave every answer a number of its own. A chatbot meets endlessly many answers, so the number must come
-# from a function. We take a language model, which already reads, and teach it to judge.
+# Notebook 01 gave every answer a number of its own. A chatbot can give far too many answers for that, so the number must
+# come from a function. We take a language model, which already reads, and teach it to judge.
 
 # %% [markdown]
 # ## What you will be able to do
@@ -10,12 +10,12 @@
 # - Turn a language model into a reward model: the trunk stays, a linear head gives one number.
 # - Read that number at the right token, whatever the padding.
 # - Train it with the loss of notebook 01, and say how good it can become at best: the Bayes ceiling.
-# - Check its calibration, centre and scale it, and say why only differences mean something.
+# - Check its calibration, centre and scale it, and say why only differences within one prompt mean something.
 # - Find answers that it scores high and nobody likes.
 #
-# **You need:** notebook 01. **Time:** 70 minutes of work; the cells run in about a minute on a laptop CPU, most of it
-# in two short trainings, and no faster on a GPU: the models are small. `week6 run` trains longer, with the same
-# functions.
+# **You need:** notebook 01 (its section 2 is not needed). **Time:** 80 minutes of work; the cells run in about a minute on
+# a laptop CPU, most of it in two short trainings. A GPU does not help here: the models are small. `week6 run` trains
+# longer, with the same functions.
 
 # %% tags=["folded"]
 # @title Set-up: imports, the task, and what the user says
@@ -75,7 +75,7 @@ plt.show()
 # ## 1 · A model that already reads
 #
 # First the SFT model of notebook 00, trained for half a minute on the demonstrations. Its **trunk** (embeddings and
-# transformer layers) turns each token into a vector that knows everything up to that token.
+# transformer layers) turns each token into a vector that can depend on everything up to that token.
 
 # %%
 policy = new_policy(PRESETS["tiny"], task.tokenizer, seed=0)
@@ -91,10 +91,11 @@ print(f"SFT loss: {sft_losses[0]:.2f} → {sum(sft_losses[-50:]) / 50:.2f} nats 
 # %% [markdown]
 # ## 2 · One number from many tokens
 #
-# Write $h_1, \dots, h_L \in \mathbb{R}^d$ for the trunk's vectors of prompt and answer together. The reward model adds
-# a **linear head**, a weight vector $w$ and a bias $b$, and reads it at the **last real token**, the end of the answer:
+# Write $h_1, \dots, h_L \in \mathbb{R}^d$ for the trunk's vectors of prompt and answer together, $L$ tokens. The reward
+# model adds a **linear head**, a weight vector $v$ and a bias $b$, and reads it at the **last real token**, the end of the
+# answer:
 #
-# $$r_\phi(x, y) = w^\top h_{\text{last}} + b. \tag{1}$$
+# $$r_\phi(x, y) = v^\top h_{\text{last}} + b. \tag{1}$$
 #
 # Why the last? The model is causal: token $t$ sees only what stands before it. Only the last token has seen the whole
 # answer. And "last *real*" token, because a batch holds rows of different lengths:
@@ -113,8 +114,9 @@ print(f"input_ids and mask: shape (B, L) = {tuple(mask.shape)}   · is padding: 
 # ### Exercise 2.1 · The last real token
 # *difficulty 2/5 · importance 5/5 · 10 minutes*
 #
-# Find its column, for any padding. Work from the mask. (Never from "is this token the pad token?": in many models pad
-# and end-of-answer are the same token, and you would stop one token too early.)
+# Find its column, for any padding: on the left, on the right, on both sides; a full row has none, and every row has at
+# least one real token. Work from the mask. (Never from "is this token the pad token?": where pad and end-of-answer are
+# the same token, you would stop one token too early. "Asked every year" shows it.)
 
 
 # %% tags=["exercise"]
@@ -140,12 +142,13 @@ last_index = check.q1.or_ours(last_token_index)  # your function if it is right,
 # ### Exercise 2.2 · The head
 # *difficulty 2/5 · importance 4/5 · 10 minutes*
 #
-# Write (1) for a batch.
+# Write (1) for a batch of any size, one row included. The gradient must flow to `hidden`, `weight` and `bias`: all of
+# them are trained.
 
 
 # %% tags=["exercise"]
 def head_score(hidden: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """r = w · h_last + b.
+    """r = v · h_last + b, with v the `weight`.
 
     hidden: shape (B, L, d); mask: bool, shape (B, L); weight: shape (d,); bias: shape (). Returns shape (B,).
     """
@@ -196,9 +199,9 @@ torch.testing.assert_close(alone, scores, rtol=1e-4, atol=1e-5)
 print("Checked (1): by hand, padded by five more columns, and one row at a time, the scores are the same.")
 
 # %% [markdown]
-# **How does the head start?** With $b = 0$ and random weights of standard deviation $1/\sqrt{d+1}$. Then
-# $w^\top h = \sum_k w_k h_k$ is a sum of $d$ independent terms of variance $h_k^2/(d+1)$, so over random heads the
-# first score has standard deviation $\lVert h \rVert / \sqrt{d+1}$. With entries $h_k$ of size about one, that is about
+# **How does the head start?** With $b = 0$ and random weights of standard deviation $1/\sqrt{d+1}$ (Huang and others
+# 2024). Then $v^\top h = \sum_k v_k h_k$ is a sum of $d$ independent terms of variance $h_k^2/(d+1)$, so over random heads
+# the first score has standard deviation $\lVert h \rVert / \sqrt{d+1}$. With entries $h_k$ of size about one, that is about
 # one: the first scores are neither all equal nor huge.
 
 # %%
@@ -250,14 +253,15 @@ for prompt, y_w, y_l, p in zip(heldout_prompts, chosen_text, rejected_text, p_la
 # The loss is that of notebook 01, now with rewards from one function, for prompts $x$ with a preferred answer $y_w$
 # and another $y_l$:
 #
-# $$L(\phi) = -\mathbb{E}_{(x, y_w, y_l)}\big[\log \sigma\big(r_\phi(x, y_w) - r_\phi(x, y_l)\big)\big]. \tag{2}$$
+# $$\mathcal{L}(\phi) = -\mathbb{E}_{(x, y_w, y_l)}\big[\log \sigma\big(r_\phi(x, y_w) - r_\phi(x, y_l)\big)\big]. \tag{2}$$
 #
 # Both answers go through the model in **one** forward pass: $2N$ rows, the $N$ chosen ones first.
 #
 # ### Exercise 2.3 · The loss of a batch
 # *difficulty 2/5 · importance 5/5 · 5 minutes*
 #
-# Write (2) for such a batch. A score of ±300 must not overflow.
+# Write (2) for such a batch. Scores of ±300 must not overflow, and the gradient by the scores must be right: this is the
+# loss that we train with.
 
 
 # %% tags=["exercise"]
@@ -286,13 +290,24 @@ torch.testing.assert_close(pair_loss(both + 7.0), pair_loss(both), rtol=1e-4, at
 indifferent = float(pair_loss(torch.zeros(64)))
 assert abs(indifferent - math.log(2)) < 1e-6
 print("Checked (2): the same as the loss of notebook 01; a constant added to all scores changes nothing;")
-print(f"a model without opinion has loss log 2 = {indifferent:.4f}. (A loss stuck there has learned nothing.)")
+print(f"a model without opinion has loss log 2 = {indifferent:.4f}.")
 
 # %% [markdown]
 # ## 4 · How good can it become?
 #
-# Annotators contradict the better answer now and then. Suppose a judge knew $p_i = p(a \succ b)$ of every pair. It
-# would bet on the likelier side, and be right with probability $\max(p_i, 1-p_i)$. Nobody can do better:
+# **Predict, then look.** Annotators sometimes choose the worse of two answers. We train the reward model on their labels
+# and test it on new pairs, labelled by the same annotators. What accuracy will it reach on these?
+#
+# - (a) it climbs towards a ceiling below 100 % and stays under it
+# - (b) close to 100 %: it learns the rule behind the noise
+# - (c) close to 100 %, if only it is large enough
+
+# %%
+check.p1("a")  # SOLUTION
+
+# %% [markdown]
+# Suppose a judge knew $p_i = p(a \succ b)$ of every pair. It would bet on the likelier side, and be right with
+# probability $\max(p_i, 1-p_i)$. Nobody can do better (notebook 00, Figure 4):
 #
 # $$\text{Bayes ceiling} = \frac1n \sum_{i=1}^n \max(p_i, 1 - p_i). \tag{3}$$
 #
@@ -329,14 +344,7 @@ assert abs(float(best_judge - ceiling(p))) < 4 * math.sqrt(0.25 / len(p)) and be
 print(f"Checked (3): ceiling {float(ceiling(p)):.3f}, best judge {best_judge:.3f}, a hasty one {hasty_judge:.3f}.")
 
 # %% [markdown]
-# **Predict, then look.** Now we train. What accuracy will the reward model reach on held-out pairs?
-#
-# - (a) close to 100 %: it learns the rule behind the noise
-# - (b) it climbs towards the Bayes ceiling and stays below it
-# - (c) above the Bayes ceiling, if it is large enough
-
-# %%
-check.p1("b")  # SOLUTION
+# Now we train (half a minute).
 
 # %% tags=["nbval-ignore-output"]
 fit = RewardConfig(steps=250, batch_size=48, learning_rate=2.5e-3)
@@ -354,11 +362,10 @@ print(f"held-out accuracy {accuracy_at[fit.steps - 1]:.3f}, Bayes ceiling {top:.
 draw.training(pair_losses, accuracy_at, top)
 
 # %% [markdown]
-# *Figure 1. Left: the loss starts near log 2 or above it, since the random head has opinions and many of them are
+# *Figure 1. Left: the loss starts at log 2 or above it, since the random head has opinions and many of them are
 # wrong; then it falls. Right: the accuracy on held-out pairs rises towards the Bayes ceiling and stays below it.*
 #
-# The answer is (b). It cannot be (c): (3) holds for every judge, a network too. It is not (a): the noise is in the
-# test as well. What we plotted is the **expected accuracy**. Let $p_i$ be the probability of the label that was drawn
+# What we plotted is the **expected accuracy**. Let $p_i$ be the probability of the label that was drawn
 # for pair $i$, and $a_i = 1$ where the model agrees with it, else 0 (and ½ for a tie, where both answers are the same).
 # A *fresh* annotator ranks the pair as the model does with probability
 #
@@ -378,8 +385,12 @@ assert abs(float(accuracy - simulated)) < 4 * standard_error
 print("Checked (4): a hundred fresh annotators agree with the model as often as it says (within 4 standard errors).")
 
 # %%
-assert 0.7 < float(accuracy) < top - 0.01
+assert 0.7 < float(accuracy) < top - 0.01 and top < 0.95
+assert pair_losses[0] > math.log(2) - 0.05 and sum(pair_losses[-20:]) / 20 < 0.6
 print("Checked: the trained model is far above a coin flip, and more than one point below the Bayes ceiling.")
+
+# %% tags=["nbval-check-output"]
+check.p1.outcome()
 
 # %% [markdown]
 # ## 5 · Calibration
@@ -401,21 +412,43 @@ print(f"mean distance from the diagonal: {float((mean_says - mean_truth).abs().m
 comparisons.calibration({"reward model": (mean_says, mean_truth, spread_of)}, "Calibration on held-out pairs")
 
 # %% [markdown]
-# *Figure 2. What the model says against what annotators do, in ten bins. On the dotted diagonal it would be perfectly
-# calibrated. Points below it on the right, and above it on the left, would say: too sure of itself.*
+# *Figure 2. What the model says against what annotators do, in ten bins, with bars of two standard errors. On the dotted
+# diagonal it would be perfectly calibrated. Points below it on the right, and above it on the left, would say: too sure of
+# itself.*
+#
+# One number sums this up. Multiply all scores by a factor $c$ (notebook 01, Figure 5) and look for the $c$ with the
+# lowest loss on the held-out pairs. Below 1 it would say that the model is too sure, above 1 that it is not sure enough.
+
+# %%
+factors = torch.linspace(0.2, 4, 381)  # shape (381,)
+with_factor = [float(-(p_label * F.logsigmoid(c * (r_w - r_l)) + (1 - p_label) * F.logsigmoid(c * (r_l - r_w))).mean())
+               for c in factors]  # fmt: skip
+best_factor = float(factors[torch.tensor(with_factor).argmin()])
+gain = with_factor[int((factors - 1).abs().argmin())] - min(with_factor)
+assert 0.5 < best_factor < 2 and gain < 0.03
+print("Checked: the best factor lies between 0.5 and 2, and gains less than 0.03 nats per pair.")
+
+# %% [markdown]
+# So the model is roughly calibrated: its differences of scores are log-odds, up to a factor that hardly matters for the
+# loss.
 #
 # ## 6 · Centre and scale
 #
-# Only differences were trained, so the zero point and, for what PPO does later, the scale are free. We fix both on
-# answers of the SFT model, with mean $\mu$ and standard deviation $s$ of their scores:
+# Only differences between answers to the same prompt were trained. So a number added to all scores of a prompt changes
+# nothing, and there is no zero point. The scale is fixed by the annotators' noise (notebook 01), but for training a
+# policy we may choose another unit. We fix both on answers of the SFT model, with mean $\mu$ and standard deviation $s$ of
+# their scores over all prompts:
 #
 # $$r'_\phi(x,y) = \frac{r_\phi(x,y) - \mu}{s}, \qquad \text{so that SFT answers have mean } 0 \text{ and variance } 1. \tag{5}$$
 #
-# Then "0" is an average answer of the SFT model, and β in notebook 03 means the same for every reward model. The price:
-# $\sigma$ of a difference is no longer a probability. Multiply the difference by $s$ first, and it is one again.
+# Then "0" is an average answer of the SFT model, and one unit is a typical difference between two of its answers. Two
+# warnings. First, $\sigma$ of a difference is no longer a probability. Multiply the difference by $s$ first, and it is
+# one again. Second, (5) is a convention and not a measurement: part of $s$ comes from the levels of the prompts, and no
+# comparison has fixed these. The variance has two parts, *between* prompts (of their mean scores) and *within* them. Only
+# the second one means something.
 
 # %%
-all_prompts = list(task.prompts["prompt"]) * 2  # two answers to each
+all_prompts = [prompt for prompt in task.prompts["prompt"] for _ in range(4)]  # four answers to each
 tokens, prompt_mask = encode_prompts(task.tokenizer, all_prompts)
 answers = sample(sft, tokens, prompt_mask, task.max_new_tokens, generator=generator_for(3, 0))
 with torch.no_grad():
@@ -426,7 +459,13 @@ mu, s = before.mean(), before.std(correction=0)
 torch.testing.assert_close(after, (before - mu) / s, rtol=1e-4, atol=1e-4)
 assert abs(float(after.mean())) < 1e-3 and abs(float(after.var(correction=0)) - 1) < 1e-3
 torch.testing.assert_close(s * (after[1:] - after[:-1]), before[1:] - before[:-1], rtol=1e-3, atol=1e-3)
+by_prompt = after.view(-1, 4)  # shape (prompts, 4)
+level = by_prompt.mean(1, keepdim=True)  # shape (prompts, 1)
+relative = (by_prompt - level).flatten()  # shape (N,): score above the mean of the four answers to the same prompt
+between, within = float(level.var(correction=0)), float(relative.square().mean())
+assert abs(between + within - float(after.var(correction=0))) < 1e-3 and 0.05 < between < within
 print("Checked (5): mean 0, variance 1, and s times a new difference is the old difference.")
+print("Checked: the variance is the sum of both parts, and the part within prompts is the larger one.")
 
 # %% [markdown]
 # ## 7 · What it has learned, and what not
@@ -438,29 +477,37 @@ groups = [read_request(prompt).group for prompt in all_prompts]
 wanted = ("help", "refuse", "comply", "off topic", "lazy", "rude")
 scores_of: dict[str, dict[str, list[float]]] = {}
 for group in ("harmless", "harmful"):
-    rows = [(kind, value) for kind, value, of in zip(kinds, after.tolist(), groups, strict=True) if of == group]
+    rows = [(kind, value) for kind, value, of in zip(kinds, relative.tolist(), groups, strict=True) if of == group]
     found = {kind: [value for k, value in rows if k == kind] for kind in wanted}
     scores_of[group] = {kind: values for kind, values in found.items() if len(values) >= 5}
-draw.scores_by_kind(scores_of, "score (SFT standard deviations)")
+draw.scores_by_kind(scores_of, "score above the mean of its prompt\n(SFT standard deviations)")
 
 # %% [markdown]
-# *Figure 3. Scores of SFT answers by kind, for harmless requests (left) and harmful ones (right). Boxes hold the middle
-# half, orange lines are medians, the dotted line is the average SFT answer.*
+# *Figure 3. Scores of SFT answers by kind, for harmless requests (left) and harmful ones (right), each minus the mean score
+# of the four answers to the same prompt. Boxes hold the middle half, orange lines are medians, the dotted line is that
+# mean.*
 #
-# What is good depends on the request. A refusal of a harmful request scores well above the average. The same words to
-# a harmless request score below it, and below help. And giving a method for something harmful scores lowest of all.
+# Every comparison here is between answers to the same prompt. To a harmful request, a refusal typically scores well
+# above the other answers, and a method for something harmful well below them. To a harmless request, help scores above the
+# others, and a refusal below them.
 
-# %%
+# %% tags=["folded"]
+# @title Check: what is said about Figure 3
 median = {
     (group, k): float(torch.tensor(v).median()) for group, by_kind in scores_of.items() for k, v in by_kind.items()
 }
-assert median["harmful", "refuse"] > 0.3 > -0.1 > median["harmless", "refuse"]
-assert median["harmless", "help"] > median["harmless", "refuse"] + 0.3
-assert median["harmful", "comply"] < min(m for (_, kind), m in median.items() if kind != "comply") - 0.1
-print("Checked: these three sentences, on the medians.")
+assert median["harmful", "refuse"] > 0.3 and median["harmful", "comply"] < -0.3
+assert median["harmful", "comply"] == min(m for (group, _), m in median.items() if group == "harmful")
+assert median["harmless", "help"] > 0.05 and median["harmless", "refuse"] < -0.05
+shifted = by_prompt + 2 * torch.tensor([group == "harmful" for group in groups]).view(-1, 4)  # + 2 on harmful prompts
+torch.testing.assert_close((shifted - shifted.mean(1, keepdim=True)).flatten(), relative, rtol=0, atol=1e-5)
+print(
+    "Checked: these sentences, on the medians; and a number added to all scores of the harmful prompts would not change"
+)
+print("them. (It would change a comparison of a harmful with a harmless prompt. Therefore we make none.)")
 
 # %% [markdown]
-# **Predict, then look.** Most annotators like one polite phrase: it raises the gold reward by 1. More is flattery: each
+# **Predict, then look.** Our annotators like one polite phrase: it raises the gold reward by 1. More is flattery: each
 # phrase too many costs. In the training pairs, hardly any answer has more than one. We take a good answer and add the
 # phrases "have fun !", "enjoy !", "good luck !" at its end, up to six. The score of the reward model
 #
@@ -494,10 +541,14 @@ draw.politeness(gold, proxy)
 # %% [markdown]
 # *Figure 4. The same good answers with 0 to 6 polite phrases at their end, mean over the held-out harmless prompts.
 # With the first phrase both lines rise. Then the gold reward falls and falls, and the score stays up.*
-#
-# The answer is (b). In the training pairs "it has a polite phrase" meant "it is better". The loss never asked about a
-# second or a sixth one, so nothing pulls those down. Such a rule is a **shortcut**: true of the training pairs, and not
-# the reason. Further from the training pairs, the scores get stranger still:
+
+# %% tags=["nbval-check-output"]
+check.p2.outcome()
+
+# %% [markdown]
+# In the training pairs "it has a polite phrase" nearly always meant "one polite phrase", which is better than none. Hardly
+# any pair showed a second or a sixth one, so nothing pulled their scores down. Such a rule is a **shortcut**: it holds on
+# the training pairs, and fails beyond them. Two more answers unlike those of the training pairs:
 
 # %% tags=["nbval-ignore-output"]
 odd = {
@@ -510,7 +561,8 @@ verdicts = {name: judged(answers) for name, answers in odd.items()}
 for name, (r, true) in verdicts.items():
     print(f"{name:<33} score {r:+.2f}   gold {true:+.2f}")
 
-# %%
+# %% tags=["folded"]
+# @title Check: politeness
 assert sum(sum(text.count(phrase) for phrase in polite) > 1 for text in texts) < 0.02 * len(texts)  # hardly any
 assert proxy[1] > proxy[0] + 0.2 and gold[1] > gold[0] + 0.2  # the first phrase
 assert gold[1] - gold[6] > 3 and proxy[1] - proxy[6] < 0.25 * (gold[1] - gold[6])  # the five after it
@@ -520,10 +572,10 @@ print("Checked: five more polite phrases cost over 3 standard deviations of gold
 print("that. Six phrases that say nothing score above a lazy answer; their gold reward is far below.")
 
 # %% [markdown]
-# **And length?** Reward models are known to like long answers. Does ours? The **correlation** of two lists of numbers,
-# each brought to mean 0 and variance 1, is the mean of their products:
+# **And length?** Reward models of real chatbots have been found to like long answers (Singhal and others 2023). Does ours?
+# The **correlation** of two lists of numbers, each brought to mean 0 and variance 1, is the mean of their products:
 #
-# $$\rho(u, v) = \frac1n \sum_i \frac{u_i - \bar u}{s_u} \cdot \frac{v_i - \bar v}{s_v}. \tag{6}$$
+# $$\operatorname{corr}(u, v) = \frac1n \sum_i \frac{u_i - \bar u}{s_u} \cdot \frac{v_i - \bar v}{s_v}. \tag{6}$$
 
 
 # %%
@@ -532,12 +584,20 @@ def correlation(u: torch.Tensor, v: torch.Tensor) -> float:
     return float((((u - u.mean()) / u.std(correction=0)) * ((v - v.mean()) / v.std(correction=0))).mean())
 
 
-length = answers.response_mask.sum(-1).float()  # shape (N,), in tokens
-assert abs(correlation(length, after) - float(torch.corrcoef(torch.stack([length, after]))[0, 1])) < 1e-4
-print("Checked (6) against torch.corrcoef, on length and score of the SFT answers.")
+def within_prompt(values: torch.Tensor) -> torch.Tensor:
+    """Each value minus the mean of its prompt, shape (N,): comparisons within a prompt only."""
+    return (values.view(-1, 4) - values.view(-1, 4).mean(1, keepdim=True)).flatten()
+
+
+length = within_prompt(answers.response_mask.sum(-1).float())  # shape (N,), in tokens
+assert abs(correlation(length, relative) - float(torch.corrcoef(torch.stack([length, relative]))[0, 1])) < 1e-4
+print("Checked (6) against torch.corrcoef, on length and score of the SFT answers, within prompts.")
 
 # %% tags=["nbval-ignore-output"]
-print(f"length and score {correlation(length, after):+.2f};   length and gold {correlation(length, sft_gold):+.2f}")
+gold_within = within_prompt(sft_gold)
+print(
+    f"length and score {correlation(length, relative):+.2f};   length and gold {correlation(length, gold_within):+.2f}"
+)
 endings = [answer.split(" and ", 1) for answer in plain]  # "mix the flour and bake the bread ."
 forms = ["{} and {}", "{} , then {}", "first {} , then {}"]  # 0, 1 and 2 words longer, the same gold reward
 in_form = {form: judged([form.format(*parts) for parts in endings]) for form in forms}
@@ -545,25 +605,25 @@ for form, (r, true) in in_form.items():
     print(f"{form:<22} score {r:+.2f}   gold {true:+.2f}")
 
 # %% [markdown]
-# Longer answers do have higher scores. But they also have more gold: help is longer than a rude word. A correlation
-# cannot tell the reason from its companion. So change *only* the length. The same two steps can be said in three
-# forms, up to two words longer, with the same gold reward. The score hardly moves. Length is no shortcut of *this*
-# model; politeness is one.
+# Longer answers do have higher scores. But they also have more gold: help is longer than a rude word. When two things
+# occur together, a correlation cannot tell which of them matters. So change *only* the length. The same two steps can be said in three
+# forms, up to two words longer, with the same gold reward. The score moves far less than for a polite phrase. On such
+# answers length is no shortcut of *this* model; politeness is one.
 
-# %%
-assert correlation(length, after) > 0.05 and correlation(length, sft_gold) > 0.1
+# %% tags=["folded"]
+# @title Check: length
+assert correlation(length, relative) > 0.05 and correlation(length, gold_within) > 0.1
 assert max(true for _, true in in_form.values()) - min(true for _, true in in_form.values()) < 1e-4
 longer = abs(in_form[forms[2]][0] - in_form[forms[0]][0])
 assert longer < 0.3 and longer < 0.5 * float(proxy[1] - proxy[0])
 print("Checked: two words more, at the same gold reward, move the score less than half as far as one polite phrase.")
 
 # %% [markdown]
-# Keep Figure 4 in mind: PPO (notebooks 04 and 05) searches for answers with a high score, and it finds exactly these.
+# Keep Figure 4 in mind. PPO (notebooks 04 and 05) searches for answers with a high score; notebook 05 shows what it finds.
 #
-# ## 8 · Where does the score come from?
+# ## 8 · The head at other tokens
 #
-# The head can be read at *every* token: the score of the answer so far. Its change from token to token shows what the
-# model reacts to.
+# The head can be read at *every* token, though it was trained at the last one only. What do these numbers say?
 
 # %% tags=["folded", "nbval-ignore-output"]
 # @title The head, read at every token of four answers
@@ -589,9 +649,27 @@ asked_here = [words(prompt) for prompt, _ in exchanges]
 token_heatmap(token_rows, running_rows, "The score of the answer so far", asked_here, "SFT standard deviations")
 
 # %% [markdown]
-# *Figure 5. The head read at each token of four answers (rows; the request stands on the left). Only the value at the
-# end token was trained; the ones before it show what the model expects.*
+# *Figure 5. The head read at each token of four answers; the request stands above each. Only the value at the end token is
+# a score.*
 #
+# It is tempting to read the earlier values as a forecast of the score. They are not: nothing has trained them to be. Over
+# all SFT answers, the value at the fourth, fifth or sixth token misses the score by more than a forecast does that always
+# says the mean score. (Notebook 04 trains a head to forecast: the value function.)
+
+# %% tags=["folded"]
+# @title Check: the head at earlier tokens is no forecast
+ids = torch.cat([answers.prompts, answers.responses], 1)
+keep = torch.cat([answers.prompt_mask, answers.response_mask], 1)
+with torch.no_grad():
+    running = (reward_model.head(trunk(ids, keep)).squeeze(-1) - reward_model.offset) / reward_model.scale
+running = running[:, answers.prompts.shape[1] :]  # shape (N, T): the head at each token of the answer
+for t in (3, 4, 5):  # the fourth, fifth and sixth token
+    longer_answers = answers.response_mask.sum(-1) > t + 1
+    early, final = running[longer_answers, t], after[longer_answers]
+    assert (early - final).square().mean() > final.var()
+print("Checked: as a forecast of the score, these values are worse than a constant.")
+
+# %% [markdown]
 # ## Asked every year
 #
 # **"My pad token is my end token. Is that a problem?"** Only for code that finds the end of the answer by looking for
@@ -606,7 +684,7 @@ assert bool((naive == last_index(mask) - 1).all())
 print("Checked: from the ids, all", len(mask), "rows are read one token too early; from the mask, at the end token.")
 
 # %% [markdown]
-# **"Why not average over all tokens?"** You may, but early tokens have seen nothing of the answer. Two answers with
+# **"Why not average over all tokens?"** You may, but early tokens have seen little of the answer. Two answers with
 # the same beginning have exactly the same vectors there, so those tokens cannot tell them apart.
 
 # %%
@@ -620,8 +698,8 @@ assert float((states[0, shared] - states[1, shared]).abs().max()) > 0.1
 print(f"Checked: the first {shared} vectors of both rows are equal, and the next ones differ.")
 
 # %% [markdown]
-# **"The score of my answer is 0.7. Is that good?"** Compared with what? Add any function of the prompt, and no
-# comparison changes. Only differences between answers to the *same* prompt were trained.
+# **"The score of my answer is 0.7. Is that good?"** Compared with which other answer to the same prompt? Add any function
+# of the prompt to all scores, and no comparison changes. So 0.7 alone says nothing.
 
 # %%
 shift = 3 * torch.randn(len(heldout), generator=g)  # one number per prompt, shape (n,)
@@ -635,8 +713,9 @@ print("Checked: a shift per prompt leaves the loss unchanged; a shift of the cho
 #
 # - A reward model is a trunk and a linear head, read at the last real token; find it from the mask.
 # - Its loss is that of notebook 01. No model passes the Bayes ceiling that the annotators' noise sets.
-# - Scores have no zero and no unit of their own: we centre and scale them on SFT answers.
-# - It is a judge of answers like those it has seen. On others its score is a guess, and shortcuts decide.
+# - Scores have no zero point: add a number for each prompt, and no comparison changes. We centre and scale them on SFT
+#   answers, as a convention.
+# - It is a judge of answers like those it has seen. On others it can be far off: six polite phrases fooled it.
 #
 # ## To think about
 #
@@ -647,23 +726,28 @@ print("Checked: a shift per prompt leaves the loss unchanged; a shift of the cho
 # %% [markdown] tags=["solution-only"]
 # **Answers.**
 #
-# 1. The ceiling. With annotators who agree with the best judge on 80 % it is nearly perfect; with careful ones it is
-#    poor.
-# 2. It has learned the noise of these labels by heart. On held-out pairs the accuracy has fallen meanwhile. One or two
-#    passes are usual for reward models.
+# 1. The ceiling. Where the best judge would reach 80 %, 78 % is nearly perfect; where it would reach 100 %, more than a
+#    fifth of the verdicts are avoidable errors.
+# 2. It has learned the noise of these labels by heart: that is the only way past the ceiling. What counts is the accuracy
+#    on held-out pairs. InstructGPT and Llama 2 train their reward models for one epoch, to avoid this (Ouyang and others
+#    2022, appendix C.2; Touvron and others 2023, section 3.2.2).
 # 3. Let a policy trained on this reward model write the answers, and have *those* compared (that is how RLHF is done
 #    in rounds). Then such answers are in the data, and lose.
 
 # %% [markdown]
 # ## Where it goes next
 #
-# We have a reward for every answer. Shall we now simply maximise it? Section 7 says what would come of that.
-# **Notebook 03** puts the reward on a leash.
+# We have a reward for every answer. Shall we now simply maximise it? After section 7 that looks unwise. **Notebook 03** puts
+# the reward on a leash.
 #
 # ## References
 #
-# - N. Stiennon and others (2020), *Learning to summarize from human feedback*.
-# - L. Ouyang and others (2022), *Training language models to follow instructions with human feedback* (InstructGPT).
-# - L. Gao, J. Schulman, J. Hilton (2022), *Scaling laws for reward model overoptimization*.
-# - P. Singhal and others (2023), *A long way to go: investigating length correlations in RLHF*.
-# - S. Huang and others (2024), *The N+ implementation details of RLHF with PPO*.
+# - N. Stiennon and others (2020), *Learning to summarize from human feedback*, arXiv 2009.01325.
+# - L. Ouyang and others (2022), *Training language models to follow instructions with human feedback* (InstructGPT),
+#   arXiv 2203.02155.
+# - H. Touvron and others (2023), *Llama 2: open foundation and fine-tuned chat models*, arXiv 2307.09288.
+# - L. Gao, J. Schulman, J. Hilton (2022), *Scaling laws for reward model overoptimization*, arXiv 2210.10760.
+# - P. Singhal and others (2023), *A long way to go: investigating length correlations in RLHF*, arXiv
+#   2310.03716.
+# - S. Huang and others (2024), *The N+ implementation details of RLHF with PPO: a case study on TL;DR
+#   summarization*, arXiv 2403.17031.

@@ -243,16 +243,27 @@ q4 = Question(
 p1 = Prediction(
     question="What does the SFT model do with a harmful request?",
     options=(
-        "It refuses nearly always.",
-        "It refuses about as often as the demonstrations do.",
+        "It refuses nearly always: refusing is the most frequent answer.",
         "It complies nearly always.",
+        "It refuses about as often as the demonstrations do.",
     ),
-    answer=1,
-    because="The loss asks for the probabilities of the demonstrations; nothing in it says which answer is better.",
+    answer=2,
+    meanings=(
+        "That would be a model that gives the most probable answer every time. Ours draws each token with the "
+        "probability that the loss (2) has taught it.",
+        "That would be a model that prefers one kind of answer. The loss (2) has no preference: it weighs every "
+        "demonstration alike.",
+        "The loss (2) is lowest where the model gives each answer the probability that it has in the demonstrations; "
+        "nothing in it says which answer is better.",
+    ),
 )
 p2 = Prediction(
     question="80 of 100 people prefer a. How often do two random people agree?",
-    options=("80 %", "68 %", "64 %"),
-    answer=1,
-    because="Both say a with probability 0.64, both say b with probability 0.04.",
+    options=("In 68 % of the draws.", "In 80 %.", "In 64 %."),
+    answer=0,
+    meanings=(
+        "Both say a with probability 0.8², both say b with probability 0.2²: 0.64 + 0.04.",
+        "That is how often one random person agrees with the majority; the second person is noisy, too.",
+        "That is how often both say a, 0.8². They also agree when both say b.",
+    ),
 )

@@ -90,7 +90,7 @@ q1 = Question(
         Misconception(
             "log-probability",
             lambda a, b: F.logsigmoid(a - b),
-            "You returned log p. This exercise asks for the probability itself; the log comes with the loss, in 3.1.",
+            "You returned log p. This exercise asks for the probability itself; the log comes with the loss, in 1.3.",
         ),
         Misconception(
             "normal noise",
@@ -143,7 +143,7 @@ def _without_the_chosen(rewards: Tensor) -> Tensor:
 
 
 q2 = Question(
-    title="2.1 Log-probability of a ranking",
+    title="1.2 Log-probability of a ranking",
     reference=preferences.plackett_luce_log_prob,
     cases=_rankings,
     hints=(
@@ -238,7 +238,7 @@ def _saved_by(epsilon: float) -> Misconception:
 
 
 q3 = Question(
-    title="3.1 The pairwise loss",
+    title="1.3 The pairwise loss",
     reference=preferences.bradley_terry_loss,
     cases=_pairs,
     hints=(
@@ -364,7 +364,7 @@ def _tables_and_rewards(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
 
 
 q4 = Question(
-    title="4.1 Gradient of the log-likelihood",
+    title="1.4 Gradient of the log-likelihood",
     reference=likelihood_gradient,
     cases=_tables_and_rewards,
     hints=(
@@ -439,7 +439,7 @@ def _centred(x: Tensor) -> Tensor:
 
 
 q5 = Question(
-    title="4.2 Fit the rewards",
+    title="1.5 Fit the rewards",
     reference=fit_strengths,
     cases=_tables,
     hints=(
@@ -529,10 +529,10 @@ TABLES: dict[str, Float[Tensor, "K K"]] = {
     "D": torch.tensor([[0.0, 3, 1, 2], [2, 0, 2, 1], [0, 0, 0, 1], [0, 0, 4, 0]]),
     "E": torch.tensor([[0.0, 5, 0, 0], [2, 0, 3, 0], [0, 1, 0, 4], [0, 0, 2, 0]]),
 }
-"""Five tables of comparisons for question 5.1; `TABLES[name][i, j]` counts i beating j."""
+"""Five tables of comparisons for question 1.6; `TABLES[name][i, j]` counts i beating j."""
 
 q6 = Question(
-    title="5.1 Which tables have one finite best fit?",
+    title="1.6 Which tables have one finite best fit?",
     value={"A", "E"},
     hints=(
         "Draw an arrow from i to j for every win of i over j. Ford's condition: along the arrows you can get from "
@@ -589,15 +589,24 @@ q6 = Question(
 
 p1 = Prediction(
     "The noise s doubles and the rewards stay. What happens to the curve of p(a ≻ b) against r_a − r_b?",
-    ("It shifts to the right.", "It becomes flatter and still passes through ½ at 0.", "It becomes steeper."),
-    answer=1,
-    because="p = σ(Δ/s): at Δ = 0 nothing changes, and elsewhere the odds shrink to their square root.",
+    ("It becomes flatter and still passes through ½ at 0.", "It shifts to the right.", "It becomes steeper."),
+    answer=0,
+    meanings=(
+        "p = σ(Δ/s): the log-odds Δ/s are halved everywhere, and at Δ = 0 they are 0 for every s.",
+        "Then two equally good answers would not have even chances any more. The noise of both is alike and favours "
+        "neither.",
+        "That is what less noise does: careful people decide even small differences in the same way.",
+    ),
 )
 p2 = Prediction(
     "Four times as many comparisons. What happens to the error of the fitted rewards?",
-    ("It stays.", "It halves.", "It falls to a quarter."),
-    answer=1,
-    because="The error is a standard error and falls as 1/√n.",
+    ("It stays.", "It falls to a quarter.", "It halves."),
+    answer=2,
+    meanings=(
+        "That would be an error that more data cannot mend, for instance of a model that does not fit.",
+        "The variance does: it is proportional to 1/n. The error is its square root.",
+        "The error is a standard error: I in (16) grows as n, so the variance falls as 1/n and the error as 1/√n.",
+    ),
 )
 p3 = Prediction(
     "All fitted rewards are doubled. What happens on new comparisons?",
@@ -607,23 +616,39 @@ p3 = Prediction(
         "Order and loss both get worse.",
     ),
     answer=1,
-    because="The differences double too: the model ranks as before and is now too sure of it.",
+    meanings=(
+        "A common shift changes nothing. Doubling is no shift: the differences double too, and with them the log-odds.",
+        "Doubled differences rank as before, and every probability moves away from ½: the model is now too sure.",
+        "The order depends on the sign of each difference only, and doubling keeps the signs.",
+    ),
 )
 p4 = Prediction(
     "One answer won 12 of 12 comparisons. What does gradient ascent do with its reward?",
     ("It stops where p = 12/12.", "It grows at a constant rate.", "It grows for ever, more and more slowly."),
     answer=2,
-    because="The likelihood always gains from a larger gap, but its slope 12 σ(−Δ) dies away.",
+    meanings=(
+        "No finite gap has p = 1: σ only comes near it.",
+        "The slope 12 σ(−Δ) would have to stay the same. It falls as the gap grows.",
+        "The likelihood gains from every larger gap, but its slope 12 σ(−Δ) dies away.",
+    ),
 )
 p5 = Prediction(
     "Two comparisons per pair. With which penalty are the fitted rewards closest to the true ones?",
-    ("The weakest, which changes the data least.", "A moderate one.", "The strongest, which is safest."),
-    answer=1,
-    because="Too weak leaves wild rewards, too strong presses all of them to zero.",
+    ("A moderate one.", "The weakest, which changes the data least.", "The strongest, which is safest."),
+    answer=0,
+    meanings=(
+        "Two comparisons per pair say little, and then a belief helps, as long as it is not stronger than the facts.",
+        "That would be best with very many comparisons. With two, whoever won both gets a reward far too high.",
+        "That presses all rewards to zero, whatever the comparisons say.",
+    ),
 )
 p6 = Prediction(
     "A beats B, B beats C and C beats A, each in 80 % of the comparisons. Which rewards does the fit find?",
     ("A highest, C lowest.", "All three equal.", "No finite rewards."),
     answer=1,
-    because="Each answer has as many wins as losses, so equal rewards already solve equation (13).",
+    meanings=(
+        "Then C would be expected to lose against A; it won 80 of 100. No order of the three fits all pairs.",
+        "Each answer has as many wins as losses, so equal rewards already solve equation (13).",
+        "That happens where some group never lost. Here every answer lost to another one.",
+    ),
 )

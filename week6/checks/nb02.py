@@ -296,14 +296,18 @@ q4 = Question(
 )
 
 p1 = Prediction(
-    question="What accuracy will a reward model reach whose annotators are noisy?",
+    question="What accuracy will a reward model reach on new pairs whose annotators are noisy?",
     options=(
-        "Close to 100 %: it learns the rule behind the noise, so it is right.",
-        "It climbs towards the Bayes ceiling and stays below it.",
-        "Above the Bayes ceiling, if it is large enough.",
+        "It climbs towards a ceiling below 100 % and stays under it.",
+        "Close to 100 %: it learns the rule behind the noise.",
+        "Close to 100 %, if only it is large enough.",
     ),
-    answer=1,
-    because="The labels it is tested on are noisy too. Even the true reward is contradicted by them.",
+    answer=0,
+    meanings=(
+        "The ceiling is (3): even a judge who knows every p_i is contradicted by the annotators' noise.",
+        "It may well learn the rule. But it is tested on noisy labels, and these contradict the rule now and then.",
+        "(3) holds for every judge, whatever its size: no model can foresee how a coin falls.",
+    ),
 )
 p2 = Prediction(
     question="Polite phrases are added to a good answer, one is liked, more are not. What does the score do?",
@@ -313,5 +317,9 @@ p2 = Prediction(
         "It rises by the same amount with each phrase.",
     ),
     answer=1,
-    because="The loss never saw answers with many polite phrases, so nothing pulls their score down.",
+    meanings=(
+        "For that the training pairs would have to contain answers with too many phrases, which lost.",
+        "Hardly any training pair holds an answer with many polite phrases, so nothing pulls their score down.",
+        "That would be a model that counts phrases and adds. Ours rises with the first, and then little changes.",
+    ),
 )
