@@ -2,21 +2,34 @@
 # # 05 · PPO on a language model
 #
 # Notebook 04 built PPO on a toy with 64 answers. Now it trains our chatbot. The algorithm fits into eight lines, and
-# every one of them can be got wrong in a way that raises no error: the curves look fine, and the chatbot does not
-# learn. This notebook goes through the eight lines, breaks each of them on purpose, and shows you what to watch.
+# many things in them can be got wrong without any error: the run goes on, and the chatbot does not learn what it
+# should. This notebook goes through the eight lines, breaks some of them on purpose, and shows you what to watch.
 
 # %% [markdown]
 # ## What you will be able to do
 #
 # - Name the four models of PPO for language models, and say what each one gives.
-# - Write the training loop, and check each of its details with a test that fails when the detail is wrong.
+# - Write the parts of the training loop that are peculiar to language models, and check details of the rest with tests
+#   that fail when the detail is wrong.
 # - Read the dashboard: is it learning, is it drifting, is the code right?
-# - Provoke reward hacking, see it in the curves, and find the answers that do it.
+# - Find out what a weaker leash does to a policy, in the curves and in its answers.
 # - Look at five broken runs and name the bug in each.
 #
-# **You need:** notebooks 03 (the objective, KL per token) and 04 (GAE, the clip). **Time:** 90 minutes of work; the
-# cells run in about a minute on a laptop CPU. Where there is a GPU, the same cells train GPT-2-small on film reviews.
-# The text and its numbers are about the embedded chatbot; with another model a cell says where they do not hold.
+# **You need:** notebooks 03 (the objective, KL per token) and 04 (GAE, the clip). **Time:** 110 to 125 minutes of work;
+# the cells run in one to two minutes on a laptop CPU, and two to three minutes more if the course's small chatbot has to
+# be trained first. Where there is a GPU, the same cells train GPT-2-small on film reviews. The text and its numbers are
+# about the embedded chatbot; with another model a cell says where they do not hold.
+#
+# Words that this notebook uses all the time:
+#
+# | word | meaning |
+# |---|---|
+# | **EOS** | the token that ends an answer ("end of sequence"); the policy chooses it like any other |
+# | **proxy** | the learned reward $r_\phi$: what is trained on |
+# | **gold** reward | what was really meant; here the rule by which the simulated people judge, which training never sees |
+# | **critic** | the value function $V$, which judges how things stand |
+# | **minibatch** | a part of a batch of answers, on which one gradient step is taken |
+# | **dropout** | setting a random share of the activations to 0 in each forward pass, a habit from other trainings |
 
 # %% tags=["folded"]
 # @title Set-up: what this notebook uses
@@ -95,7 +108,7 @@ print(f"preset {course.preset.name}, task {task.name}, on {device}; {len(task.pr
 
 # %% [markdown]
 # Policy and value share one network, the **trunk**. The value is a second head on it: one number a token, where the
-# language model has one number a word. It starts at zero: an honest "don't know". So we hold three networks, not four.
+# language model has one number a word. It starts at zero: "nothing is expected yet". So we hold three networks, not four.
 
 # %%
 actor = PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device)
@@ -191,8 +204,8 @@ course.claim("Scored at temperature 1 instead, some token is off by more than 0.
 #
 # $$\mathrm{position}_t = \sum_{s < t} m_s. \tag{2}$$
 #
-# Generation code usually does this for you. The scoring pass does not, unless you hand over `position_ids`. We pad
-# one batch six columns more, with and without. (`museum.positions()` swaps in the wrong version for a moment.)
+# Libraries do this for you when they generate; a forward pass, as in scoring, may not. We hand `position_ids` over
+# ourselves. We pad one batch six columns more, with and without. (`museum.positions()` swaps in the wrong version for a moment.)
 
 # %%
 counted = torch.tensor([[sum(row[:t]) for t in range(len(row))] for row in real.long().tolist()], device=device)
@@ -215,7 +228,7 @@ course.claim(
 # ### Line 1, detail three: where an answer ends
 #
 # An answer ends with the EOS token. The EOS is a token like the others: the policy *chose* it, so it must be trained
-# and rewarded. Many models have no pad token of their own, and use the EOS to pad. Then the favourite line of code
+# and rewarded. Some models have no pad token of their own, and use the EOS to pad. Then this line of code
 #
 # ```python
 # mask = responses != tokenizer.pad_token_id      # wrong where pad = EOS
@@ -224,10 +237,10 @@ course.claim(
 # hides the EOS together with the padding.
 #
 # ### Exercise 5.1 · The mask of an answer
-# *Difficulty 2 · Importance 5 · 8 minutes*
+# *difficulty 2/5 · importance 5/5 · 8 minutes*
 #
 # The rows of `responses`, shape (B, T), end with an EOS and are padded with more of the same. A row that ran into the
-# length limit has no EOS at all. Return the mask: True on the answer, up to and including its first EOS.
+# length limit has no EOS at all. Return the mask, a bool tensor: True on the answer, up to and including its first EOS.
 
 
 # %% tags=["exercise"]
@@ -267,8 +280,8 @@ print("Checked: your mask is the sampler's. The wrong line loses one token of ev
 # \quad \text{on the first pass, before any weight has moved.} \tag{3}$$
 #
 # Dropout draws a new random mask at each forward pass, so the model would disagree with itself. Hence dropout is off
-# everywhere. The largest $|\rho_t - 1|$ on the first pass is **the best instrument you have**: temperature, positions,
-# dropout, a bfloat16 softmax, whatever makes scorer and sampler differ moves it away from 0.
+# everywhere. The largest $|\rho_t - 1|$ on the first pass is an instrument worth having on every dashboard: temperature,
+# positions, dropout, whatever makes scorer and sampler differ moves it away from 0.
 
 # %%
 with torch.no_grad():
@@ -293,21 +306,21 @@ print("And the value head says 0 everywhere: it has not learned yet.")
 #
 # **Line 2.** The reward model reads the whole answer and gives one score. But what if the answer never ended, because
 # it ran into the length limit? The reward model has never judged half an answer. So such an answer **earns** a fixed
-# penalty instead:
+# penalty instead, a number well below 0:
 #
 # $$R(y) = \begin{cases} r_\phi(x, y) & \text{if } y \text{ ends with an EOS} \\ \text{penalty} & \text{else.}
 # \end{cases} \tag{4}$$
 #
-# **Line 3.** The reference scores the same tokens. **Line 4** puts both together (notebook 03, section 7):
+# **Line 3.** The reference scores the same tokens. **Line 4** puts both together (notebook 03, section 8):
 #
 # $$r_t = -\beta \big(\log \pi_\theta(y_t \mid x, y_{<t}) - \log \pi_\mathrm{ref}(y_t \mid x, y_{<t})\big)
 # + \begin{cases} R(y) & t \text{ is the last real token} \\ 0 & \text{else.}\end{cases} \tag{5}$$
 #
 # ### Exercise 5.2 · Reward shaping
-# *Difficulty 3 · Importance 5 · 12 minutes*
+# *difficulty 3/5 · importance 5/5 · 12 minutes*
 #
 # Write (4) and (5) for a batch. `finished` has shape (B,) and is True where the answer ended. At padding the reward is
-# zero. (In notebook 03 all answers had the same length. Here "last" is another column in every row.)
+# zero. (It is exercise 3.4 with one thing more: what an unfinished answer earns.)
 
 
 # %% tags=["exercise"]
@@ -380,7 +393,7 @@ course.claim("Checked (4) and (6) on 64 answers, finished and unfinished.", both
 print("Checked: one slot late, exactly the reward of the last token, with the whole score in it, falls on padding.")
 
 # %% [markdown]
-# Score one slot late: published programs have done it. We shall see in section 5 what that looks like.
+# We shall see in section 5 what a score that comes one slot late looks like.
 #
 # ### Lines 5 and 6: advantages
 #
@@ -424,11 +437,12 @@ course.claim(
 # token $t$; $R(y)$ is what the answer earned.)
 #
 # ### Exercise 5.3 · One PPO update
-# *Difficulty 2 · Importance 5 · 10 minutes*
+# *difficulty 2/5 · importance 5/5 · 10 minutes*
 #
 # Write (7), with the whitening of line 6. The pieces from notebook 04 are there to be used: `masked_whiten(x, mask)`,
 # `clipped_policy_loss(log_probs, old_log_probs, advantages, mask, clip)` and `clipped_value_loss(values, old_values,
-# returns, mask, clip)`. The last two return a pair: the loss, and a dictionary of instruments.
+# returns, mask, clip)`. The last two return a pair: the loss, and a dictionary of instruments. The ½ of (7) is inside
+# `clipped_value_loss`. The gradients by `log_probs` and `values` are compared, too.
 
 
 # %% tags=["exercise"]
@@ -462,8 +476,7 @@ check.q3(update_loss)
 loss_of_update = check.q3.or_ours(update_loss)
 
 # %% [markdown]
-# The grader has compared your gradients, too, since the gradient is all that training sees. On the first pass it is a
-# simple one. At $\rho = 1$ nothing is clipped, and $\partial \rho_t / \partial \log \pi_\theta(y_t) = \rho_t = 1$. So
+# The gradient is all that training sees. On the first pass it is a simple one. At $\rho = 1$ nothing is clipped, and $\partial \rho_t / \partial \log \pi_\theta(y_t) = \rho_t = 1$. So
 #
 # $$\frac{\partial L}{\partial \log \pi_\theta(y_t)} = -\frac{\hat A_t}{n},
 # \qquad \frac{\partial L}{\partial V_t} = c_V\, \frac{V_t - R_t}{n}. \tag{8}$$
@@ -522,6 +535,8 @@ def ppo_step(actor: PolicyWithValue, optimizer: torch.optim.Optimizer, step: int
             descend(loss, actor, optimizer)
 
 
+# %% tags=["folded"]
+# @title Is it the step of the tested loop? One step of each, every weight compared
 mine, tested = (PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device) for _ in range(2))
 ppo_step(mine, make_optimizer(mine, config.learning_rate, eps=1e-5), step=0, seed=0)
 stats, _ = next(
@@ -553,7 +568,7 @@ course.claim(
 # answers over which a whole correction is made.
 #
 # ### Exercise 5.4 · The adaptive controller
-# *Difficulty 1 · Importance 3 · 6 minutes*
+# *difficulty 1/5 · importance 3/5 · 6 minutes*
 #
 # Write (9).
 
@@ -585,66 +600,77 @@ new_beta = check.q4.or_ours(next_beta)
 # $$m = \frac{\log 2}{\log(1 + 0.2\, n / \text{horizon})}. \tag{10}$$
 
 # %%
-example = new_beta(0.2, 12.0, 6.0, 256, 10_000)
-assert abs(example - 0.201024) < 1e-9  # (9), by hand
+example = float(new_beta(0.2, 12.0, 6.0, 256, 10_000))
+assert abs(example - 0.201024) < 1e-7  # (9), by hand; as exact as float32 is
 controller = AdaptiveKL(beta=0.2, target=6.0, horizon=10_000)
-assert abs(controller.update(12.0, 256) - example) < 1e-12  # and the course's own controller
+assert abs(controller.update(12.0, 256) - example) < 1e-7  # and the course's own controller
 m = math.log(2) / math.log(1 + 0.2 * 256 / 10_000)  # (10)
 price, batches = 0.2, 0
 while price < 0.4:
-    price, batches = new_beta(price, 12.0, 6.0, 256, 10_000), batches + 1
+    price, batches = float(new_beta(price, 12.0, 6.0, 256, 10_000)), batches + 1
 assert batches == math.ceil(m)
 print(f"Checked (9): {example:.6f}. Checked (10): β has doubled after {batches} batches of 256 answers.")
 
 # %% [markdown]
-# How does it behave? Take a toy policy whose KL is inverse to the price, $\mathrm{KL} = 0.6/\beta$ (twice as dear, half
-# as far). The target is 6 nats, so the right price is 0.1. We start at a price five times too high, and at one five
+# How does it behave? Take a toy policy whose KL is inverse to the price, $\mathrm{KL} = 0.6/\beta$: at twice the price it
+# goes half as far. The target is 6 nats, so the right price is 0.1. We start at a price five times too high, and at one five
 # times too low.
 
 # %%
 prices = {"start at β = 0.5": [0.5], "start at β = 0.02": [0.02]}
 for path in prices.values():
     for _ in range(1500):
-        path.append(new_beta(path[-1], 0.6 / path[-1], 6.0, 64, 10_000))
-    assert abs(path[-1] - 0.1) < 0.005
+        path.append(float(new_beta(path[-1], 0.6 / path[-1], 6.0, 64, 10_000)))
+    off = [abs(math.log(b / 0.1)) for b in path]
+    assert (
+        abs(path[-1] - 0.1) < 0.005 and 1_100 < sum(x > 0.1 for x in off) < 1_400
+    )  # within a tenth of the right price
 of_ppo.controller(prices, {name: [0.6 / b for b in path] for name, path in prices.items()}, right_price=0.1, target=6.0)
 
 # %% [markdown]
 # *Figure: left, both prices approach the dotted 0.1 on straight lines (the axis is logarithmic), and stay there; right,
 # the distances approach the target of 6 nats, one from below and one from above.*
 #
-# It finds the price, but slowly: about 1,300 batches from a factor of five. Our runs below have 40 batches. A
-# controller with this horizon would sleep through them, so we keep $\beta$ fixed.
+# It finds the price, but slowly: from a factor of five it takes more than 1,100 batches to come within a tenth of it. Our
+# runs below are far shorter. A controller with this horizon would hardly move in them, so we keep $\beta$ fixed.
 #
 # ## 3 · Training the chatbot
 #
-# Forty steps of 64 answers, $\beta = 0.05$, at twice the learning rate of a long run. The gold reward is only *looked at*: no gradient ever sees it. (In real
-# life you do not have it at all. That is the point of section 4.)
+# Forty steps of 64 answers, $\beta = 0.05$. The learning rate follows a **schedule**: it rises for 10 steps to twice the
+# rate of a long run (warm-up), while over the whole run it falls on a straight line that reaches 0 after the last step.
+# The gold reward is only *looked at*: no gradient ever sees it. (In real life you do not have it at all. That is the
+# point of section 4.)
+#
+# A word on units: the reward model's score is divided by its standard deviation $s$ over SFT answers (notebook 02,
+# section 6). So our reward unit is $s$ units of Bradley and Terry, and so is a $\beta$ measured in it.
 #
 # **Predict.** What will the gold reward and the KL do?
 #
-# - a) gold rises, and the KL rises without end
-# - b) gold rises, and the KL rises at first and then settles
-# - c) gold stays, since PPO never sees it
+# - a) gold stays, since PPO never sees it
+# - b) gold rises, and so does the KL, as fast at the end as at the start
+# - c) gold rises, and the KL rises at first and then stays at a few nats
 
 # %% tags=["nbval-check-output"]
-check.p1("b")  # SOLUTION
+check.p1("c")  # SOLUTION
 
 # %% tags=["nbval-ignore-output"]
 preset = course.preset.ppo
-config = replace(preset, steps=40, batch_size=min(64, preset.batch_size), learning_rate=2 * preset.learning_rate)
+config = replace(preset, batch_size=min(64, preset.batch_size), learning_rate=2 * preset.learning_rate)
 
 
-def training(beta: float):
+def training(beta: float, steps: int):
     """A new actor, and its training: an iterator that takes a step of PPO and gives its row of metrics."""
     actor = PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device)
     optimizer = make_optimizer(actor, config.learning_rate, eps=1e-5)
     controller = AdaptiveKL(beta, target=1.0, horizon=config.horizon)  # moves β only if config.target_kl is set
-    settings = replace(config, beta=beta, target_kl=None)
+    settings = replace(config, beta=beta, steps=steps, target_kl=None)
     return actor, watch_ppo(actor, reference, reward_model, task, optimizer, controller, settings, seed=0)
 
 
-actor, rows = training(beta=0.05)
+print(
+    f"s = {float(reward_model.scale):.2f}: β = 0.05 is {0.05 * float(reward_model.scale):.2f} in the units of notebook 01"
+)
+actor, rows = training(beta=0.05, steps=40)
 metrics = live(rows, plots.ppo_dashboard)
 
 # %% tags=["nbval-ignore-output"]
@@ -669,22 +695,37 @@ course.claim(
     0.3 < start_and_end("kl")[1] < 1.6 * metrics["kl"][20:30].mean(),  # it has moved, and it has settled
     gold_end > gold_start + 0.5,
 )
+course.claim(
+    "Checked: half of the gain in gold comes in the first 15 steps; the entropy falls, the answers get longer, at most a\n"
+    "tenth of the tokens is outside the clip range; the explained variance starts near 0 and ends above 0.1.",
+    task.gold is not None and metrics["gold"][10:15].mean() > (gold_start + gold_end) / 2,
+    start_and_end("entropy")[1] < start_and_end("entropy")[0],
+    start_and_end("length")[1] > start_and_end("length")[0],
+    metrics["clip_fraction"].max() < 0.1,
+    abs(start_and_end("explained_variance")[0]) < 0.1 < start_and_end("explained_variance")[1],
+)
 
 # %% [markdown]
 # *Figure: the dashboard of 40 steps. Proxy and gold reward rise steeply for 15 steps and then slowly. The KL climbs to
 # a few nats and stays there. The entropy falls. The ratio at the first pass stays far below the dotted line.*
-#
-# **What happened?** (b). Let us read it panel by panel, as you should with every run:
+
+# %% tags=["nbval-check-output"]
+check.p1.outcome()
+
+# %% [markdown]
+# Let us read it panel by panel, as you should with every run. The **explained variance** of the critic is
+# $1 - \mathrm{Var}(R_t - V_t) / \mathrm{Var}(R_t)$ over the real tokens: 1 if $V$ knows every return, 0 if it knows no
+# more than their mean, below 0 if it does harm.
 #
 # | panel | question | here |
 # |---|---|---|
-# | ratio at the first pass | *is the code right?* | millionths: sampler and scorer agree |
+# | ratio at the first pass | *is the code right?* | rounding error: sampler and scorer agree |
 # | reward | *does it learn?* | yes. The proxy starts near 0: the reward model was centred on SFT answers |
-# | distance from SFT | *does it drift?* | it settles where one more nat costs as much reward as it brings |
-# | entropy | *does it still explore?* | it falls, since the policy gets surer; it must not reach 0 |
-# | clip fraction | *are the steps too big?* | up to three per cent of the tokens; 20 % would be too much |
-# | explained variance | *does the critic learn?* | it starts at 0, a useless baseline, and rises. Far below 0 it would do harm |
-# | length | *is length the trick?* | the answers got longer, by the polite phrases. Look at the answers! |
+# | distance from SFT | *does it drift?* | a few nats, and no longer growing. But the learning rate ends at 0, so a flat end proves little |
+# | entropy | *does it still explore?* | it falls, since the policy gets surer |
+# | clip fraction | *are the steps too big?* | a few per cent of the tokens at most |
+# | explained variance | *does the critic learn?* | it starts at 0, a useless baseline, and rises |
+# | length | *is length the trick?* | the answers got longer. Look at them! |
 #
 # So: what does it say now? Here are SFT answers and PPO answers, to held-out prompts.
 
@@ -731,9 +772,10 @@ course.claim(
 
 # %% [markdown]
 # Where did the policy spend its nats? Equation (5) says it token by token. This is one answer with the log-ratio and
-# the reward of each token. (An orange bar is a token that the policy says *more* readily than the SFT model did.)
+# the reward of each token. (A bar above 0 is a token that the policy says *more* readily than the SFT model did.)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded"]
+# @title Fresh answers, their log-ratios and the rewards of their tokens
 with torch.no_grad():
     spoken = sample(actor.policy, prompts, prompt_mask, task.max_new_tokens, generator=generator_for(0, 3, device))
     spoken_ref = response_log_probs(
@@ -744,7 +786,9 @@ log_ratio = spoken.log_probs - spoken_ref  # (B, T), nats
 spoken_rewards = shape(
     spoken_scores, spoken.finished, spoken.log_probs, spoken_ref, spoken.response_mask, 0.05, penalty
 )
-pick = int((log_ratio.sum(1) * spoken.finished).argsort()[len(spoken) * 3 // 4])  # dearer than three in four
+
+# %% tags=["nbval-ignore-output"]
+pick = int((log_ratio.sum(1) * spoken.finished).argsort()[len(spoken) * 3 // 4])  # a larger KL than three in four
 count = int(spoken.response_mask[pick].sum())
 said = [task.tokenizer.decode([token]).strip() for token in spoken.responses[pick, :count].tolist()]
 of_ppo.rewards_of_tokens(
@@ -752,17 +796,25 @@ of_ppo.rewards_of_tokens(
 )
 
 # %% [markdown]
-# *Figure: above, the log-ratio of each token: most are near 0, and one or two decisions carry the KL. Below, the
-# rewards: small charges on the way, and the score at the last token, the EOS.*
-#
-# Most tokens cost nothing. A *decision*, to begin politely or to refuse, costs a nat or two, and all that follows is as
-# it was. This is why a few nats are enough to change a chatbot.
+# *Figure: above, the log-ratio of each token: most are near 0, and a few carry the KL. Below, the rewards: small charges
+# on the way, and the score at the last token, the EOS.*
+
+# %% tags=["nbval-ignore-output"]
+sizes = log_ratio.abs().sort(dim=1, descending=True).values  # padding is 0
+two = float((sizes[:, :2].sum(1) / sizes.sum(1)).mean())
+near_zero = float((log_ratio.abs() < 0.1)[spoken.response_mask].float().mean())
+print(f"64 answers: {near_zero:.0%} of the tokens are within 0.1 nats of 0; two tokens an answer carry {two:.0%}")
+course.claim("Checked: more than half of the tokens cost next to nothing.", near_zero > 0.5, two > 0.5)
+
+# %% [markdown]
+# Most tokens cost nothing, and two of them carry most of an answer's log-ratio: they are where the policy now *decides*
+# otherwise, and what follows is as it was. (Read the answer, too: a decision may be wrong.)
 
 # %% [markdown]
 # ### The same on a real model
 #
-# The chatbot's world is small, and its people are simulated. Here is a run of the same functions, line by line the
-# same PPO, on a real language model and on the opinions of people. It is recorded, since on a CPU it takes two hours.
+# The chatbot's world is small, and its people are simulated. Here is a run of the same functions on a real language
+# model and on the opinions of people. It is recorded, since on a CPU the whole run takes hours.
 #
 # - **Policy**: SmolLM2-135M-Instruct (Ben Allal et al. 2025), a model of GPT-2-small's size, fine-tuned to continue film
 #   reviews. A prompt is the first 2 to 8 tokens of a review.
@@ -770,7 +822,7 @@ of_ppo.rewards_of_tokens(
 #   Gilbert 2014). Two sentences, one rater of each: the one whose rater liked it more is the chosen one.
 # - **Gold reward**: VADER, a word list with rules, from −1 (bad) to +1 (good). Training never sees it.
 #
-# These people disagree: not even the mean of all ratings would always guess what the next two persons say.
+# These people disagree: not even a judge who knows all ratings can always guess which of two persons likes theirs more.
 
 # %%
 real = recorded_summary("smollm2")  # on which machine, with which settings: week6/recorded/README.md
@@ -784,7 +836,8 @@ plots.beside({"Embedded chatbot, just now": metrics, "SmolLM2-135M, recorded": r
 
 # %% [markdown]
 # *Figure: above, proxy and gold reward of each batch while PPO trains; below, the KL. Left, the run above; right, the
-# recorded one. The gold rewards are different rules, so compare shapes and not heights.*
+# recorded one. The gold rewards are different rules, so compare shapes and not heights. The proxy in these curves
+# is what the answers earn by (4), with the penalty for unfinished ones; the table below has the reward model's score.*
 
 # %%
 before, after = (real["policies"][name] for name in ("sft", "ppo"))
@@ -799,28 +852,38 @@ for prompt, answers in samples.groupby("prompt", sort=False):
     print(prompt)
     for row in answers[answers["policy"].isin(["sft", "ppo"])].itertuples():
         print(f"   {row.policy.upper()} {row.gold:+.2f}  …{' '.join(row.answer.split())}")
+praise = re.compile("entertaining|captivating|enchanting|fascinating|compelling|gifted|amusing|delightful|charming")
+found = samples["answer"].str.contains(praise).groupby(samples["policy"]).mean()
+print(f"answers with one of nine words of praise: SFT {found['sft']:.0%}, PPO {found['ppo']:.0%}")
+assert found["ppo"] > 0.5 > found["sft"] + 0.3 and after["length"] < before["length"]
 
 # %% [markdown]
-# ## 4 · Over-optimisation
+# The gold reward rose, but read the answers: the policy has found a template of praise ("… is a captivating and
+# fascinating film"), and uses it for most films. VADER counts words of praise, so it cannot see that. A judge that is a rule
+# can be pleased by a rule.
+
+# %% [markdown]
+# ## 4 · A weaker leash
 #
-# The reward model is right near the SFT model, because its training pairs came from there. What if we let the policy
-# go farther? We divide $\beta$ by ten and change nothing else.
+# The reward model was fitted to answers of the SFT model. What if the policy goes farther away? We divide $\beta$ by ten
+# and give it 100 steps instead of 40; all else is as before, the schedule of the learning rate too (stretched to 100
+# steps).
 #
-# **Predict.** What will proxy and gold do?
+# **Predict.** Compared with section 3, what will the two rewards do on held-out prompts?
 #
-# - a) both rise, and end higher than before
-# - b) the proxy rises, the gold reward rises at first and then falls
-# - c) both fall
+# - a) proxy higher, gold lower
+# - b) both higher
+# - c) both lower
 
 # %% tags=["nbval-check-output"]
-check.p2("b")  # SOLUTION
+check.p2("a")  # SOLUTION
 
 # %% tags=["nbval-ignore-output"]
-hacker, rows = training(beta=0.005)
+hacker, rows = training(beta=0.005, steps=100)
 hacked = live(rows, plots.ppo_dashboard)
 
 # %% tags=["nbval-ignore-output"]
-of_ppo.rewards_beside_kl({"β = 0.05": metrics, "β = 0.005": hacked})
+of_ppo.rewards_beside_kl({"β = 0.05, 40 steps": metrics, "β = 0.005, 100 steps": hacked})
 
 # %% tags=["nbval-ignore-output"]
 after_hack = judged(hacker.policy)
@@ -830,26 +893,35 @@ for name, answers in (("SFT", after_sft), ("PPO, β = 0.05", after_ppo), ("PPO, 
 # %% tags=["folded"]
 # @title Check of this run: does it do what the text below says?
 if task.gold is not None:
-    at_the_end = hacked["gold"].tail(10).mean()
-    peak, of_strong_leash = hacked["gold"].rolling(3).mean().max(), metrics["gold"].tail(10).mean()
+    peak, at_the_end = hacked["gold"].rolling(3).mean().max(), hacked["gold"].tail(10).mean()
 course.claim(
-    "Checked: with a tenth of β the proxy still rises by more than 0.3, the KL is more than twice as large,\n"
-    "and the gold reward ends more than 0.5 below its peak and more than 0.5 below that of β = 0.05.",
-    hacked["score"].tail(10).mean() > hacked["score"].head(3).mean() + 0.3,
-    hacked["kl"].tail(10).mean() > 2 * metrics["kl"].tail(10).mean(),
+    "Checked: while the weak leash trains, gold rises by more than 0.5 and ends more than 0.5 below its peak.",
+    task.gold is not None and peak > hacked["gold"].head(3).mean() + 0.5,
     task.gold is not None and at_the_end < peak - 0.5,
-    task.gold is not None and at_the_end < of_strong_leash - 0.5,
+)
+course.claim(
+    "Checked: on held-out prompts, the policy of the weak leash has the higher proxy, a gold reward lower by more than\n"
+    "0.8, and more than twice the KL, compared with that of the strong leash.",
+    after_hack.proxy.mean() > after_ppo.proxy.mean(),
     task.gold is not None and after_hack.gold.mean() < after_ppo.gold.mean() - 0.8,
+    after_hack.kl.mean() > 2 * after_ppo.kl.mean(),
 )
 
 # %% [markdown]
-# *Figure: left, with β = 0.05, proxy and gold rise and stay, at a KL of a few nats. Right, with β = 0.005, the proxy
-# ends at much the same height, but the gold reward turns down after about ten steps while the KL runs far away.*
-#
-# **What happened?** (b). The policy has learned to please the *reward model*. On the proxy alone you would not notice.
-# On the KL you would: it is the warning that needs no gold. Now look at what the proxy likes and people would not:
+# *Figure: left, with β = 0.05, proxy and gold rise and stay, at a KL of a few nats. Right, with β = 0.005, the proxy ends
+# higher, but the gold reward turns down early while the KL goes on rising.*
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-check-output"]
+check.p2.outcome()
+
+# %% [markdown]
+# This is **over-optimisation**, or reward hacking: the policy has learned to please the *reward model*. The proxy alone
+# does not show it; it is better than before, even on prompts that the policy was not trained on. The KL shows it without
+# any gold. (Which of the two changes is to blame, the leash or the steps? Both let the policy go farther, and the distance
+# is what counts; the recorded runs below change only $\beta$.) Now look at what the proxy likes and people would not:
+
+# %% tags=["nbval-ignore-output", "folded"]
+# @title Answers whose proxy is good and whose gold reward is bad
 if after_hack.gold is not None:
     fooled = {
         (prompt, text): (float(proxy), float(gold))
@@ -863,7 +935,8 @@ if after_hack.gold is not None:
 # %% [markdown]
 # Which rule of the gold reward do they break? The embedded task can say: its gold reward is a sum of five parts.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "folded"]
+# @title The five parts of the gold reward, for each policy
 if task.name == "assistant":
     from week6.tasks.assistant import gold_parts
 
@@ -874,18 +947,20 @@ if task.name == "assistant":
     print((pd.DataFrame(table).T.round(2) + 0.0).to_string())
     good, bad = table["PPO, β = 0.05"], table["PPO, β = 0.005"]
     assert not course.embedded or bad["grammar"] < table["SFT"]["grammar"] - 0.25  # worse than before PPO
-    assert not course.embedded or bad["fit"] < good["fit"] - 0.2
+    assert not course.embedded or (bad["fit"] < good["fit"] - 0.2 and bad["grammar"] < good["grammar"])
+    assert not course.embedded or table["SFT"]["grammar"] > -0.15  # of −1 for an answer with a broken sentence
 else:
     print("This cell and the text below it are about the embedded chatbot: the gold reward here is of one piece.")
 
 # %% [markdown]
 # Compare the last two rows. Fit fell: the answer is no longer the right one. And grammar fell below that of the SFT
-# model: broken sentences, glued together from pieces that the reward model likes. Nobody paid for bad grammar. But SFT answers are nearly all grammatical, so the pairs seldom compared a
-# grammatical answer with a broken one, and the reward model hardly learned that it matters. The leash had kept the
-# grammar. That is the second job of the KL: it guards everything that the reward forgot.
+# model: broken sentences, glued together from pieces that the reward model likes. Nobody paid for bad grammar. But SFT
+# answers are nearly all grammatical (see the first row), so the pairs seldom compared a grammatical answer with a broken
+# one, and the reward model had little from which to learn that it matters. The stronger leash kept more of the grammar:
+# the KL guards what the reward does not know.
 #
 # Does this happen only in a short run with a high learning rate? Here are recorded ones, of the course's long
-# preset: many more steps, more answers a step, and a reward model of its own for each seed.
+# preset, with a tenth of its $\beta$: more steps, more answers a step, and a reward model of its own for each seed.
 
 # %%
 weak = recorded("overoptimisation")  # a tenth of the preset's β, several seeds; see week6/recorded/README.md
@@ -905,13 +980,13 @@ print("than in the ten nearest, and the gold reward is more than 0.5 lower than 
 # about 2 √nats (4 nats) and then falls. One line a seed.*
 #
 # Gao, Schulman and Hilton (2022) measured this over many model sizes and found smooth laws for it. Notebook 07 fits
-# them. What helps against it: a larger $\beta$, an early stop by a held-out judge, a better reward model, or new
+# them. What one can do, as advice: a larger $\beta$, an early stop by a held-out judge, a better reward model, or new
 # preferences on the *policy's* answers.
 
 # %% [markdown]
 # ## 5 · The failure museum
 #
-# PPO with a bug does not crash. It trains, a bit worse. Here you learn to recognise five famous bugs by their curves.
+# PPO with a bug need not crash: none of the six runs below does. Here you learn to recognise such bugs by their curves.
 # Each run takes 18 steps of 40 answers from the SFT model, with the same seed. One function of the loop is swapped for
 # a wrong one, and that is all (`week6/classroom/museum.py`).
 #
@@ -920,7 +995,7 @@ print("than in the ten nearest, and the gold reward is more than 0.5 lower than 
 # **Predict.** What does the dashboard show?
 #
 # - a) the score rises, but more slowly
-# - b) the score stays near 0, and so does the KL
+# - b) the score stays near its start, and the KL near 0
 # - c) the ratio at the first pass is not 1
 
 # %% tags=["nbval-check-output"]
@@ -942,10 +1017,13 @@ exhibited.claim(
 
 # %% [markdown]
 # *Figure: one row of five instruments. Grey, the healthy run: score, KL and length rise. Blue, the run with the bug: the
-# score stays near 0 and the KL near 0; the ratio is as small as in the healthy run.*
-#
-# **What happened?** (b). No crash, no strange ratio, and no learning. Its only reward is the leash, and the leash is
-# content with the SFT model. You would search for hours in the reward model.
+# score stays near its start and the KL near 0; the ratio is as small as in the healthy run.*
+
+# %% tags=["nbval-check-output"]
+check.p3.outcome()
+
+# %% [markdown]
+# No crash, no strange ratio, and no learning. The only reward that is left is the leash, and the SFT model is its optimum.
 #
 # Now five runs without a label. Each has **one** of these bugs:
 #
@@ -963,13 +1041,15 @@ plots.exhibits(healthy, runs, "Five runs, one bug each")
 
 # %% [markdown]
 # *Figure: five rows, A to E, with five instruments each: score, KL, entropy, length, and the ratio at the first pass on
-# a logarithmic axis. Grey is the healthy run in every row, blue the run with the bug.*
+# a logarithmic axis, where an exact 0 is drawn at the lower edge, at $10^{-8}$. Grey is the healthy run in every row, blue
+# the run with the bug.*
 #
 # ### Exercise 5.5 · Which bug is it?
-# *Difficulty 4 · Importance 5 · 15 minutes*
+# *difficulty 4/5 · importance 5/5 · 15 minutes*
 #
-# Give each letter its name. Work as a doctor does: which instruments are wrong **at step 0**, when nothing has been
-# learned yet? Which are wrong only later? What would each bug do to the *sampling*, to the *scoring*, to the *reward*?
+# Give each letter its name: a dict such as `{"A": "eos", "B": …}` with the five letters. Work as a doctor does: which
+# instruments are wrong **at step 0**, when nothing has been learned yet? Which are wrong only later? What would each bug
+# do to the *sampling*, to the *scoring*, to the *reward*?
 
 # %% tags=["exercise"]
 diagnosis = {"A": "positions", "B": "sign", "C": "truncated", "D": "dropout", "E": "eos"}  # SOLUTION
@@ -981,6 +1061,13 @@ check.q5(diagnosis)
 # check.q5.hint()
 # check.q5.solution()
 
+# %% tags=["nbval-ignore-output"]
+if check.q5.grade(diagnosis):  # the reasons, once the diagnosis is right
+    for letter, bug in diagnosis.items():
+        print(f"{letter} · {bug:10s} {museum.BUGS[bug.strip().casefold()].symptom}")
+else:
+    print("When your diagnosis is right, this cell gives the reasons.")
+
 # %% [markdown] tags=["solution-only"]
 # **The diagnosis.**
 #
@@ -989,7 +1076,7 @@ check.q5(diagnosis)
 # - **B, sign.** Perfect at the start, ratio 1. Then the KL explodes and the score falls: the *reward* is wrong.
 # - **C, truncated.** At step 0 the entropy is much too low and the score too high, for a policy that still *is* the SFT
 #   model. The ratio is 1, since the scoring is consistent: the *sampling* is wrong. Its gains are not real; they are
-#   those of another sampler. (Reports of a KL that *stays* negative usually come from such a sampler.)
+#   those of another sampler.
 # - **D, dropout.** The ratio is far from 1, and at step 0 the KL is already nats and the entropy too high: the sampling
 #   is disturbed as well.
 # - **E, eos.** Exactly one token is missing in every answer at step 0. The ratio is 1. Later the answers stay
@@ -999,7 +1086,7 @@ check.q5(diagnosis)
 for letter, bug in museum.EXHIBITS.items():
     seen = [name for name, entry in museum.BUGS.items() if entry.seen(runs[letter], healthy)]
     only_this = seen == [bug] and not museum.BUGS[bug].seen(healthy, healthy)
-    exhibited.claim(f"{letter} · {bug:10s} {museum.BUGS[bug].symptom}", only_this)
+    exhibited.claim(f"{letter} shows the symptom of {bug}, and of no other bug.", only_this)
 short_ones, long_ones = runs["E"].tail(5).mean(), healthy.tail(5).mean()
 exhibited.claim(
     "Checked: each run shows the symptom of its own bug and of no other; the healthy run shows none.",
@@ -1007,7 +1094,7 @@ exhibited.claim(
 )
 
 # %% [markdown]
-# A checklist for every RLHF program, yours or someone else's, **before** you train:
+# As advice, a checklist for an RLHF program, yours or someone else's, **before** you train:
 #
 # 1. Run one step with learning rate 0. The ratio must be 1, the KL 0, and the mean score that of the SFT model.
 # 2. Sample at another temperature, with prompts of mixed lengths, and do it again.
@@ -1021,8 +1108,8 @@ exhibited.claim(
 # - The distribution that is scored must be the one that was sampled: temperature, positions, dropout and the mask are
 #   all cases of this one rule. The ratio at the first pass and the numbers at step 0 watch over it.
 # - The reward of a token is its share of the KL, and at the EOS the score; their sum is the objective.
-# - 40 steps of PPO raised the gold reward, at a price of a few nats. With a tenth of β the proxy looked as good, and the
-#   gold reward fell.
+# - 40 steps of PPO raised the gold reward, at a price of a few nats. With a tenth of β and 100 steps the proxy rose
+#   further, and the gold reward fell: over-optimisation.
 # - Five bugs, five signatures.
 #
 # ### Three questions to think about
@@ -1030,8 +1117,8 @@ exhibited.claim(
 # 1. You sample at temperature 0.7 and use 0.7 in the policy's and the reference's log-probabilities. Which model is
 #    held near which? Is the chatbot that you deploy at temperature 1 near the SFT model?
 # 2. The penalty for unfinished answers is −3. What would happen with a penalty of 0?
-# 3. In the first ten steps of section 3 the value function explained next to nothing of the returns, and just then the
-#    reward rose fastest. How can PPO learn without a critic?
+# 3. In the first steps of section 3 the value function explained next to nothing of the returns, and yet the reward
+#    rose. How can PPO learn without a critic?
 
 # %% [markdown] tags=["solution-only"]
 # **Answers.**
@@ -1040,19 +1127,20 @@ exhibited.claim(
 #    policies at temperature 1 are near, too, but the KL you saw is not theirs. Measure again at the temperature at which
 #    you deploy.
 # 2. Scores are centred, so 0 is an average SFT answer. For a hard prompt, where the policy expects less than 0, never
-#    ending would be the better choice. The penalty must lie below every score that an honest answer may get.
-# 3. A baseline lowers the variance and does not change the mean of the gradient (notebook 04, section 4). With 64
-#    answers a step and a score that differs much between answers, whitening alone does most of the work: it subtracts the
-#    mean of the batch. GRPO and RLOO, in notebook 07, drop the value function for good.
+#    ending would be the better choice. The penalty should lie below the scores of the answers that you want.
+# 3. A baseline lowers the variance and does not change the mean of the gradient (notebook 04, section 3). Whitening
+#    subtracts the mean of the batch, and that is a baseline already. GRPO and RLOO, in notebook 07, drop the value function
+#    for good.
 
 # %% [markdown]
 # ### Asked every year
 #
 # **"My KL is negative. Is that a bug?"** A little, in the first steps: no. The KL on the dashboard is the mean of $k_1$
 # over a batch, an unbiased estimate that scatters around the KL, and the KL starts at 0. *Persistently* negative: yes.
-# Then the tokens were not sampled from the policy (notebook 03, section 8).
+# The KL is never negative (notebook 03, section 3), so then the tokens were not sampled from the policy that is scored.
 
-# %%
+# %% tags=["folded"]
+# @title k1 and k3 of 512 answers of a policy near the reference
 with torch.no_grad():
     early = sample(moved, prompts.repeat(8, 1), prompt_mask.repeat(8, 1), task.max_new_tokens,
                    generator=generator_for(0, 4, device))  # fmt: skip
@@ -1083,9 +1171,9 @@ for name, number in (("critic of its own", separate), ("shared trunk, as here", 
 print(f"{'and no reference (LoRA)':24s} {without_reference / trunk:5.1f} times, and less: most of it is not trained")
 
 # %% [markdown]
-# **"Can I sample with top-p for nicer answers?"** Not while training. The policy is then judged by answers that it gives
-# only with the truncation, and what it learns belongs to that other sampler. Sample plainly in training, and truncate
-# when you deploy, if you must.
+# **"Can I sample with top-p for nicer answers?"** Not while training: exhibit C is such a run (with top-2). The policy is
+# then judged by answers that it gives only with the truncation. Sample plainly in training, and truncate when you deploy,
+# if you must.
 
 # %% [markdown]
 # ### Where next

@@ -804,6 +804,9 @@ print(
     end="",
 )
 print(f"{by_reward_model:.3f}, at best (the Bayes ceiling) {bayes_accuracy(probabilities):.3f}")
+
+# %% tags=["folded"]
+# @title Check of this run: does it do what the text says?
 at_first = (first["loss"] - math.log(2), first["margin"], first["gradient_weight"] - 0.5)
 assert max(map(abs, at_first)) < course.rounding
 if course.embedded:
@@ -820,7 +823,8 @@ check.p3.outcome()
 # 3 points, and nobody gave it a head. (Both are measured by expected accuracy, equation (4) of notebook 02: identical
 # answers are a tie and count half, as in the ceiling.) But what does it *say* now?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "folded"]
+# @title Answers of both to held-out prompts, and their gold reward
 n = 2 * len(questions)
 prompts_sft, answers_sft, _ = ask(sft, n, seed=1)
 prompts_dpo, answers_dpo, log_ratio = ask(chatbot, n, seed=2)
@@ -865,7 +869,8 @@ print(pd.DataFrame({"SFT": before, "DPO": after}).T[columns].astype(float).round
 assert after["gold"] - before["gold"] > 5 * math.hypot(before["gold_se"], after["gold_se"])
 print("Checked: on held-out prompts, DPO's gold reward (VADER) is above SFT's by more than five standard errors.")
 
-# %%
+# %% tags=["folded"]
+# @title Its answers, and how far it went
 samples = recorded("smollm2_samples")  # the first held-out prompts, not the best ones
 for prompt, answers in list(samples.groupby("prompt", sort=False))[:4]:
     print(prompt)

@@ -63,7 +63,7 @@ def quick_flags() -> list[str]:
     return flags
 
 
-def no_figure(path: Path, figure: object) -> None:
+def no_figure(path: Path, draw: object) -> None:
     """Stands for a plot on the disk."""
     write_atomic(path, "not drawn")
 

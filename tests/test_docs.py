@@ -60,7 +60,7 @@ def test_tables_are_written_where_they_stand(tmp_path, monkeypatch):
 def test_commands_are_targets_of_make():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
-    named = {word for _, snippet in SNIPPETS for word in re.findall(r"^make ([a-z][\w-]*)$", snippet)}
+    named = {word for _, snippet in SNIPPETS for word in re.findall(r"^make ([a-z][\w-]*)", snippet)}
     assert {"course", "test", "lab"} <= named <= targets
 
 
@@ -100,11 +100,12 @@ def test_paths_are_there():
     assert PATHS and missing == []
 
 
-def test_rooms_names_every_module():
+def test_rooms_names_every_file_in_front_and_every_room():
     text = PAGES["docs/rooms.md"]
-    rows = {m[1]: line for line in text.splitlines() if (m := re.match(r"\| `(\w+)/` \|", line))}
-    for path in (ROOT / "week6").rglob("*.py"):
-        room = path.parent.name
-        if path.name.startswith("__") or room == "checks":
-            continue
-        assert f"`{path.name}`" in text if room == "week6" else f"`{path.stem}`" in rows[room], path
+    rows = {m[1]: m[2] for m in re.finditer(r"^\| `(\w+)/` \| (.*) \|$", text, re.MULTILINE)}
+    front = {path.name for path in (ROOT / "week6").glob("[!_]*.py")}
+    rooms = {path.parent.name for path in (ROOT / "week6").glob("*/__init__.py")}
+    assert {name for name in front if f"`{name}`" not in text} == rooms - set(rows) == set()
+    for room in rooms:
+        for module in re.findall(r"\(((?:`\w+`(?:, )?)+)\)", rows[room]):
+            assert all((ROOT / "week6" / room / f"{name}.py").exists() for name in SPAN.findall(module)), (room, module)

@@ -140,7 +140,7 @@ def main(seeds: list[int]) -> None:
     summaries = {str(seed): measure(seed) for seed in seeds}
     (RECORDED / "tiny.json").write_text(json.dumps(summaries, indent=1) + "\n")
     first = summaries[str(seeds[0])]
-    save_figure(ROOT / "imgs" / "tiny-frontier.png", plots.frontier(first["policies"], first["best_gold"]))
+    save_figure(ROOT / "imgs" / "tiny-frontier.png", lambda: plots.frontier(first["policies"], first["best_gold"]))
     write_tables()
 
 

@@ -26,7 +26,7 @@ def graded() -> Graded:
 def names_the_mistake(question: Question, verdict: Message) -> bool:
     """Whether the verdict is a catalogued message, or has a pattern in front of the first failing case."""
     catalogued = any(verdict.text == wrong.message for wrong in question.misconceptions)
-    return catalogued or re.match(r"\S.* Case \d+ of \d+: ", verdict.text) is not None
+    return catalogued or re.match(r"\S.* Case \d+ of \d+, with ", verdict.text) is not None
 
 
 def test_every_wrong_answer_is_rejected(graded: Graded) -> None:

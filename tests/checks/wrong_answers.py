@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from week6 import clipped_policy_loss, clipped_value_loss, masked_whiten
+
 # --- notebook 00 ---------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +423,47 @@ def mask_one_slot_too_long(responses: Tensor, eos_id: int) -> Tensor:
     return torch.arange(responses.shape[1]) <= lengths
 
 
+def mask_with_the_last_column(responses: Tensor, eos_id: int) -> Tensor:
+    """Every row must end somewhere, so its last column is taken for an end."""
+    mask = (responses == eos_id).cumsum(1) - (responses == eos_id).long() == 0
+    return torch.cat([mask[:, :-1], torch.ones_like(mask[:, :1])], dim=1)
+
+
+def mask_of_the_first_answer(responses: Tensor, eos_id: int) -> Tensor:
+    """Looks for the EOS in row 0 and takes its place for that of all rows."""
+    ends = (responses[0] == eos_id).nonzero()
+    length = int(ends[0]) + 1 if len(ends) else responses.shape[1]
+    return (torch.arange(responses.shape[1]) < length).repeat(len(responses), 1)
+
+
+def rewards_whose_last_token_goes_free(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    """Assigns at the last token instead of adding: its own charge is overwritten."""
+    rewards = -beta * (log_probs - ref_log_probs) * mask
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] = torch.where(finished, scores, penalty)
+    return rewards
+
+
+def rewards_one_slot_late_where_there_is_room(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    """The length of an answer is not the index of its last token; a clamp hides the IndexError."""
+    rewards = -beta * (log_probs - ref_log_probs) * mask
+    place = mask.sum(1).clamp(max=mask.shape[1] - 1)
+    return rewards.scatter_add(1, place[:, None], torch.where(finished, scores, penalty)[:, None])
+
+
+def rewards_of_a_positive_penalty(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    """Takes the penalty for an amount to be subtracted."""
+    rewards = -beta * (log_probs - ref_log_probs) * mask
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] += torch.where(finished, scores, -penalty)
+    return rewards
+
+
+def rewards_per_token_of_the_answer(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    """Pays for quality per token: the score is divided by the length."""
+    rewards = -beta * (log_probs - ref_log_probs) * mask
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] += torch.where(finished, scores, penalty) / mask.sum(1)
+    return rewards
+
+
 def rewards_with_the_penalty_added(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
     """Adds the penalty to the score of an unfinished answer instead of replacing it."""
     rewards = -beta * (log_probs - ref_log_probs) * mask
@@ -491,6 +534,34 @@ def update_that_subtracts_the_value_loss(
     return ((policy - value_coef * value) * mask).sum() / n
 
 
+def update_with_one_half_too_many(
+    log_probs, values, old_log_probs, old_values, advantages, returns, mask, clip=0.2, value_coef=0.1
+):
+    """Writes the ½ of (7) although the value loss contains it."""
+    policy, _ = clipped_policy_loss(log_probs, old_log_probs, masked_whiten(advantages, mask), mask, clip)
+    value, _ = clipped_value_loss(values, old_values, returns, mask, clip)
+    return policy + value_coef * value / 2
+
+
+def update_whitened_without_the_mask(
+    log_probs, values, old_log_probs, old_values, advantages, returns, mask, clip=0.2, value_coef=0.1
+):
+    """Mean and deviation of the whole tensor, padding included."""
+    white = (advantages - torch.mean(advantages)) / torch.std(advantages)
+    policy, _ = clipped_policy_loss(log_probs, old_log_probs, white, mask, clip)
+    value, _ = clipped_value_loss(values, old_values, returns, mask, clip)
+    return policy + value_coef * value
+
+
+def update_that_descends_the_surrogate(
+    log_probs, values, old_log_probs, old_values, advantages, returns, mask, clip=0.2, value_coef=0.1
+):
+    """Takes the policy loss for the surrogate, which is to be maximised, and turns its sign."""
+    policy, _ = clipped_policy_loss(log_probs, old_log_probs, masked_whiten(advantages, mask), mask, clip)
+    value, _ = clipped_value_loss(values, old_values, returns, mask, clip)
+    return value_coef * value - policy
+
+
 def beta_without_the_limit(beta, kl, target, n, horizon):
     """Forgets the clip to ±0.2."""
     return beta * (1 + (kl / target - 1) * n / horizon)
@@ -499,6 +570,16 @@ def beta_without_the_limit(beta, kl, target, n, horizon):
 def beta_without_the_horizon(beta, kl, target, n, horizon):
     """The whole error at once."""
     return beta * (1 + max(-0.2, min(0.2, kl / target - 1)))
+
+
+def beta_as_a_factor(beta, kl, target, n, horizon):
+    """Returns by how much β changes, as a factor."""
+    return 1 + max(-0.2, min(0.2, kl / target - 1)) * n / horizon
+
+
+def beta_with_a_bracket_around_the_target(beta, kl, target, n, horizon):
+    """kl / (target − 1) for kl / target − 1."""
+    return beta * (1 + max(-0.2, min(0.2, kl / (target - 1))) * n / horizon)
 
 
 def beta_that_clips_the_ratio(beta, kl, target, n, horizon):
@@ -543,6 +624,27 @@ def answer_as_a_product(logits: Tensor, tokens: Tensor, response_mask: Tensor) -
     return torch.where(response_mask[:, 1:], probs, 1.0).prod(-1)
 
 
+def answer_by_softmax_and_log(logits: Tensor, tokens: Tensor, response_mask: Tensor) -> Tensor:
+    """Two steps for one: the softmax of a very improbable token is 0, and its logarithm −inf."""
+    picked = logits[:, :-1].softmax(-1).gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1).log()
+    return picked.masked_fill(~response_mask[:, 1:], 0).sum(-1)
+
+
+def answer_of_the_likeliest_words(logits: Tensor, tokens: Tensor, response_mask: Tensor) -> Tensor:
+    """The log-probability of the greedy answer, not of the one that is given."""
+    return (logits[:, :-1].log_softmax(-1).max(-1).values * response_mask[:, 1:]).sum(-1)
+
+
+def implicit_reward_through_probabilities(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:
+    """Goes back to π and π_ref first: for a long answer both are 0."""
+    return beta * torch.log(torch.exp(log_probs) / torch.exp(ref_log_probs))
+
+
+def implicit_reward_never_below_zero(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:
+    """A reward is something positive."""
+    return beta * F.relu(log_probs - ref_log_probs)
+
+
 def implicit_reward_as_quotient(log_probs: Tensor, ref_log_probs: Tensor, beta: float) -> Tensor:
     """Divides, because there is a fraction in (4)."""
     return beta * (log_probs / ref_log_probs)
@@ -569,6 +671,28 @@ def loss_of_model_against_reference(
     return ours + F.logsigmoid(beta * (ref_chosen - ref_rejected))
 
 
+def loss_through_probabilities(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    """F.logsigmoid is there, but what goes into it has been through exp and log."""
+    chosen = torch.log(policy_chosen.exp() / ref_chosen.exp())
+    return -F.logsigmoid(beta * (chosen - torch.log(policy_rejected.exp() / ref_rejected.exp())))
+
+
+def loss_with_policy_and_reference_swapped(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    """Reference over policy, for both answers."""
+    return -F.logsigmoid(beta * (ref_chosen - policy_chosen) - beta * (ref_rejected - policy_rejected))
+
+
+def loss_with_beta_on_the_policy(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    """β before the first bracket only."""
+    return -F.logsigmoid(beta * (policy_chosen - policy_rejected) - ref_chosen + ref_rejected)
+
+
 def loss_with_hinge(
     policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
 ) -> Tensor:
@@ -589,6 +713,11 @@ def weight_of_the_ranking(chosen_rewards: Tensor, rejected_rewards: Tensor) -> T
     return torch.sigmoid(chosen_rewards - rejected_rewards)
 
 
+def weight_by_tanh(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """σ by a hyperbolic tangent, without the half inside."""
+    return 0.5 + 0.5 * torch.tanh(rejected_rewards - chosen_rewards)
+
+
 def weight_of_rejected_alone(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
     """One sigmoid for each reward, and then their difference."""
     return torch.sigmoid(rejected_rewards) - torch.sigmoid(chosen_rewards)
@@ -604,6 +733,20 @@ def variants_with_one_minus_sigmoid_forgotten(h: Tensor, beta: float, epsilon: f
     """For the flipped label the sign in front is turned, not the one inside."""
     m = beta * h
     return -(1 - epsilon) * F.logsigmoid(m) + epsilon * F.logsigmoid(m), (h - 1 / (2 * beta)) ** 2
+
+
+def variants_robust(h: Tensor, beta: float, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Another repair for flipped labels, which subtracts and rescales."""
+    m = beta * h
+    robust = (-(1 - epsilon) * F.logsigmoid(m) + epsilon * F.logsigmoid(-m)) / (1 - 2 * epsilon)
+    return robust, (h - 1 / (2 * beta)) ** 2
+
+
+def variants_with_one_minus_the_logarithm(h: Tensor, beta: float, epsilon: float) -> tuple[Tensor, Tensor]:
+    """1 − log σ for −log σ."""
+    m = beta * h
+    mixed = (1 - epsilon) * F.logsigmoid(m) + epsilon * F.logsigmoid(-m)
+    return 1 - mixed, (h - 1 / (2 * beta)) ** 2
 
 
 def variants_with_label_smoothing_halved(h: Tensor, beta: float, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -847,15 +990,38 @@ WRONG_ANSWERS: dict[str, list[object]] = {
     # the gradient is zero wherever the ratio is outside the band
     "nb04.q4": [{1, 3, 4, 6}],
     "nb04.q5": [whiten_each_answer, whiten_with_n_minus_1],
-    "nb05.q1": [mask_of_what_is_not_eos, mask_up_to_the_argmax, mask_one_slot_too_long],
+    "nb05.q1": [
+        mask_of_what_is_not_eos,
+        mask_up_to_the_argmax,
+        mask_one_slot_too_long,
+        mask_with_the_last_column,
+        mask_of_the_first_answer,
+    ],
     "nb05.q2": [
         rewards_with_the_penalty_added,
         rewards_without_a_score_for_unfinished,
         rewards_with_the_kl_at_the_end,
         rewards_in_the_last_column,
+        rewards_whose_last_token_goes_free,
+        rewards_one_slot_late_where_there_is_room,
+        rewards_of_a_positive_penalty,
+        rewards_per_token_of_the_answer,
     ],
-    "nb05.q3": [update_without_whitening, update_with_value_loss_as_typed, update_that_subtracts_the_value_loss],
-    "nb05.q4": [beta_without_the_limit, beta_without_the_horizon, beta_that_clips_the_ratio],
+    "nb05.q3": [
+        update_without_whitening,
+        update_with_value_loss_as_typed,
+        update_that_subtracts_the_value_loss,
+        update_with_one_half_too_many,
+        update_whitened_without_the_mask,
+        update_that_descends_the_surrogate,
+    ],
+    "nb05.q4": [
+        beta_without_the_limit,
+        beta_without_the_horizon,
+        beta_that_clips_the_ratio,
+        beta_as_a_factor,
+        beta_with_a_bracket_around_the_target,
+    ],
     # everything that is wrong from step 0 is taken for dropout's noise, and the rest guessed
     "nb05.q5": [{"A": "eos", "B": "sign", "C": "dropout", "D": "truncated", "E": "positions"}],
     "nb06.q1": [
@@ -864,19 +1030,31 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         answer_without_its_first_token,
         answer_by_mean_loss,
         answer_as_a_product,
+        answer_by_softmax_and_log,
+        answer_of_the_likeliest_words,
     ],
-    "nb06.q2": [implicit_reward_as_quotient, implicit_reward_with_probabilities],
+    "nb06.q2": [
+        implicit_reward_as_quotient,
+        implicit_reward_with_probabilities,
+        implicit_reward_through_probabilities,
+        implicit_reward_never_below_zero,
+    ],
     "nb06.q3": [
         loss_with_beta_in_front,
         loss_of_model_against_reference,
         loss_with_hinge,
         loss_with_detached_rewards,
+        loss_through_probabilities,
+        loss_with_policy_and_reference_swapped,
+        loss_with_beta_on_the_policy,
     ],
-    "nb06.q4": [weight_of_the_ranking, weight_of_rejected_alone],
+    "nb06.q4": [weight_of_the_ranking, weight_of_rejected_alone, weight_by_tanh],
     "nb06.q5": [
         variants_with_a_squared_margin,
         variants_with_one_minus_sigmoid_forgotten,
         variants_with_label_smoothing_halved,
+        variants_robust,
+        variants_with_one_minus_the_logarithm,
     ],
     "nb08.q1": [template_with_an_ended_reply, template_with_double_spaces, template_that_replies_to_users_only],
     "nb08.q2": [mask_up_to_the_next_marker, mask_of_finished_answers, mask_as_numbers],

@@ -48,13 +48,14 @@ def test_controller_draws_both_paths_and_their_goals():
 
 
 def test_rewards_stand_beside_the_kl_on_the_same_scales():
-    strong, weak, strong_kl, weak_kl = FIGURES["rewards_beside_kl"]().axes
+    figure = FIGURES["rewards_beside_kl"]()
+    strong, weak, strong_kl, weak_kl = figure.axes
     assert (strong.get_title(), weak.get_title()) == ("strong", "weak")
     np.testing.assert_array_equal(strong.get_lines()[0].get_ydata(), RUN["score"])
     np.testing.assert_array_equal(weak_kl.get_lines()[0].get_ydata(), 2 * RUN["kl"])
     assert strong_kl.get_ylim() == weak_kl.get_ylim() and weak_kl.get_ylim()[1] > 18
     assert strong.get_ylim() == weak.get_ylim()
-    assert [text.get_text() for text in strong.get_legend().get_texts()] == [
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "proxy (reward model)", "gold (never trained on)", "KL (right axis)",
     ]  # fmt: skip
     without = of_ppo.rewards_beside_kl({"real": RUN.drop(columns="gold")}).axes[0]
@@ -67,6 +68,11 @@ def test_tokens_that_became_less_likely_and_charges_are_hatched():
         bars = axes.containers[0]
         assert [bar.get_height() for bar in bars] == values
         assert [bool(bar.get_hatch()) for bar in bars] == [value < 0 for value in values]
+        (key,) = axes.get_legend().get_patches()
+        assert (
+            key.get_hatch() is None
+            and key.get_facecolor() == max(bars, key=lambda bar: bar.get_height()).get_facecolor()
+        )
     assert [label.get_text() for label in bottom.get_xticklabels()] == WORDS
     assert top.get_title() == "Answer to: how do i cook rice ?"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from week6.chat.session import ChatSession, MessageError, check_settings
 from week6.machine.checkpoint import RunError, write_atomic
+from week6.machine.lock import only_writer
 from week6.pictures.plots import POLICIES
 from week6.tasks.conversation import clean
 
@@ -83,14 +84,15 @@ def _export(session: ChatSession, value: str) -> str:
     if not value:
         return "Say where to: /export FILE"
     path = Path(value)
-    if path.exists():
-        return f"{clean(str(path))} exists: choose another name."
     try:
-        write_atomic(path, session.export())
+        with only_writer(path.parent):
+            if path.exists():
+                return f"{clean(str(path))} exists: choose another name."
+            write_atomic(path, session.export())
     except RunError as error:
         return clean(str(error))
-    except OSError as error:
-        return f"{clean(str(path))} cannot be written ({error.strerror})."
+    except (OSError, ValueError) as error:  # a name that is none, such as one of 300 characters
+        return f"{clean(str(path))} cannot be written ({clean(str(error))})."
     return f"{len(session.turns)} turns written to {clean(str(path))}."
 
 

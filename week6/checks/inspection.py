@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from week6.checks.compare import difference, is_plain, type_in_words
+from week6.checks.compare import difference
+from week6.checks.describing import TENSORS, is_plain, type_in_words
 from week6.checks.patterns import argument_names
 from week6.checks.sandbox import own_line
 
@@ -79,10 +80,13 @@ def in_words(error: BaseException, function: Any = None) -> str:
     return name + (f": {text}" if text else "") + (f", at {where}" if where else "")
 
 
-def has_nan_or_inf(value: Any) -> bool:
-    """Whether a tensor in the result is not finite throughout."""
-    tensors = (tensor for tensor, _ in _pairs(value, value) if is_plain(tensor))
-    return any(not bool(torch.isfinite(tensor).all()) for tensor in tensors)
+def has_nan_or_inf(value: Any, want: Any) -> bool:
+    """Whether a result in the form of `want` is nan, or infinite where the expected one is not."""
+    for got, expected in _pairs(value, want):
+        if type(got) in TENSORS and is_plain(got) and got.shape == expected.shape:
+            if bool((~torch.isfinite(got) & (torch.isnan(got) | torch.isfinite(expected))).any()):
+                return True
+    return False
 
 
 def changed_argument(case: Case, arguments: Case) -> int:
@@ -116,20 +120,21 @@ def gradients(value: Any, inputs: list[Tensor], like: Any) -> tuple[Tensor | Non
     for result, want in _pairs(value, like):
         weights = torch.rand(want.shape, generator=generator).to(result) + 0.5
         if want.requires_grad and result.requires_grad:
-            terms.append((result * weights).sum())
+            terms.append((result * weights).sum().double())
     if not terms:
         return tuple(None for _ in inputs)
     return torch.autograd.grad(torch.stack(terms).sum(), inputs, allow_unused=True)
 
 
-def _pairs(value: Any, like: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """The floating-point tensors of `like` with their counterparts in `value`."""
-    if type(like) in (Tensor, nn.Parameter):
+def _pairs(value: Any, like: Any) -> Iterator[tuple[Any, Tensor]]:
+    """The floating-point tensors of `like` with their counterparts in `value`, as far as it has them."""
+    if type(like) in TENSORS:
         if like.is_floating_point():
             yield value, like
     elif type(like) is dict:
-        for key in like:
-            yield from _pairs(value[key], like[key])
-    elif issubclass(type(like), tuple):
+        if type(value) is dict and value.keys() == like.keys():
+            for key in like:
+                yield from _pairs(value[key], like[key])
+    elif issubclass(type(like), tuple) and type(value) in (tuple, list) and len(value) == len(like):
         for part, other in zip(value, like, strict=True):
             yield from _pairs(part, other)

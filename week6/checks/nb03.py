@@ -40,6 +40,7 @@ def _two_distributions(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
 
 q1 = Question(
     title="3.1 KL divergence",
+    name="kl",
     reference=objective.kl_divergence,
     cases=_two_distributions,
     grad_args=(1,),
@@ -143,6 +144,7 @@ def _objective_cases(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, f
 
 q2 = Question(
     title="3.2 The objective",
+    name="objective",
     reference=objective.rlhf_objective,
     cases=_objective_cases,
     grad_args=(1, 2),
@@ -254,6 +256,7 @@ def _unstable_optimum(ref: Tensor, rewards: Tensor, beta: float) -> tuple[Tensor
 
 q3 = Question(
     title="3.3 The optimal policy",
+    name="optimum",
     reference=objective.optimal_policy,
     cases=_optimum_cases,
     hints=(
@@ -393,6 +396,7 @@ def _score_in_last_column(s: Tensor, p: Tensor, ref: Tensor, mask: Tensor, beta:
 
 q4 = Question(
     title="3.4 Rewards for tokens",
+    name="token_rewards",
     reference=ppo.shape_rewards,
     cases=_token_cases,
     grad_args=(0,),
@@ -528,6 +532,7 @@ def _with(index: int, value: Tensor, d: Tensor) -> tuple[Tensor, ...]:
 
 q5 = Question(
     title="3.5 Three estimators",
+    name="estimators",
     reference=objective.kl_estimators,
     cases=_sampled_log_probs,
     grad_args=(0,),

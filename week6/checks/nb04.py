@@ -76,6 +76,7 @@ def _average_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
 
 q1 = Question(
     title="4.1 Reward-to-go",
+    name="my_reward_to_go",
     reference=reward_to_go,
     cases=_rewards,
     hints=(
@@ -229,6 +230,7 @@ def _whitened_returns(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: 
 
 q2 = Question(
     title="4.2 Generalized advantage estimation",
+    name="my_gae",
     reference=gae,
     cases=_trajectories,
     hints=(
@@ -359,6 +361,7 @@ def _answer_ratio(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, cl
 
 q3 = Question(
     title="4.3 The clipped loss",
+    name="my_clipped_loss",
     reference=clipped_loss,
     cases=_updates,
     grad_args=(0,),
@@ -635,6 +638,7 @@ def _padding_in_variance(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Te
 
 q5 = Question(
     title="4.5 Masked whitening",
+    name="my_whiten",
     reference=masked_whiten,
     cases=_to_whiten,
     hints=(

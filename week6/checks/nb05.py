@@ -865,6 +865,17 @@ q5 = Question(
     ),
     misconceptions=(
         Misconception(
+            "the order of the table",
+            _labels(_D, _E, _P, _S, _T),
+            "You gave the names in the order of the table. The letters were dealt otherwise: read each row's curves.",
+        ),
+        Misconception(
+            "late for eos",
+            _labels(_P, _S, _T, _D, "late"),
+            "A to D are right. `late` was the exhibit for practice and is not among the five. In E the answers have "
+            "one token too few at step 0: which one?",
+        ),
+        Misconception(
             "turned round",
             {bug: letter for letter, bug in _labels(_P, _S, _T, _D, _E).items()},
             'Your dict goes from bugs to letters. It must go from letters to bugs: {"A": …, "B": …}.',
@@ -938,33 +949,42 @@ q5 = Question(
 p1 = Prediction(
     "While PPO trains with β = 0.05, what will the gold reward and the KL do?",
     (
-        "gold rises, and the KL rises without end.",
-        "gold rises, and the KL rises at first and then settles.",
         "gold stays, since PPO never sees it.",
+        "gold rises, and so does the KL, as fast at the end as at the start.",
+        "gold rises, and the KL rises at first and then stays at a few nats.",
     ),
-    answer=1,
-    because="the reward model learned from people's choices, so near the SFT model its score and the gold reward rise "
-    "together; and β sets a price on KL, so that at some distance a further nat costs more than it brings.",
+    answer=2,
+    meanings=(
+        "Then the reward model would have learned nothing of what people want.",
+        "So it may go without a price on KL: section 4.",
+        "The reward model learned from people's choices, so near the SFT model its score and the gold reward rise "
+        "together. And a nat costs β, so far out a further nat brings less than it costs; besides, the learning rate "
+        "falls to 0.",
+    ),
 )
 p2 = Prediction(
-    "The same run with a tenth of β: what will proxy and gold do?",
-    (
-        "both rise, and end higher than before.",
-        "the proxy rises, the gold reward rises at first and then falls.",
-        "both fall.",
+    "A tenth of β, and 100 steps instead of 40: what will proxy and gold do on held-out prompts?",
+    ("proxy higher, gold lower.", "both higher.", "both lower."),
+    answer=0,
+    meanings=(
+        "The policy reaches answers that the reward model has never seen compared. Its score there is a guess, and PPO "
+        "looks for the guesses that are too high.",
+        "So it would be if the reward model were right everywhere.",
+        "Then the policy would have learned its training prompts by heart, or training would have gone astray.",
     ),
-    answer=1,
-    because="the policy reaches answers that the reward model has never seen compared. Its score there is a guess, and "
-    "PPO looks for the guesses that are too high.",
 )
 p3 = Prediction(
     "The score is paid one slot after the EOS. What does the dashboard show?",
     (
         "the score rises, but more slowly.",
-        "the score stays near 0, and so does the KL.",
+        "the score stays near its start, and the KL near 0.",
         "the ratio at the first pass is not 1.",
     ),
     answer=1,
-    because="after the EOS there is no token, so GAE drops the score. What is left to learn from is the leash alone, "
-    "and its optimum is the SFT model itself.",
+    meanings=(
+        "Then some of the score would still reach the policy. After the EOS there is no token, so none does.",
+        "After the EOS there is no token, so GAE drops the score. What is left to learn from is the leash alone, and "
+        "its optimum is the SFT model itself.",
+        "The ratio is about probabilities, and these are as they should be: a wrong *reward* never shows there.",
+    ),
 )

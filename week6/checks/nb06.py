@@ -216,13 +216,14 @@ def _log_probs(g: torch.Generator, *shape: int) -> Tensor:
 
 q2 = Question(
     title="6.2 The implicit reward",
+    name="reward_inside",
     reference=dpo.implicit_reward,
     cases=lambda g: [
         (_log_probs(g, 5), _log_probs(g, 5), 0.1),
         (_log_probs(g, 3, 4), _log_probs(g, 3, 4), 2.0),
         (_log_probs(g), _log_probs(g), 0.5),
         (_log_probs(g, n := _size(g)), _log_probs(g, n), 0.3),
-        (100 * _log_probs(g, 2, n), 100 * _log_probs(g, 2, n), 1.5),  # long answers: their exp is 0
+        (_log_probs(g, 2, n) - 1000.0, _log_probs(g, 2, n) - 1000.0, 1.5),  # long answers: their exp is 0
     ],
     grad_args=(0,),
     hints=(
@@ -333,7 +334,7 @@ def preference_loss(
     return -F.logsigmoid(chosen_reward - rejected_reward)
 
 
-def _four(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+def _four(g: torch.Generator) -> list[tuple[object, ...]]:
     far = torch.tensor([1e4, -1e4, 3.0], dtype=torch.float64)
     near = _log_probs(g, 3)
     return [
@@ -486,6 +487,7 @@ q3 = Question(
 
 q4 = Question(
     title="6.4 The weight",
+    name="pull",
     reference=dpo.dpo_gradient_weight,
     cases=lambda g: [
         (2 * torch.randn(7, generator=g, dtype=torch.float64), 2 * torch.randn(7, generator=g, dtype=torch.float64)),

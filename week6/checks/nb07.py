@@ -50,6 +50,7 @@ def _others(relation: Tensor) -> Tensor:
 
 q1 = Question(
     title="7.1 The frontier of a heap of runs",
+    name="pareto",
     reference=frontier.frontier_of,
     cases=_heaps,
     hints=(
@@ -161,6 +162,7 @@ def _without_the_denominator(
 
 q2 = Question(
     title="7.2 A win rate with its interval",
+    name="win_rate_with_interval",
     reference=frontier.win_rate_interval,
     cases=lambda g: [
         (14.0, 6.0),
@@ -298,6 +300,7 @@ def _allowed(kl: Tensor, budget: float, errors: float = 2.0) -> Tensor:
 
 q3 = Question(
     title="7.3 Choose β",
+    name="choose",
     reference=choose_beta,
     cases=_tables,
     hints=(
@@ -400,6 +403,7 @@ def _groups(g: torch.Generator) -> list[tuple[Tensor]]:
 
 q4 = Question(
     title="7.4 Leave one out",
+    name="leave_one_out",
     reference=group.rloo_advantages,
     cases=_groups,
     grad_args=(0,),

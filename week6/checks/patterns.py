@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from week6.checks.compare import difference, is_plain
+from week6.checks.compare import difference
+from week6.checks.describing import is_plain
 from week6.checks.sandbox import Outcome, fresh
 
 Pair = tuple[Tensor, Tensor]
@@ -34,10 +35,50 @@ def of_values(got: Sequence[Any], want: Sequence[Any], rtol: float, atol: float)
         if all(_equal(g, transform(w), rtol, atol) for g, w in pairs):
             return text
     for text, reduce in _REDUCTIONS:
-        if all(g.ndim > w.ndim for g, w in pairs) and all(_equal(reduce(g), w, rtol, atol) for g, w in pairs):
-            return text
+        if all(g.ndim > w.ndim and g.numel() > w.numel() for g, w in pairs):
+            if all(_equal(reduce(g), w, rtol, atol) for g, w in pairs):
+                return text
+    for text, reduce in _TOO_FEW:
+        if all(g.ndim < w.ndim and g.numel() < w.numel() for g, w in pairs):
+            if all(_equal(g, reduce(w), rtol, atol) for g, w in pairs):
+                return text
     if all(g.shape == w.shape for g, w in pairs):
         return _constant(pairs, rtol, atol)
+    return ""
+
+
+def of_inputs(
+    names: Sequence[str],
+    cases: Sequence[tuple[Any, ...]],
+    got: Sequence[Any],
+    want: Sequence[Any],
+    rtol: float,
+    atol: float,
+) -> str:
+    """A pattern that relates results and inputs, in words, or "": a size as factor, only padding wrong."""
+    pairs = [(_number_or_tensor(g), _number_or_tensor(w)) for g, w in zip(got, want, strict=True)]
+    if any(g is None or w is None or g.shape != w.shape for g, w in pairs):
+        return ""
+    whole = [(g, w) for g, w in pairs if g is not None and w is not None]
+    for j, name in enumerate(names):
+        arguments = [case[j] if j < len(case) and isinstance(case[j], Tensor) else None for case in cases]
+        for axis in (-1, 0):
+            sizes = [float(a.shape[axis]) if a is not None and a.ndim else 0.0 for a in arguments]
+            if min(sizes) < 1 or len(set(sizes)) < 2:
+                continue
+            where = f"the size of the {'last' if axis else 'first'} axis of `{name}`"
+            if all(_equal(g, n * w, rtol, atol) for (g, w), n in zip(whole, sizes, strict=True)):
+                return f"Every value is the expected one times {where}: is it a sum where a mean is asked for?"
+            if all(_equal(g, w / n, rtol, atol) for (g, w), n in zip(whole, sizes, strict=True)):
+                return f"Every value is the expected one divided by {where}: is it a mean where a sum is asked for?"
+        masks = [a if a is not None and bool(((a == 0) | (a == 1)).all()) else None for a in arguments]
+        if any(m is None or m.shape != w.shape for m, (_, w) in zip(masks, whole, strict=True)):
+            continue
+        wrong = [~torch.isclose(g, w, rtol=rtol, atol=atol, equal_nan=True) for g, w in whole]
+        at_ones = sum(int((x & (m != 0)).sum()) for x, m in zip(wrong, masks, strict=True) if m is not None)
+        at_zeros = sum(int((x & (m == 0)).sum()) for x, m in zip(wrong, masks, strict=True) if m is not None)
+        if at_zeros and not at_ones:
+            return f"Your result is right wherever `{name}` is 1; it differs only where `{name}` is 0."
     return ""
 
 
@@ -61,21 +102,38 @@ def of_arguments(
         results = [_value(reference, case) for case in swapped]
         if all(_agree(g, r, rtol, atol) for g, r in zip(got, results, strict=True)):
             return f"Your function gives the right result for `{names[i]}` and `{names[j]}` swapped."
+    usual = [_value(reference, case) for case in cases]
     for j, name in enumerate(names):
-        matters = ignored = 0
-        for case, mine in zip(cases, got, strict=True):
-            if j >= len(case) or (other := _altered(case[j])) is None:
-                continue
+        if _ignores(answer, reference, j, list(zip(cases, got, usual, strict=True)), rtol, atol):
+            return f"Your result does not depend on `{name}`: it stays the same whatever `{name}` is."
+    return ""
+
+
+def _ignores(
+    answer: Callable[[Sequence[Any]], Outcome],
+    reference: Callable[..., Any],
+    j: int,
+    results: Sequence[tuple[tuple[Any, ...], Any, Any]],
+    rtol: float,
+    atol: float,
+) -> bool:
+    """Whether no change of argument j changes the answer's result, of at least three that change the reference's.
+
+    Results that are rounded, compared or picked may stay the same after a small change, so the changes are large and
+    of several kinds. An answer that fails on a changed argument depends on it.
+    """
+    tried = 0
+    for case, mine, usual in results:
+        for other in _altered(case, j) if j < len(case) else ():
             changed = (*case[:j], other, *case[j + 1 :])
             want = _value(reference, changed)
-            if want is _FAILED or _agree(_value(reference, case), want, rtol, atol):
+            if want is _FAILED or _agree(usual, want, rtol, atol):
                 continue
-            matters += 1
             outcome = answer(changed)
-            ignored += outcome.error is None and _agree(outcome.value, mine, 0.0, 0.0)
-        if matters and ignored == matters:
-            return f"Your result does not depend on `{name}`."
-    return ""
+            if outcome.error is not None or not _agree(outcome.value, mine, 0.0, 0.0):
+                return False
+            tried += 1
+    return tried >= 3
 
 
 def argument_names(function: Callable[..., Any], n: int) -> list[str]:
@@ -103,6 +161,12 @@ _REDUCTIONS: list[tuple[str, Callable[[Tensor], Tensor]]] = [
     ("You return one value for each element; their sum is asked for.", torch.sum),
     ("You return one value for each position; their sum over the last axis is asked for.", lambda g: g.sum(-1)),
     ("You return one value for each position; their mean over the last axis is asked for.", lambda g: g.mean(-1)),
+]
+_TOO_FEW: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+    ("You return the sum over everything; one value for each row is asked for.", torch.sum),
+    ("You return the mean over everything; one value for each row is asked for.", torch.mean),
+    ("You return the sum over the last axis; one value for each position is asked for.", lambda w: w.sum(-1)),
+    ("You return the mean over the last axis; one value for each position is asked for.", lambda w: w.mean(-1)),
 ]
 
 
@@ -153,14 +217,36 @@ def _same_kind(one: Any, other: Any) -> bool:
     return type(one) is type(other)
 
 
-def _altered(argument: Any) -> Any:
-    """Another value of the same kind: a mask becomes all ones, numbers move; None where there is none to try."""
-    if isinstance(argument, Tensor):
-        if argument.dtype == torch.bool or bool(((argument == 0) | (argument == 1)).all()):
-            return torch.ones_like(argument)
-        return (
-            argument * 0.7 + 0.1 * torch.arange(argument.numel()).view(argument.shape).cos()
-            if (argument.is_floating_point())
-            else None
-        )
-    return argument * 0.5 if type(argument) is float and argument != 0 else None
+def _altered(case: Sequence[Any], j: int) -> Iterator[Any]:
+    """Other values for argument j, of the same kind and far from the one in the case; none for a text or a model."""
+    argument = case[j]
+    if type(argument) is float or type(argument) is int:
+        yield from (10 * argument + 1, -argument - 1, type(argument)(0.1 * argument), argument + 1, 1000 * argument + 7)
+        if type(argument) is int:  # it may be one of the tokens
+            whole = [other for other in case if isinstance(other, Tensor) and other.dtype == torch.int64]
+            yield from (
+                token for tokens in whole for token in sorted(set(tokens.flatten().tolist()))[:20] if token != argument
+            )
+    if not isinstance(argument, Tensor):
+        return
+    yield from (
+        other for i, other in enumerate(case) if i != j and isinstance(other, Tensor) and _same_kind(argument, other)
+    )
+    noise = torch.rand(argument.shape, generator=torch.Generator().manual_seed(0))
+    if argument.dtype == torch.bool or bool(((argument == 0) | (argument == 1)).all()):
+        chosen = (noise < 0.5, noise < 0.1, noise >= 0, noise < 0, argument == 0)
+        yield from (other.to(argument.dtype) for other in chosen)
+        return
+    if argument.ndim:
+        yield from (argument.flip(-1), argument.flip(0), argument.roll(1, -1), argument.roll(1, 0))
+    if argument.is_floating_point():
+        spread = (20 * (noise - 0.5)).to(argument.dtype)
+        yield from (0.01 * argument, 100 * argument, -argument, argument + spread, spread, argument.sort(-1).values)
+    else:
+        yield from (argument + 1, argument // 2, 10 * argument)
+
+
+def _number_or_tensor(value: Any) -> Tensor | None:
+    """A single tensor or number in double precision; None for anything else."""
+    pairs = list(_tensor_pairs(value, value))
+    return pairs[0][0] if len(pairs) == 1 and isinstance(value, Tensor | float) else None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
-import io
+import linecache
 import random
 import signal
 import sys
 import threading
-import traceback
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -20,14 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from week6.checks.surroundings import TimeLimitReached, put_back, quiet, raise_in
+
 TraceFunction = Callable[[FrameType, str, Any], Any]
 
-MAX_PRINTED = 2000
-"""Characters of printed output that are kept."""
-
-
-class TimeLimitReached(BaseException):
-    """Raised inside a call that takes too long. Not an Exception, so that `except Exception` does not swallow it."""
+PATIENCE = 3.0
+"""Seconds by the clock that a second of the time limit may last, where the processor is busy with something else."""
 
 
 @dataclass
@@ -39,50 +36,54 @@ class Outcome:
     printed: str = ""
 
 
-class _Printed(io.StringIO):
-    """A stream that keeps the first MAX_PRINTED characters and takes any amount."""
+@dataclass
+class Budget:
+    """The seconds that all calls of one answer may take together.
 
-    def write(self, text: str) -> int:
-        super().write(text[: max(0, MAX_PRINTED - self.tell())])
-        return len(text)
+    Counted is the processor's time, so that a busy machine takes nothing away; of waiting, a `PATIENCE`-th.
+    """
+
+    left: float
+
+    def call(self, function: Callable[..., Any], arguments: Sequence[Any], seed: int = 0) -> Outcome:
+        """Call the function for as long as is left; where nothing is left, the time limit is reached at once."""
+        if self.left <= 0:
+            return Outcome(error=TimeLimitReached())
+        start, computed = time.monotonic(), time.process_time()
+        outcome = call(function, arguments, self.left, seed)
+        self.left -= max(time.process_time() - computed, (time.monotonic() - start) / PATIENCE)
+        return outcome
 
 
 def call(function: Callable[..., Any], arguments: Sequence[Any], time_limit: float, seed: int = 0) -> Outcome:
-    """Call `function(*arguments)` for at most `time_limit` seconds and say what happened.
+    """Call `function(*arguments)` for at most `time_limit` seconds of computing and say what happened.
 
     Every error becomes part of the outcome, SystemExit too; only KeyboardInterrupt passes, for it is the user's own.
-    Random numbers start from `seed`, so that two seeds tell a random function from a deterministic one. A loop inside
-    one C function (`sum(itertools.count())`) cannot be interrupted by any means within the same process.
+    Random numbers start from `seed`, so that two seeds tell a random function from a deterministic one. What else the
+    call does to its surroundings is put back (`surroundings`). A loop inside one C function (`sum(itertools.count())`)
+    cannot be interrupted by any means within the same process, nor a loop whose author has switched SIGALRM off.
     """
-    outcome, printed = Outcome(), _Printed()
-    dtype = torch.get_default_dtype()
-    _seed_everything(seed)
-    try:
-        with contextlib.redirect_stdout(printed), torch.enable_grad(), _limit(time_limit) as run:
-            outcome.value = run(function, arguments)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        outcome.error = error
-    finally:
-        torch.set_default_dtype(dtype)
-    outcome.printed = printed.getvalue()
+    outcome = Outcome()
+    with quiet() as printed, put_back():
+        _seed_everything(seed)
+        try:
+            with torch.enable_grad(), _limit(time_limit) as run:
+                outcome.value = run(function, arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            outcome.error = error
+        outcome.printed = printed.getvalue()
     return outcome
 
 
-@contextlib.contextmanager
-def same_random_state() -> Iterator[None]:
-    """Whatever happens inside, the random states of torch, NumPy and Python are afterwards as they were before."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+def call_ours(function: Callable[..., Any], arguments: Sequence[Any]) -> Outcome:
+    """Call a function of the course itself, which needs no guard; a catalogued wrong one may well raise."""
+    _seed_everything(0)
     try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        return Outcome(function(*arguments))
+    except Exception as error:
+        return Outcome(error=error)
 
 
 def fresh(argument: Any, requires_grad: bool = False) -> Any:
@@ -106,12 +107,16 @@ def leaves(argument: Any) -> list[Tensor]:
 def own_line(error: BaseException, function: Callable[..., Any]) -> str:
     """The last line of the student's own code that the error passed through, or ""."""
     filename = getattr(getattr(function, "__code__", None), "co_filename", None)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        in_a_cell = "ipykernel" in frame.filename or frame.filename.startswith("<ipython")
-        if in_a_cell or frame.filename == filename:
-            line = f": `{frame.line}`" if frame.line else ""
-            return f"line {frame.lineno} of your cell{line}"
-    return ""
+    last, step = None, error.__traceback__
+    while step is not None:
+        where = step.tb_frame.f_code.co_filename
+        if "ipykernel" in where or where.startswith("<ipython") or where == filename:
+            last = (where, step.tb_lineno)
+        step = step.tb_next
+    if last is None:
+        return ""
+    line = linecache.getline(*last).strip()
+    return f"line {last[1]} of your cell" + (f": `{line}`" if line else "")
 
 
 def _seed_everything(seed: int) -> None:
@@ -125,10 +130,10 @@ def _limit(seconds: float) -> Iterator[Callable[..., Any]]:
     """Gives a function run(function, arguments) that raises TimeLimitReached after `seconds`."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not (in_main_thread and hasattr(signal, "setitimer")):
-        yield lambda function, arguments: _run_in_thread(function, arguments, seconds)
+        yield lambda function, arguments: _run_in_thread(function, arguments, PATIENCE * seconds)
         return
 
-    alarm = _Alarm()
+    alarm = _Alarm(seconds)
     old_handler, old_trace = signal.signal(signal.SIGALRM, alarm), sys.gettrace()
     # Again every 50 ms: a bare `except:` in the student's loop may swallow the first.
     old_timer = signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
@@ -145,8 +150,9 @@ def _limit(seconds: float) -> Iterator[Callable[..., Any]]:
 class _Alarm:
     """The handler of the alarms: raises TimeLimitReached in the code that `run` calls, if that still runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         self.rang = False
+        self.last_computed, self.last = time.process_time() + seconds, time.monotonic() + PATIENCE * seconds
 
     def run(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
         value = function(*arguments)
@@ -155,6 +161,8 @@ class _Alarm:
         return value
 
     def __call__(self, _: int, frame: FrameType | None) -> None:
+        if time.process_time() < self.last_computed and time.monotonic() < self.last:
+            return
         students: list[FrameType] = []
         while frame is not None and frame.f_code is not _Alarm.run.__code__:
             students.append(frame)
@@ -191,9 +199,7 @@ def _run_in_thread(function: Callable[..., Any], arguments: Sequence[Any], secon
     for _ in range(20):
         if not thread.is_alive():
             break
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(TimeLimitReached)
-        )
+        raise_in(thread, TimeLimitReached)
         thread.join(0.05)
     if thread.is_alive():
         raise TimeLimitReached

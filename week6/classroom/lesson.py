@@ -5,21 +5,20 @@ like any other; the next ones find it there, on the same machine or on a mounted
 """
 
 import os
-import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from week6.machine import validate as check
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
+from week6.machine.lock import only_writer
 from week6.reward_model import RewardModel
-from week6.run.forecast import SHORT
+from week6.run.forecast import SHORT, say
 from week6.run.labelling import collect_pairs
 from week6.run.models import PRESETS, Preset
 from week6.run.pipeline import fine_tune, fit_reward_model, optimize_with_dpo, optimize_with_ppo
@@ -99,8 +98,7 @@ def lesson(*models: str, preset: Preset | None = None, folder: Path | None = Non
     if compute().processes > 1:  # each would wait for the lock that another holds, and that one for the others
         raise RunError(f"lesson: got {compute().processes} processes, expected one; on several `week6 run` trains")
     folder = folder or runs_folder() / f"lesson-{preset.name}-{zlib.crc32(repr(preset).encode()):08x}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_of(folder)):
+    with only_writer(folder, say):
         wanted = {"sft", "pairs", *models} | ({"reward_model"} if "ppo" in models else set())
         stages = [stage for stage in STAGES if stage in wanted]
         setting = announce(open_setting(preset, folder, resume=True), stages, "run the cell again: it goes on")
@@ -133,10 +131,3 @@ def runs_folder() -> Path:
         return DRIVE / "week6"
     repository = Path(__file__).resolve().parents[2]
     return (repository if (repository / "pyproject.toml").exists() else Path.cwd()) / "runs"
-
-
-def lock_of(folder: Path) -> Path:
-    """The file that who works in a run's folder has locked, on this machine's own disk: a mounted drive may know no
-    locks, or keep that of a session that was dropped."""
-    name = f"{Path.home()}/{folder.resolve()}"
-    return Path(tempfile.gettempdir()) / f"week6-{zlib.crc32(name.encode()):08x}.lock"

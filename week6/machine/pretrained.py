@@ -141,7 +141,7 @@ def complete(name: str, flag: str, model: PreTrainedModel, loading: dict[str, An
 def _quiet() -> Iterator[None]:
     """Without transformers' own reports: what is wrong is said in one sentence."""
     before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from week6.pictures.plots import BLACK, BLUE, GREEN, LOOKS, ORANGE, PROXY_AND_GOLD, draw_series, empty_panels
 
@@ -41,8 +42,9 @@ def rewards_beside_kl(runs: Mapping[str, pd.DataFrame]) -> Figure:
         twin.plot(run["step"], run["kl"], color=GREEN, linestyle=":", label="KL (right axis)")
         twin.set(ylabel="KL to SFT (nats per answer)", ylim=(0, 1.2 * farthest))
         twin.grid(False)
-        (lines, labels), (kl, kl_labels) = axes.get_legend_handles_labels(), twin.get_legend_handles_labels()
-        axes.legend(lines + kl, labels + kl_labels, loc="upper left", fontsize="x-small")
+        axes.legend().remove()  # one for both panels stands below them: within, it would hide a curve
+    handles = [handle for axes in (panels[0], twins[0]) for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -66,7 +68,7 @@ def rewards_of_tokens(
             if value < 0:
                 bar.set(facecolor="white", edgecolor=color, hatch="///")
         axes.axhline(0, color=BLACK, linewidth=0.8)
-        axes.legend()
+        axes.legend(handles=[Patch(color=color, label=label)])  # not the look of the first bar
     top.set_title(f"Answer to: {prompt}", parse_math=False)
     top.set(ylabel="nats")
     bottom.set(ylabel="reward units", xlabel="token of the answer")

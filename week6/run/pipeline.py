@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from week6.dpo import train_dpo
 from week6.machine.checkpoint import RunError, load_checkpoint, replacing, save_checkpoint
 from week6.machine.compute import compute, main_process
+from week6.machine.lock import only_writer
 from week6.machine.optim import make_optimizer, minibatch
 from week6.objective import best_of_n_kl_bound
 from week6.pictures import plots
@@ -46,11 +47,12 @@ from week6.tasks import Task
 def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False) -> dict[str, Any]:
     """Do, or with `resume` finish, the run of `preset` in `folder`; returns what is in its summary.json.
 
-    Raises RunError for bad settings, a folder that belongs to something else, damaged files, a full disk, or numbers
-    that cannot be learned from; what is on the disk is kept then.
+    Raises RunError for bad settings, a folder that belongs to something else or in which another process works,
+    damaged files, a full disk, or numbers that cannot be learned from; what is on the disk is kept then.
     """
     try:
-        return finish(announce(open_setting(preset, Path(folder), seed, resume), STAGES, "--resume goes on"))
+        with only_writer(Path(folder)):
+            return finish(announce(open_setting(preset, Path(folder), seed, resume), STAGES, "--resume goes on"))
     except ValueError as error:
         raise RunError(str(error)) from error
 
@@ -243,7 +245,7 @@ def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_mode
         write_samples(run, prompts, judged)
         proxies = {plots.POLICIES[name][0]: j.proxy.flatten().tolist() for name, j in judged.items()}
         plot = run.folder / "plots" / "rewards.png"
-        save_figure(plot, plots.reward_histograms(proxies, "Proxy reward by policy"))
+        save_figure(plot, lambda: plots.reward_histograms(proxies, "Proxy reward by policy"))
         usage.tick()
         found = {"policies": table, "best_gold": best, "best_of": sizes.best_of}
         run.finish("evaluation", usage, found, [plot, run.folder / "samples.json", run.folder / "samples.md"])

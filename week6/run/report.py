@@ -169,10 +169,11 @@ def _escape(text: str) -> str:
     return " ".join(html.escape(text).translate(inert).split())
 
 
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, in one piece; of several processes only the main one does."""
+def save_figure(path: Path, draw: Callable[[], Figure]) -> None:
+    """Draw a figure and write it as PNG, in one piece; of several processes only the main one does."""
     if not compute().is_main:
         return
+    figure = draw()
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
@@ -191,6 +192,6 @@ def write_report(run: Run, summary: Mapping[str, Any]) -> None:
     }
     for name in figures_of(summary):
         if name in draw:  # the others are drawn where their data is
-            save_figure(folder / f"{name}.png", draw[name]())
+            save_figure(folder / f"{name}.png", draw[name])
     write_atomic(run.folder / "report.md", report(summary))
     write_atomic(run.folder / "summary.json", to_json(summary))

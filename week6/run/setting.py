@@ -23,11 +23,13 @@ from week6.run.models import Preset, check_size, initial_policy
 from week6.run.record import Depends
 from week6.run.training import Run, Usage, choose_device, run_stage, stage_seed
 from week6.sampling import sample
-from week6.sequences import encode_demonstrations, encode_pairs, encode_prompts
+from week6.sequences import encode_demonstrations, encode_prompts
 from week6.tasks import Task, load_task
 
 STAGES = ("sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "evaluation")
 """In their order; `answer_pairs` only where people compared whole texts."""
+PAIRED = ("pairs", "heldout_pairs")
+"""What a task may bring."""
 ANSWER_TOKEN_BYTES = 40
 """What a token of an answer takes while it waits to be judged: ids, masks, log-probabilities, and a copy."""
 
@@ -179,7 +181,7 @@ def check_preset(preset: Preset) -> None:
 
 def check_task(preset: Preset, task: Task) -> None:
     """Raise ValueError where a task has nothing to learn from, or more answers are asked for than fit the memory."""
-    for what in ("prompts", "heldout_prompts", "demonstrations", "pairs", "heldout_pairs"):
+    for what in ("prompts", "heldout_prompts", "demonstrations", *PAIRED):
         rows = getattr(task, what)
         if rows is not None and not len(rows):
             raise ValueError(
@@ -217,7 +219,7 @@ def check_model(preset: Preset, task: Task, policy: Any) -> None:
                     f"{name}: got {most} and prompts of up to {prompts.shape[1]} tokens, "
                     f"expected no more than the {room} positions of the model together"
                 )
-        for name, longest in _longest(task).items():
+        for name, longest in _longest(task, room).items():
             if longest > room:
                 raise ValueError(
                     f"{name}: got a text of {longest} tokens, expected no more than the {room} positions of the model"
@@ -238,17 +240,21 @@ def check_model(preset: Preset, task: Task, policy: Any) -> None:
         ) from error
 
 
-def _longest(task: Task) -> dict[str, int]:
-    """Tokens of the longest text that is learned from, prompt and answer together, by where it comes from."""
-    columns = [list(task.demonstrations[name]) for name in ("prompt", "completion")]
-    learned = encode_demonstrations(task.tokenizer, *columns)
-    longest = {"demonstrations": learned.prompt_mask.sum(1) + learned.response_mask.sum(1)}
-    for what in ("pairs", "heldout_pairs"):
-        if (rows := getattr(task, what)) is not None:
-            both = encode_pairs(task.tokenizer, *(list(rows[name]) for name in ("prompt", "chosen", "rejected")))
-            answers = torch.maximum(both.chosen_mask.sum(1), both.rejected_mask.sum(1))
-            longest[what] = both.prompt_mask.sum(1) + answers
-    return {what: int(lengths.max()) for what, lengths in longest.items()}
+def _longest(task: Task, room: int) -> dict[str, int]:
+    """Tokens of the longest text that is learned from, prompt and answer together, by where it comes from.
+
+    Only texts of more than `room` bytes are tokenised, since others have no more tokens than that with their end.
+    """
+    found = {}
+    for what, answers in (("demonstrations", ["completion"]), *((x, ["chosen", "rejected"]) for x in PAIRED)):
+        if (rows := getattr(task, what)) is None:
+            continue
+        columns = rows[:]
+        texts = {(p, a) for name in answers for p, a in zip(columns["prompt"], columns[name], strict=True)}
+        if long := [(p, a) for p, a in texts if len((p + a).encode()) >= room]:
+            both = encode_demonstrations(task.tokenizer, *zip(*long, strict=True))
+            found[what] = int((both.prompt_mask.sum(1) + both.response_mask.sum(1)).max())
+    return found
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from week6.exact import ExactWorld, small_world, train_exact_dpo, train_exact_pp
 from week6.machine.bounds import LEASH, SEED, Count, Few, Leash, Positive, check_fields
 from week6.machine.checkpoint import RunError, write_atomic
 from week6.machine.compute import main_process
+from week6.machine.lock import only_writer
 from week6.objective import best_of_n_kl_bound, best_of_n_policy, optimal_policy
 from week6.ppo import PPOConfig
 from week6.reward_model import RewardModel, score
@@ -148,7 +149,8 @@ def sweep(
 ) -> dict[str, pd.DataFrame]:
     """Measure the points that `folder` lacks, and write and return the tables of all it has, by name.
 
-    Raises RunError for a seed or world that makes no sense, a folder of another configuration and a damaged file.
+    Raises RunError for a seed or world that makes no sense, a folder of another configuration or in which
+    another process works, and a damaged file.
     """
     if not worlds or len(set(worlds)) != len(worlds) or not set(worlds) <= set(WORLDS):
         raise RunError(f"--worlds: got {' '.join(worlds) or 'none'}, expected some of {', '.join(WORLDS)}, each once")
@@ -156,21 +158,28 @@ def sweep(
         raise RunError(f"--seeds: got {' '.join(map(str, seeds)) or 'none'}, expected different ones, each {SEED}")
     try:
         _check(config, worlds, seeds[0])
-        Run.open(folder, config, resume=True)
-        todo = points_of(config, worlds, seeds)
-        known = main_process(lambda: {point: _read(folder, point) for point in todo if _path(folder, point).exists()})
-        todo = [point for point in todo if point not in known]
-        say(f"{folder}: {len(known)} points are there, {len(todo)} to measure")
-        took = {point: float(row["took"]) for point, row in known.items()}
-        for i, point in enumerate(todo):
-            start = time.perf_counter()
-            row = _measure(config, folder, point)
-            took[point] = time.perf_counter() - start
-            write_atomic(_path(folder, point), to_json(row | {"took": took[point]}))
-            say(f"[{i + 1}/{len(todo)}] {point}: {_in_words(row)} ({took[point]:.0f} s; {_left(todo[i + 1 :], took)})")
-        return main_process(lambda: collect(folder))
+        with only_writer(folder):
+            return _measure_all(config, folder, points_of(config, worlds, seeds), say)
     except ValueError as error:
         raise RunError(str(error)) from error
+
+
+def _measure_all(
+    config: SweepConfig, folder: Path, todo: list[Point], say: Callable[[str], None]
+) -> dict[str, pd.DataFrame]:
+    """Measure what is missing of the points `todo`."""
+    Run.open(folder, config, resume=True)
+    known = main_process(lambda: {point: _read(folder, point) for point in todo if _path(folder, point).exists()})
+    todo = [point for point in todo if point not in known]
+    say(f"{folder}: {len(known)} points are there, {len(todo)} to measure")
+    took = {point: float(row["took"]) for point, row in known.items()}
+    for i, point in enumerate(todo):
+        start = time.perf_counter()
+        row = _measure(config, folder, point)
+        took[point] = time.perf_counter() - start
+        write_atomic(_path(folder, point), to_json(row | {"took": took[point]}))
+        say(f"[{i + 1}/{len(todo)}] {point}: {_in_words(row)} ({took[point]:.0f} s; {_left(todo[i + 1 :], took)})")
+    return main_process(lambda: collect(folder))
 
 
 def _check(config: SweepConfig, worlds: Sequence[World], seed: int) -> None:

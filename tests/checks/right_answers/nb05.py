@@ -90,9 +90,14 @@ def beta_by_tensor(beta, kl, target, n, horizon):
     return math.fsum([beta, beta * error * n / horizon])
 
 
+def beta_by_single_precision(beta, kl, target, n, horizon):
+    """Stays a tensor, in float32."""
+    return beta * (1 + torch.clamp(torch.tensor(kl / target - 1), -0.2, 0.2) * n / horizon)
+
+
 RIGHT = {
     "q1": [mask_by_length, mask_by_loop, mask_by_shift],
     "q2": [rewards_by_scatter, rewards_by_loop, rewards_by_one_hot],
     "q3": [update_in_one_go, update_by_cases],
-    "q4": [beta_by_cases, beta_by_tensor],
+    "q4": [beta_by_cases, beta_by_tensor, beta_by_single_precision],
 }

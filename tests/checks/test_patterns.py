@@ -1,0 +1,119 @@
+"""What is said about an answer that no catalogue knows is true of it: each claim is tried where it is false as well."""
+
+import pytest
+import torch
+
+from week6.checks.engine import Question
+
+
+def agreement(first, second):
+    return (first == second).float().mean()
+
+
+def two_lists(g):
+    return [(torch.rand(n, generator=g) < 0.7, torch.rand(n, generator=g) < 0.4) for n in (20, 9, 5)]
+
+
+def best_within(betas, kl, reward, budget):
+    return float(betas[torch.where(kl <= budget, reward, -torch.inf).argmax()])
+
+
+def runs(g):
+    betas, kl = torch.tensor([0.03, 0.1, 0.3, 1.0]), torch.tensor([9.0, 4.0, 2.0, 0.5])
+    return [(betas, kl, torch.rand(4, generator=g), 4.5), (betas, kl, torch.tensor([0.1, 0.4, 0.3, 0.2]), 2.5)]
+
+
+def ceiling(p):
+    return torch.maximum(p, 1 - p).mean()
+
+
+def answers_mask(tokens, marker, end):
+    begun, ended = (tokens == marker).long().cumsum(1), (tokens == end).long().cumsum(1)
+    return begun > ended
+
+
+def chats(_):
+    return [(torch.tensor([[2, 5, 3, 6, 1], [2, 3, 7, 1, 0]]), 3, 1)]
+
+
+AGREEMENT = Question("agreement", reference=agreement, cases=two_lists)
+CHOICE = Question("choice", reference=best_within, cases=runs)
+CEILING = Question("ceiling", reference=ceiling, cases=lambda g: [(torch.rand(n, generator=g),) for n in (6, 30)])
+MASK = Question("mask", reference=answers_mask, cases=chats)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (AGREEMENT, lambda a, b: torch.tensor(float(torch.equal(a, b)))),
+        (AGREEMENT, lambda a, b: agreement(a, b).round()),
+        (CEILING, lambda p: (p > 0.5).float().mean()),
+        (CEILING, lambda p: p.mean().round()),
+        (CHOICE, lambda betas, kl, reward, budget: float(betas[reward[kl <= budget].argmax()])),
+        (CHOICE, lambda betas, kl, reward, budget: float(betas[torch.where(kl <= budget, -reward, -9e9).argmax()])),
+        (MASK, lambda tokens, marker, end: (tokens == marker).cumsum(0) > (tokens == end).cumsum(0)),
+    ],
+)
+def test_a_result_that_is_rounded_or_picked_is_not_said_to_ignore_an_input(question, answer):
+    verdict = question.grade(answer)
+    assert verdict.kind == "not yet" and "does not depend" not in verdict.text, verdict
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "name"),
+    [
+        (AGREEMENT, lambda a, b: a.float().mean(), "second"),
+        (CHOICE, lambda betas, kl, reward, budget: float(betas[reward.argmax()]), "kl"),
+        (CHOICE, lambda betas, kl, reward, budget: float(betas[torch.where(kl <= 4.5, reward, -9).argmax()]), "budget"),
+        (MASK, lambda tokens, marker, end: (tokens == marker).cumsum(1) > 0, "end"),
+    ],
+)
+def test_an_input_that_is_ignored_is_named(question, answer, name):
+    verdict = question.grade(answer)
+    assert f"does not depend on `{name}`" in verdict.text, verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x, mask: (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True), "one axis too many"),
+        (lambda x, mask: x * mask / mask.sum(-1, keepdim=True), "their sum over the last axis is asked for"),
+        (lambda x, mask: ((x * mask).sum(-1) / mask.sum(-1)).mean(), "mean over everything; one value for each row"),
+        (lambda x, mask: len(x) * (x * mask).sum(-1) / mask.sum(-1), "times the size of the first axis of `x`"),
+    ],
+)
+def test_shapes_and_sizes_are_told_as_they_are(answer, words):
+    def cases(g):
+        shapes = [(2, 5), (3, 4)]
+        return [
+            (torch.randn(s, generator=g), (torch.arange(s[1]) < torch.tensor([[2], [3], [s[1]]])[-s[0] :]).float())
+            for s in shapes
+        ]
+
+    question = Question("mean", reference=lambda x, mask: (x * mask).sum(-1) / mask.sum(-1), cases=cases)
+    verdict = question.grade(answer)
+    assert verdict.kind == "not yet" and words in verdict.text, verdict
+
+
+def test_differences_at_padding_alone_are_called_that():
+    def cases(g):
+        return [(torch.randn(2, 4, generator=g), torch.tensor([[True, True, False, False], [True] * 4]))]
+
+    question = Question("keep", reference=lambda x, mask: torch.where(mask, x, 0.0), cases=cases)
+    assert "right wherever `mask` is 1" in question.grade(lambda x, mask: torch.where(mask, x, 2 * x)).text
+    assert "right wherever" not in question.grade(lambda x, mask: x + 1).text
+
+
+def test_the_smallest_failing_case_is_shown_with_the_row_of_the_element_that_differs():
+    def cases(g):
+        return [(torch.randn(4, 9, generator=g),), (torch.randn(3, 8, generator=g),), (torch.full((2, 2), 1e6),)]
+
+    question = Question("double", reference=lambda x: 2 * x, cases=cases)
+
+    def forgets_the_last(x):
+        return torch.cat([2 * x[:, :-1], x[:, -1:]], dim=1)
+
+    x = cases(torch.Generator().manual_seed(0))[1][0]
+    text = question.grade(forgets_the_last).text
+    assert f"Case 2 of 3, with x[0] = […, {x[0, 2]:.4g}" in text and f"{x[0, 7]:.4g}]" in text, text
+    assert f"at index [0, 7] of a result of shape (3, 8): got {x[0, 7]:.6g}, expected {2 * x[0, 7]:.6g}" in text

@@ -1,0 +1,280 @@
+"""One answer on its way to a verdict: called on every case, compared with the reference, and told what is wrong.
+
+A message says which idea is wrong, if it is recognised; else the smallest input that shows it, what came, and what was
+expected. Values are judged first, then gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from week6.checks import patterns
+from week6.checks.compare import Difference, difference, in_form, same_types
+from week6.checks.describing import describe, describe_near
+from week6.checks.inspection import (
+    Case,
+    changed_argument,
+    gradients,
+    has_nan_or_inf,
+    in_words,
+    is_stub,
+    no_result,
+    wrong_arguments,
+)
+from week6.checks.sandbox import Budget, Outcome, call_ours, fresh, leaves
+from week6.checks.surroundings import TimeLimitReached
+
+_NOTHING: Any = object()
+Call = Callable[[Callable[..., Any], Sequence[Any]], Outcome]
+"""How a function is called: a student's within a budget of seconds, the course's own as it is."""
+
+
+@dataclass(frozen=True)
+class Misconception:
+    """A typical wrong answer (a function, or a value) and what to tell its author."""
+
+    name: str
+    answer: Any
+    message: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said about an answer. `as_ours`: its results have the very types of the reference's."""
+
+    kind: str
+    text: str = ""
+    as_ours: bool = True
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One call on one case: the outcome, its value in the form of the expected one, and the gradients of a right value.
+
+    The gradients are by (position of) argument.
+    """
+
+    outcome: Outcome
+    value: Any = None
+    gradients: tuple[tuple[int, Tensor | None], ...] = ()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the call, or its gradient, raised."""
+        return self.outcome.error
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: either a function to write (`reference` and `cases`) or a value to give (`value`).
+
+    title           shown in every verdict
+    name            what the notebook calls the function, where that is not the name of the reference
+    reference       the right function; its source is the solution
+    cases           fresh inputs from a generator, written ones and drawn ones: a list of argument tuples
+    value           the right value, where no function is asked for
+    hints           from a nudge to nearly the solution
+    misconceptions  typical wrong answers, each with a message of its own
+    grad_args       positions of the arguments through which the reference's gradient must flow
+    rtol, atol      results agree where |got − want| ≤ atol + rtol·|want|
+    time_limit      seconds of computing that all calls of one answer may take together
+    """
+
+    title: str
+    name: str = ""
+    reference: Callable[..., Any] | None = None
+    cases: Callable[[torch.Generator], Sequence[Case]] | None = None
+    value: Any = _NOTHING
+    hints: tuple[str, ...] = ()
+    misconceptions: tuple[Misconception, ...] = ()
+    grad_args: tuple[int, ...] = ()
+    rtol: float = 1e-4
+    atol: float = 1e-6
+    time_limit: float = 20.0
+    _last: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if (self.reference is None) == (self.value is _NOTHING) or (self.reference is None) != (self.cases is None):
+            raise ValueError(f"{self.title}: give either a reference with cases, or a value")
+
+
+class Grading:
+    """The grading of one answer on the cases of one seed."""
+
+    def __init__(self, exercise: Exercise, answer: Callable[..., Any], budget: Budget, seed: int) -> None:
+        assert exercise.reference is not None and exercise.cases is not None
+        self.answer, self.reference, self.budget = answer, exercise.reference, budget
+        self.misconceptions, self.grad_args = exercise.misconceptions, exercise.grad_args
+        self.rtol, self.atol, self.time_limit = exercise.rtol, exercise.atol, exercise.time_limit
+        self.cases = list(exercise.cases(torch.Generator().manual_seed(seed)))
+        self.names = patterns.argument_names(self.reference, max(map(len, self.cases)))
+        self.wanted = [self._try(call_ours, self.reference, case) for case in self.cases]
+        self.trials: list[Trial] = []
+        for want in self.wanted:
+            if want.error is not None:
+                raise want.error
+
+    def verdict(self, *, twice: bool) -> Verdict:
+        """The verdict on these cases. `twice`: each is tried twice, to see whether the result is always the same."""
+        if problem := wrong_arguments(self.answer, self.reference, self.cases):
+            return Verdict("not yet", problem)
+        for case, want in zip(self.cases, self.wanted, strict=True):
+            self.trials.append(self._try(self.budget.call, self.answer, case, like=want))
+            if is_stub(self.trials[-1].error):
+                return Verdict(
+                    "not attempted",
+                    "Write the body in place of `raise NotImplementedError`, run the cell, then run this check again.",
+                )
+            if isinstance(self.trials[-1].error, TimeLimitReached):
+                return Verdict("not yet", self._too_slow(f"case {len(self.trials)}"))
+        printed = next((trial.outcome.printed for trial in self.trials if trial.outcome.printed.strip()), "")
+        note = f" (Your function also prints: {describe(printed.strip())}. That is allowed.)" if printed else ""
+        if problem := self._problem(twice):
+            return Verdict("not yet", problem + note)
+        pairs = zip(self.trials, self.wanted, strict=True)
+        return Verdict("correct", note.strip(), all(same_types(t.outcome.value, want.value) for t, want in pairs))
+
+    def recognised(self, wrong: Misconception) -> str:
+        """The message that a catalogued wrong function gets on these cases."""
+        self.trials = [
+            self._try(call_ours, wrong.answer, case, want) for case, want in zip(self.cases, self.wanted, strict=True)
+        ]
+        return self._misconception()
+
+    def _too_slow(self, where: str) -> str:
+        return (
+            f"Your function did not finish within {self.time_limit:g} seconds, all cases together (it was at {where}): "
+            "does a loop ever end?"
+        )
+
+    def _problem(self, twice: bool) -> str:
+        """What is wrong with the answer, the most telling thing first; "" if nothing is."""
+        failures = [self._compare(t, want, self.names) for t, want in zip(self.trials, self.wanted, strict=True)]
+        if twice and (problem := self._unsteady(failures)):
+            return problem
+        if not any(failures):
+            return ""
+        if message := self._misconception():
+            return message
+        _, i, failure = min(
+            (_size(case), i, f) for i, (case, f) in enumerate(zip(self.cases, failures, strict=True)) if f
+        )
+        return self._located(i, failure)
+
+    def _unsteady(self, failures: Sequence[Difference | None]) -> str:
+        """Whether the answer changes its input, or gives another result the second time; "" if neither."""
+        for i, (case, trial, failure) in enumerate(zip(self.cases, self.trials, failures, strict=True), 1):
+            arguments = tuple(fresh(argument) for argument in case)
+            again = self._trial(self.budget.call(self.answer, arguments, seed=1), self.wanted[i - 1])
+            if isinstance(again.error, TimeLimitReached) and trial.error is None:
+                return self._too_slow(f"its second call on case {i}")
+            if changed := changed_argument(case, arguments):
+                name = self.names[changed - 1]
+                return f"Your function changes its input `{name}` in place: make a new one (no `+=`, no `x[i] = …`)."
+            well_formed = failure is None or failure.kind in ("value", "gradient")
+            if well_formed and self._compare(again, Trial(trial.outcome, trial.value), equal_nan=True):
+                return (
+                    "Two calls with the same inputs give different results: "
+                    "does your function use random numbers, or remember something between calls?"
+                )
+        return ""
+
+    def _located(self, i: int, failure: Difference) -> str:
+        """A failing case: its inputs, what came, what was expected."""
+        case, trial = self.cases[i], self.trials[i]
+        if trial.error is None and (hint := no_result(trial.outcome.value)):
+            return hint
+        near = [describe_near(argument, failure.at, failure.of) for argument in case]
+        inputs = ", ".join(f"{name}{at} = {text}" for name, (at, text) in zip(self.names, near, strict=False))
+        where = f"Case {i + 1} of {len(self.cases)}, with {inputs}: "
+        if trial.error is not None:
+            return f"{where}your code raised {in_words(trial.error, self.answer)}."
+        overflow = (
+            " Does an exp overflow, or a log meet 0?" if has_nan_or_inf(trial.value, self.wanted[i].value) else ""
+        )
+        pattern = self._pattern() if failure.kind in ("form", "value") else ""
+        return f"{pattern} {where}{failure.text}.{overflow}".lstrip()
+
+    def _try(self, call: Call, function: Callable[..., Any], case: Case, like: Trial | None = None) -> Trial:
+        """Call `function` on a copy of the case. Where the value is the one in `like`, take its gradients too."""
+        arguments = tuple(fresh(argument, i in self.grad_args) for i, argument in enumerate(case))
+        trial = self._trial(call(function, arguments), like)
+        inputs = [(i, leaf) for i in self.grad_args if i < len(arguments) for leaf in leaves(arguments[i])]
+        if trial.error is not None or not inputs or (like is not None and self._compare(trial, like)):
+            return trial
+        by = [leaf for _, leaf in inputs]
+        found = call(gradients, (trial.value, by, (like or trial).value))
+        if found.error is not None:  # such as a tensor that the backward pass needs and that was changed in place
+            return Trial(Outcome(error=found.error, printed=trial.outcome.printed))
+        return Trial(
+            trial.outcome, trial.value, tuple((i, grad) for (i, _), grad in zip(inputs, found.value, strict=True))
+        )
+
+    def _trial(self, outcome: Outcome, like: Trial | None) -> Trial:
+        return Trial(outcome, outcome.value if like is None else in_form(outcome.value, like.value))
+
+    def _compare(
+        self, trial: Trial, want: Trial, names: Sequence[str] = (), *, equal_nan: bool = False
+    ) -> Difference | None:
+        """How a trial differs from another: by an error, in its value, or in the gradients, where both have them."""
+        if trial.error is not None or want.error is not None:
+            return None if type(trial.error) is type(want.error) else Difference("error", "an error")
+        found = difference(trial.value, want.value, self.rtol, self.atol, equal_nan=equal_nan)
+        if found is not None or not trial.gradients:
+            return found
+        for (i, got), (_, expected) in zip(trial.gradients, want.gradients, strict=False):
+            name = names[i] if names else ""
+            if text := self._compare_gradient(got, expected, name):
+                return Difference("gradient", text)
+        return None
+
+    def _compare_gradient(self, got: Tensor | None, want: Tensor | None, name: str) -> str:
+        if want is None or not bool(want.any()):
+            flows = got is not None and bool(got.any())
+            return f"the value is right, but no gradient may reach `{name}`: is a `.detach()` missing?" if flows else ""
+        if got is None:
+            return f"the value is right, but no gradient reaches `{name}`: `.detach()`, `.item()`, `.data` or NumPy"
+        if bool((torch.isnan(got) & ~torch.isnan(want)).any()):
+            return f"the value is right, but its gradient by `{name}` is nan: an unused part overflows or takes log 0"
+        # Small components carry the rounding of the large ones that they are the difference of.
+        atol = self.atol + self.rtol * float(want.nan_to_num(0, 0, 0).abs().max())
+        found = difference(got, want, self.rtol, atol, equal_nan=True)
+        return f"the value is right, but not its gradient by `{name}` ({found.text})" if found else ""
+
+    def _misconception(self) -> str:
+        """The message of the catalogued wrong function that behaves as the answer does on every case, or ""."""
+        trials = self.trials
+        if all(trial.error is not None for trial in trials):
+            return ""
+        by_value = [Trial(trial.outcome, trial.value) for trial in trials]
+        if any(self._compare(trial, want) for trial, want in zip(by_value, self.wanted, strict=True)):
+            trials = by_value  # with a wrong value, the gradient says nothing more
+        for wrong in self.misconceptions:
+            others = (self._try(call_ours, wrong.answer, c, w) for c, w in zip(self.cases, self.wanted, strict=True))
+            if not any(self._compare(t, o, equal_nan=True) for t, o in zip(trials, others, strict=True)):
+                return wrong.message
+        return ""
+
+    def _pattern(self) -> str:
+        """A mistake that looks alike in every exercise, or ""."""
+        got, want = [trial.value for trial in self.trials], [trial.value for trial in self.wanted]
+        if found := patterns.of_values(got, want, self.rtol, self.atol):
+            return found
+        if any((d := difference(g, w)) and d.kind == "form" for g, w in zip(got, want, strict=True)):
+            return ""
+        answer_on = lambda case: self.budget.call(self.answer, [fresh(argument) for argument in case])  # noqa: E731
+        return patterns.of_arguments(
+            answer_on, self.reference, self.cases, got, self.rtol, self.atol
+        ) or patterns.of_inputs(self.names, self.cases, got, want, self.rtol, self.atol)
+
+
+def _size(case: Case) -> tuple[bool, int]:
+    """How large a case is to look at: ordinary numbers before extreme ones, then the number of elements."""
+    numbers = [argument for argument in case if isinstance(argument, Tensor) and argument.is_floating_point()]
+    extreme = any(bool((~(tensor.abs() <= 100)).any()) for tensor in numbers)
+    return extreme, sum(argument.numel() for argument in case if isinstance(argument, Tensor))
