@@ -7,7 +7,7 @@ from torch import Tensor
 from week6.checks.cases import ragged_mask
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.log_probs import masked_mean, masked_whiten
-from week6.ppo import clipped_policy_loss, clipped_value_loss, shape_rewards
+from week6.ppo import clipped_policy_loss, clipped_value_loss
 
 
 def answer_mask(responses: Int[Tensor, "B T"], eos_id: int) -> Bool[Tensor, "B T"]:
@@ -34,7 +34,10 @@ def token_rewards(
     r_t = −β (log π(y_t) − log π_ref(y_t)) + [t is last] · R(y),    R(y) = score if the answer is finished, else penalty
     """
     earned = torch.where(finished, scores, penalty)
-    return shape_rewards(earned, log_probs, ref_log_probs, mask, beta)
+    rewards = torch.where(mask, -beta * (log_probs - ref_log_probs), 0)
+    rows, last = torch.arange(len(scores), device=scores.device), mask.sum(1) - 1
+    rewards[rows, last] = rewards[rows, last] + earned
+    return rewards
 
 
 def update_loss(

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from week6 import dpo
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.log_probs import token_log_probs
 
@@ -22,7 +21,8 @@ def answer_log_prob(
     logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"], response_mask: Bool[Tensor, "B L"]
 ) -> Float[Tensor, " B"]:
     """log π(y|x) in nats: the sum over the answer's tokens; column c of the logits predicts the token in c + 1."""
-    of_tokens = token_log_probs(logits[:, :-1], tokens[:, 1:])
+    log_probs = logits[:, :-1].log_softmax(-1)
+    of_tokens = log_probs.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
     return torch.where(response_mask[:, 1:], of_tokens, 0.0).sum(-1)
 
 
@@ -210,14 +210,20 @@ q1 = Question(
 # --- 6.2 · implicit reward ------------------------------------------------------------------------------------------
 
 
+def reward_inside(
+    log_probs: Float[Tensor, "*B"], ref_log_probs: Float[Tensor, "*B"], beta: float
+) -> Float[Tensor, "*B"]:
+    """r̂ = β log(π / π_ref), in reward units."""
+    return beta * (log_probs - ref_log_probs)
+
+
 def _log_probs(g: torch.Generator, *shape: int) -> Tensor:
     return 3 * torch.randn(shape, generator=g, dtype=torch.float64) - 10
 
 
 q2 = Question(
     title="6.2 The implicit reward",
-    name="reward_inside",
-    reference=dpo.implicit_reward,
+    reference=reward_inside,
     cases=lambda g: [
         (_log_probs(g, 5), _log_probs(g, 5), 0.1),
         (_log_probs(g, 3, 4), _log_probs(g, 3, 4), 2.0),
@@ -329,9 +335,8 @@ def preference_loss(
     beta: float,
 ) -> Float[Tensor, " B"]:
     """−log σ(r̂_w − r̂_l) of each pair, in nats: Bradley–Terry on implicit rewards."""
-    chosen_reward = dpo.implicit_reward(policy_chosen, ref_chosen, beta)
-    rejected_reward = dpo.implicit_reward(policy_rejected, ref_rejected, beta)
-    return -F.logsigmoid(chosen_reward - rejected_reward)
+    h = (policy_chosen - ref_chosen) - (policy_rejected - ref_rejected)
+    return -F.logsigmoid(beta * h)
 
 
 def _four(g: torch.Generator) -> list[tuple[object, ...]]:
@@ -485,10 +490,15 @@ q3 = Question(
 
 # --- 6.4 · the weight -----------------------------------------------------------------------------------------------
 
+
+def pull(chosen_rewards: Float[Tensor, " B"], rejected_rewards: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """How hard each pair pulls, between 0 and 1: σ(r̂_l − r̂_w)."""
+    return torch.sigmoid(rejected_rewards - chosen_rewards)
+
+
 q4 = Question(
     title="6.4 The weight",
-    name="pull",
-    reference=dpo.dpo_gradient_weight,
+    reference=pull,
     cases=lambda g: [
         (2 * torch.randn(7, generator=g, dtype=torch.float64), 2 * torch.randn(7, generator=g, dtype=torch.float64)),
         (torch.tensor([1000.0, -1000.0, 0.0]), torch.tensor([-1000.0, 1000.0, 0.0])),
