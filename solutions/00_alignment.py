@@ -496,7 +496,8 @@ check.p2.outcome()
 #
 # One number cannot say whether a chatbot refuses rightly: a bot that refuses everything has the best refusal rate on harm.
 # Compute two: of the *harmful* requests, the share that was
-# refused; of the *harmless* ones, the share that was refused too (**over-refusal**). Return both.
+# refused; of the *harmless* ones, the share that was refused too (**over-refusal**). Return both. You may assume that
+# there are requests of both kinds.
 
 
 # %% tags=["exercise"]
