@@ -309,6 +309,129 @@ def k3_upside_down(log_probs: Tensor, ref_log_probs: Tensor) -> tuple[Tensor, Te
     return d, 0.5 * d**2, d.exp() - 1 - d
 
 
+def kl_with_a_floor(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """A floor under both logarithms, against nan; the KL of p from a q that lacks an answer becomes finite."""
+    low = torch.tensor(-30.0, dtype=log_p.dtype)
+    return (log_p.exp() * (torch.maximum(log_p, low) - torch.maximum(log_q, low))).sum(-1)
+
+
+def kl_that_hides_nan_and_inf(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """nan_to_num with all three replacements: an infinite term counts as nothing."""
+    return torch.nan_to_num(log_p.exp() * (log_p - log_q), nan=0.0, posinf=0.0, neginf=0.0).sum(-1)
+
+
+def kl_of_common_answers(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Sums over the answers that both can give."""
+    both = (log_p > -torch.inf) & (log_q > -torch.inf)
+    return torch.where(both, log_p.exp() * (log_p - log_q), torch.zeros_like(log_p)).sum(-1)
+
+
+def kl_with_fixed_weights(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The weights are computed without gradient, as if the samples did not depend on the policy."""
+    with torch.no_grad():
+        p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), torch.zeros_like(p)).sum(-1)
+
+
+def kl_as_a_number(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The policy is detached at the door."""
+    return _kl(log_p.detach(), log_q)
+
+
+def kl_both_ways(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Adds the two directions up, so that it is symmetric."""
+    return _kl(log_p, log_q) + _kl(log_q, log_p)
+
+
+def kl_in_bits(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Logarithms to base 2."""
+    return _kl(log_p, log_q) / torch.tensor(2.0, dtype=log_p.dtype).log()
+
+
+def objective_without_a_leash_to_feel(log_probs: Tensor, ref_log_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """The KL is computed as a number: right value, and a gradient of the reward alone."""
+    return (log_probs.exp() * rewards).sum(-1) - beta * _kl(log_probs, ref_log_probs).detach()
+
+
+def objective_of_a_frozen_policy(log_probs: Tensor, ref_log_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """The policy is detached, so nothing could be trained."""
+    log_probs = log_probs.detach()
+    return (log_probs.exp() * rewards).sum(-1) - beta * _kl(log_probs, ref_log_probs)
+
+
+def objective_with_log_weights(log_probs: Tensor, ref_log_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """Rewards weighted by log π."""
+    return (log_probs * rewards).sum(-1) - beta * _kl(log_probs, ref_log_probs)
+
+
+def objective_of_the_batch(log_probs: Tensor, ref_log_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """One number for the batch: the mean of the rows."""
+    return ((log_probs.exp() * rewards).sum(-1) - beta * _kl(log_probs, ref_log_probs)).mean()
+
+
+def optimum_with_an_axis_kept(ref_log_probs: Tensor, rewards: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """keepdim=True for the subtraction, and not taken back for log Z."""
+    exponent = ref_log_probs + rewards / beta
+    log_z = torch.logsumexp(exponent, dim=-1, keepdim=True)
+    return exponent - log_z, log_z
+
+
+def optimum_without_its_top(ref_log_probs: Tensor, rewards: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """The largest exponent is subtracted against overflow, and missing in log Z."""
+    exponent = ref_log_probs + rewards / beta
+    exponent = exponent - exponent.amax(-1, keepdim=True)
+    log_z = exponent.exp().sum(-1).log()
+    return exponent - log_z[..., None], log_z
+
+
+def optimum_of_columns(ref_log_probs: Tensor, rewards: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Normalises over the first axis."""
+    exponent = ref_log_probs + rewards / beta
+    return torch.log_softmax(exponent, 0), torch.logsumexp(exponent, 0)
+
+
+def score_by_the_first_row(
+    scores: Tensor, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, beta: float
+) -> Tensor:
+    """The length of the first answer is taken for all."""
+    per_token = torch.where(mask, -beta * (log_probs - ref_log_probs), torch.zeros_like(log_probs))
+    per_token[:, int(mask[0].sum()) - 1] += scores
+    return per_token
+
+
+def score_in_every_row(scores: Tensor, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Indexes columns without rows: each row gets scores at the last tokens of all."""
+    per_token = torch.where(mask, -beta * (log_probs - ref_log_probs), torch.zeros_like(log_probs))
+    per_token[:, mask.sum(dim=1) - 1] += scores
+    return per_token
+
+
+def score_per_word(scores: Tensor, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """The score is divided by the length of the answer."""
+    per_token = torch.where(mask, -beta * (log_probs - ref_log_probs), torch.zeros_like(log_probs))
+    length = mask.sum(dim=1)
+    per_token[torch.arange(len(scores)), length - 1] += scores / length
+    return per_token
+
+
+def estimators_in_another_order(log_probs: Tensor, ref_log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """k3 before k2."""
+    d = log_probs - ref_log_probs
+    return d, torch.expm1(-d) + d, d.square() / 2
+
+
+def estimators_with_a_straight_k2(log_probs: Tensor, ref_log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """k2 is half the log-ratio, not half its square."""
+    d = log_probs - ref_log_probs
+    return d, d / 2, torch.expm1(-d) + d
+
+
+def estimators_as_numbers(log_probs: Tensor, ref_log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Right values, detached."""
+    d = (log_probs - ref_log_probs).detach()
+    return d, d.square() / 2, torch.expm1(-d) + d
+
+
 # --- notebook 04 ---------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +450,58 @@ def without_its_own_reward(rewards: Tensor, mask: Tensor, gamma: float = 1.0) ->
         total[:, t] = gamma * running * mask[:, t]
         running = torch.where(mask[:, t], rewards[:, t] + gamma * running, torch.zeros_like(running))
     return total
+
+
+def running_sum_of_real_tokens(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Sums from the front, and cleans the padding."""
+    return torch.where(mask, torch.where(mask, rewards, torch.zeros_like(rewards)).cumsum(1), 0.0)
+
+
+def discounted_from_the_last_column(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Discounts by the distance from the last column."""
+    powers = gamma ** torch.arange(rewards.shape[1], dtype=rewards.dtype).flip(0)
+    return (rewards * mask * powers).flip(1).cumsum(1).flip(1) * mask
+
+
+def reward_to_go_by_the_first_mask(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Cuts every answer at the length of the first."""
+    rewards = rewards[:, : int(mask[0].sum())]
+    result = torch.zeros(mask.shape, dtype=rewards.dtype)
+    running = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        running = rewards[:, t] + gamma * running
+        result[:, t] = running
+    return result
+
+
+def gae_turned_round(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Expected minus got: V − (r + γ V'), and returns V − Â that come out right."""
+    rewards, values = rewards * mask, values * mask
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
+    errors, advantages = values - rewards - gamma * following, torch.zeros_like(values)
+    running = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        running = (errors[:, t] + gamma * lam * running) * mask[:, t]
+        advantages[:, t] = running
+    return advantages, values - advantages
+
+
+def gae_with_rewards_as_targets(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Adds the rewards, not the values, to the advantages."""
+    turned, _ = gae_turned_round(rewards, values, mask, gamma, lam)
+    return -turned, -turned + rewards * mask
+
+
+def gae_in_the_other_order(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """(returns, advantages)."""
+    turned, returns = gae_turned_round(rewards, values, mask, gamma, lam)
+    return returns, -turned
 
 
 def gae_that_trusts_padding(
@@ -374,12 +549,66 @@ def mean_of_row_means(
     return per_answer.mean()
 
 
+def loss_in_a_band_of_quotients(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """The band is symmetric on the log scale: 1/(1 + ε) to 1 + ε."""
+    ratio = (log_probs - old_log_probs).exp()
+    held = torch.clamp(ratio, 1 / (1 + clip), 1 + clip)
+    return torch.maximum(-ratio * advantages, -held * advantages)[mask].mean()
+
+
+def loss_of_every_token(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """Forgets the mean."""
+    return torch.maximum(*_losses(log_probs, old_log_probs, advantages, clip)) * mask
+
+
+def loss_of_whitened_advantages(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """Whitens once more inside, with torch's own std."""
+    real = advantages[mask]
+    white = (advantages - real.mean()) / real.std() * mask
+    return torch.maximum(*_losses(log_probs, old_log_probs, white, clip))[mask].mean()
+
+
+def loss_with_a_fixed_ratio(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """The ratio is a number: no gradient."""
+    return torch.maximum(*_losses(log_probs.detach(), old_log_probs, advantages, clip))[mask].mean()
+
+
 def minimum_of_losses(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
 ) -> Tensor:
     """Keeps the minimum of (29) although the sign has turned: the optimistic loss."""
     per_token = torch.minimum(*_losses(log_probs, old_log_probs, advantages, clip))
     return per_token[mask.bool()].mean()
+
+
+def whiten_over_all_positions(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """Sums over real tokens, divided by the number of all positions."""
+    n = x.numel()
+    mean = (x * mask).sum() / n
+    variance = ((x - mean) ** 2 * mask).sum() / n
+    white = (x - mean) / (variance + 1e-8).sqrt()
+    return (white if shift_mean else white + mean) * mask
+
+
+def whiten_without_the_small_number(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """0/0 where all values are equal."""
+    real = x[mask]
+    white = (x - real.mean()) / real.std(correction=0)
+    return torch.where(mask, white if shift_mean else white + real.mean(), 0.0)
+
+
+def whiten_to_a_range(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """Scales to the range from 0 to 1."""
+    low, high = x[mask].min(), x[mask].max()
+    return torch.where(mask, (x - low) / (high - low + 1e-8), 0.0)
 
 
 def whiten_each_answer(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
@@ -977,19 +1206,83 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         ceiling_clamped_at_a_half,
         bayes_error,
     ],
-    "nb03.q1": [kl_the_other_way, kl_as_it_stands],
-    "nb03.q2": [objective_with_reference_reward, objective_with_the_leash_on_the_reward],
-    "nb03.q3": [optimum_with_its_height, optimum_without_the_reference_in_z],
-    "nb03.q4": [score_in_the_last_column, padding_multiplied_away],
-    "nb03.q5": [k3_upside_down],
-    # the gradient follows the value: k1 and k3 estimate the KL without bias, so they should have its gradient
-    "nb03.q6": [{"k1": "B", "k2": "A", "k3": "B"}],
-    "nb04.q1": [discounted_from_the_start, without_its_own_reward],
-    "nb04.q2": [gae_that_trusts_padding, gae_with_plain_returns],
-    "nb04.q3": [mean_of_row_means, minimum_of_losses],
-    # the gradient is zero wherever the ratio is outside the band
-    "nb04.q4": [{1, 3, 4, 6}],
-    "nb04.q5": [whiten_each_answer, whiten_with_n_minus_1],
+    "nb03.q1": [
+        kl_the_other_way,
+        kl_as_it_stands,
+        kl_with_a_floor,
+        kl_that_hides_nan_and_inf,
+        kl_of_common_answers,
+        kl_with_fixed_weights,
+        kl_as_a_number,
+        kl_both_ways,
+        kl_in_bits,
+    ],
+    "nb03.q2": [
+        objective_with_reference_reward,
+        objective_with_the_leash_on_the_reward,
+        objective_without_a_leash_to_feel,
+        objective_of_a_frozen_policy,
+        objective_with_log_weights,
+        objective_of_the_batch,
+    ],
+    "nb03.q3": [
+        optimum_with_its_height,
+        optimum_without_the_reference_in_z,
+        optimum_with_an_axis_kept,
+        optimum_without_its_top,
+        optimum_of_columns,
+    ],
+    "nb03.q4": [
+        score_in_the_last_column,
+        padding_multiplied_away,
+        score_by_the_first_row,
+        score_in_every_row,
+        score_per_word,
+    ],
+    "nb03.q5": [
+        k3_upside_down,
+        estimators_in_another_order,
+        estimators_with_a_straight_k2,
+        estimators_as_numbers,
+    ],
+    # the gradient follows the value: k1 and k3 estimate the KL without bias, so they should have its gradient;
+    # nothing has a gradient; every estimator has the other one
+    "nb03.q6": [
+        {"k1": "B", "k2": "A", "k3": "B"},
+        {"k1": "A", "k2": "A", "k3": "A"},
+        {"k1": "B", "k2": "B", "k3": "A"},
+    ],
+    "nb04.q1": [
+        discounted_from_the_start,
+        without_its_own_reward,
+        running_sum_of_real_tokens,
+        discounted_from_the_last_column,
+        reward_to_go_by_the_first_mask,
+    ],
+    "nb04.q2": [
+        gae_that_trusts_padding,
+        gae_with_plain_returns,
+        gae_turned_round,
+        gae_with_rewards_as_targets,
+        gae_in_the_other_order,
+    ],
+    "nb04.q3": [
+        mean_of_row_means,
+        minimum_of_losses,
+        loss_in_a_band_of_quotients,
+        loss_of_every_token,
+        loss_of_whitened_advantages,
+        loss_with_a_fixed_ratio,
+    ],
+    # the gradient is zero wherever the ratio is outside the band; for good tokens only; for bad ones only
+    "nb04.q4": [{1, 3, 4, 6}, {1, 3}, {4, 6}],
+    "nb04.q5": [
+        whiten_each_answer,
+        whiten_with_n_minus_1,
+        whiten_over_all_positions,
+        whiten_without_the_small_number,
+        whiten_to_a_range,
+    ],
     "nb05.q1": [
         mask_of_what_is_not_eos,
         mask_up_to_the_argmax,

@@ -16,3 +16,9 @@ def ragged_mask(g: torch.Generator, rows: int, width: int) -> Bool[Tensor, "rows
 def whole(g: torch.Generator, low: int, high: int) -> int:
     """A whole number from low to high, both included: a size that an answer cannot know."""
     return int(torch.randint(low, high + 1, (), generator=g))
+
+
+def random_mask(g: torch.Generator, rows: int, width: int) -> Bool[Tensor, "rows width"]:
+    """A mask of random lengths from 1 to width − 1, so that no row is full."""
+    lengths = torch.randint(1, width, (rows,), generator=g)
+    return torch.arange(width) < lengths.unsqueeze(1)
