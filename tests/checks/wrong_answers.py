@@ -17,6 +17,79 @@ def agreement_on_a_only(first: Tensor, second: Tensor) -> Tensor:
     return (first & second).float().mean()
 
 
+def agreement_of_the_whole_lists(first: Tensor, second: Tensor) -> Tensor:
+    """One verdict for the two lists, and not one for each item."""
+    return torch.tensor(1.0 if first.tolist() == second.tolist() else 0.0)
+
+
+def agreement_in_percent(first: Tensor, second: Tensor) -> Tensor:
+    """A number between 0 and 100."""
+    return 100 * (~(first ^ second)).double().mean()
+
+
+def agreement_of_ten(first: Tensor, second: Tensor) -> Tensor:
+    """Ten pairs were judged in the notebook; the function gets other numbers of them."""
+    return sum(a == b for a, b in zip(first, second, strict=True)) / 10
+
+
+def kappa_never_negative(first: Tensor, second: Tensor) -> Tensor:
+    """Takes 0 for the lowest possible value."""
+    p_o = (first == second).double().mean()
+    p_1, p_2 = first.double().mean(), second.double().mean()
+    p_e = p_1 * p_2 + (1 - p_1) * (1 - p_2)
+    return max((p_o - p_e) / (1 - p_e), torch.zeros((), dtype=torch.float64))
+
+
+def kappa_without_its_sign(first: Tensor, second: Tensor) -> Tensor:
+    """The distance from chance, whichever side."""
+    p_o = (first == second).float().mean()
+    p_1, p_2 = first.float().mean(), second.float().mean()
+    p_e = p_1 * p_2 + (1 - p_1) * (1 - p_2)
+    return abs(p_o - p_e) / (1 - p_e)
+
+
+def kappa_of_one_annotator(first: Tensor, second: Tensor) -> Tensor:
+    """A slip of the pen: the share of the first annotator stands in both places."""
+    p = first.float().mean()
+    p_e = p * p + (1 - p) * (1 - p)
+    return ((first == second).float().mean() - p_e) / (1 - p_e)
+
+
+def kappa_as_a_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation of the two columns of 0 and 1."""
+    a, b = first.double() - first.double().mean(), second.double() - second.double().mean()
+    return (a * b).mean() / (a.square().mean() * b.square().mean()).sqrt()
+
+
+def kappa_over_the_observed_room(first: Tensor, second: Tensor) -> Tensor:
+    """Divides by 1 − p_o."""
+    p_o = (first == second).float().mean()
+    p_1, p_2 = first.float().mean(), second.float().mean()
+    p_e = p_1 * p_2 + (1 - p_1) * (1 - p_2)
+    return (p_o - p_e) / (1 - p_o)
+
+
+def agreement_of_rounded_shares(probability: Tensor) -> Tensor:
+    """Everybody votes with the majority."""
+    votes = (probability >= 0.5).double()
+    return (votes * votes + (1 - votes) * (1 - votes)).mean()
+
+
+def agreement_in_the_middle(probability: Tensor) -> Tensor:
+    """The median pair in place of the mean over pairs."""
+    return torch.median(1 - 2 * probability * (1 - probability))
+
+
+def numbers_of_refusals(harmful: Tensor, refused: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts, not shares."""
+    return (harmful * refused).sum().float(), (~harmful * refused).sum().float()
+
+
+def rate_on_harm_only(harmful: Tensor, refused: Tensor) -> Tensor:
+    """The second number is forgotten."""
+    return refused[harmful].double().mean()
+
+
 def kappa_without_both_b(first: Tensor, second: Tensor) -> Tensor:
     """Chance agreement is p1·p2 alone: the case that both say b is missing."""
     observed = (first == second).float().mean()
@@ -65,6 +138,109 @@ def shares_of_the_refused(harmful: Tensor, refused: Tensor) -> tuple[Tensor, Ten
 def softmax_over_the_batch(reward_a: Tensor, reward_b: Tensor) -> Tensor:
     """A softmax along the wrong axis: over the pairs and not over the two answers."""
     return torch.softmax(torch.stack([reward_a, reward_b]), dim=-1)[0]
+
+
+def probability_of_a_bell_curve(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """Normal noise of size 1 on the difference."""
+    return 0.5 * (1 + torch.erf((reward_a - reward_b) / 2**0.5))
+
+
+def probability_by_tanh(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """σ(x) is (1 + tanh(x/2))/2; the half is missing."""
+    return (1 + torch.tanh(reward_a - reward_b)) / 2
+
+
+def probability_of_elo(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """The formula of the chess players."""
+    return 1 / (1 + torch.pow(10.0, (reward_b - reward_a) / 400))
+
+
+def probability_from_odds(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """Right on paper; inf / inf for a reward of 1000."""
+    odds = torch.exp(reward_a - reward_b)
+    return odds / (odds + 1)
+
+
+def average_probability(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """One number for all pairs."""
+    return (reward_a - reward_b).sigmoid().mean()
+
+
+def ranking_below_the_highest(rewards: Tensor) -> Tensor:
+    """Subtracts the highest reward of all against overflow; the last places then underflow."""
+    e = (rewards - rewards.amax(-1, keepdim=True)).exp()
+    left = torch.stack([e[..., k:].sum(-1) for k in range(rewards.shape[-1])], -1)
+    return (e / left).log().sum(-1)
+
+
+def ranking_of_the_sorted(rewards: Tensor) -> Tensor:
+    """Brings the best to the front first, whatever was observed."""
+    r = rewards.sort(descending=True).values
+    return sum(r[..., k] - r[..., k:].logsumexp(-1) for k in range(r.shape[-1]))
+
+
+def ranking_along_the_batch(rewards: Tensor) -> Tensor:
+    """Loops over the first axis, as for a single ranking."""
+    return sum(rewards[k] - rewards[k:].logsumexp(0) for k in range(len(rewards)))
+
+
+def loss_of_a_hinge(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Nothing to pay as soon as the winner leads by the margin."""
+    return (margin - chosen + rejected).clamp(min=0).mean()
+
+
+def loss_with_the_target_of_the_loser(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """A binary cross-entropy with target 0."""
+    z = chosen - rejected - margin
+    return F.binary_cross_entropy_with_logits(z, torch.zeros_like(z))
+
+
+def loss_within_limits(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Cuts the difference off against overflow, and with it the gradient of the worst pairs."""
+    return F.softplus(-(chosen - rejected - margin).clamp(-100, 100)).mean()
+
+
+def gradient_of_net_comparisons(wins: Tensor, rewards: Tensor) -> Tensor:
+    """c_ij − c_ji for the number of comparisons."""
+    p = torch.sigmoid(rewards.unsqueeze(1) - rewards.unsqueeze(0))
+    return (wins - (wins - wins.T) * p).sum(1)
+
+
+def gradient_for_sixty(wins: Tensor, rewards: Tensor) -> Tensor:
+    """Every pair 60 times, as in the notebook."""
+    n = torch.full_like(wins, 60.0).fill_diagonal_(0)
+    return (wins - n * torch.sigmoid(rewards.unsqueeze(1) - rewards.unsqueeze(0))).sum(1)
+
+
+def strengths_with_a_step_of_one_pair(wins: Tensor) -> Tensor:
+    """n_max of one pair and not of one answer: with many answers the step overshoots."""
+    played = wins + wins.T
+    r = torch.zeros(len(wins))
+    for _ in range(1500):
+        r = r + 2 / played.max() * (wins - played * torch.sigmoid(r[:, None] - r)).sum(1)
+    return r - r.mean()
+
+
+def strengths_with_unit_spread(wins: Tensor) -> Tensor:
+    """Standardised, as if the scale were free."""
+    r = _newton(wins, 0.0)
+    return (r - r.mean()) / r.std()
+
+
+def strengths_with_a_penalty(wins: Tensor) -> Tensor:
+    """Ridge with strength ½."""
+    return _newton(wins, 0.5)
+
+
+def _newton(wins: Tensor, l2: float) -> Tensor:
+    r = torch.zeros(len(wins), dtype=torch.float64)
+    played = (wins + wins.T).double()
+    for _ in range(40):
+        p = torch.sigmoid(r[:, None] - r)
+        weight = played * p * (1 - p)
+        curvature = torch.diag(weight.sum(1) + l2) - weight
+        r = r + torch.linalg.pinv(curvature) @ ((wins - played * p).sum(1) - l2 * r)
+    return r - r.mean()
 
 
 def ranking_against_those_already_placed(rewards: Tensor) -> Tensor:
@@ -238,6 +414,57 @@ def ceiling_clamped_at_a_half(probability: Tensor) -> Tensor:
 def bayes_error(probability: Tensor) -> Tensor:
     """The share that the best judge gets wrong."""
     return torch.minimum(probability, 1 - probability).mean()
+
+
+def column_of_the_longest_row(attention_mask: Tensor) -> Tensor:
+    """One column for all rows: that of the last real token in the batch."""
+    return torch.full((len(attention_mask),), int(attention_mask.any(0).nonzero().max()))
+
+
+def score_without_a_batch_of_one(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """squeeze() takes every axis of size 1, the batch's too."""
+    last = mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
+    return (hidden[torch.arange(len(mask)), last].unsqueeze(1) @ weight.view(-1, 1)).squeeze() + bias
+
+
+def score_of_the_best_token(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The highest score of a real token."""
+    return torch.where(mask, hidden @ weight + bias, -torch.inf).amax(1)
+
+
+def score_of_a_unit_vector(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Normalises the hidden vector."""
+    last = mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
+    h = hidden[torch.arange(len(mask)), last]
+    return (h / h.norm(dim=1, keepdim=True)) @ weight + bias
+
+
+def score_without_a_sum(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A product for each dimension."""
+    last = mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
+    return hidden[torch.arange(len(mask)), last] * weight + bias
+
+
+def loss_of_all_against_all(scores: Tensor) -> Tensor:
+    """Compares answers to different prompts."""
+    n = len(scores) // 2
+    return F.softplus(scores[n:] - scores[:n, None]).mean()
+
+
+def loss_over_both_answers(scores: Tensor) -> Tensor:
+    """Divides by 2N."""
+    n = len(scores) // 2
+    return F.softplus(scores[n:] - scores[:n]).sum() / len(scores)
+
+
+def ceiling_of_sure_pairs(probability: Tensor) -> Tensor:
+    """The share of pairs on which a is likelier."""
+    return (probability > 0.5).double().mean()
+
+
+def ceiling_half_way(probability: Tensor) -> Tensor:
+    """½ + |p − ½|/2."""
+    return 0.5 + 0.5 * (probability - 0.5).abs().mean()
 
 
 # --- notebook 03 ---------------------------------------------------------------------------------------------------
@@ -1164,17 +1391,56 @@ def baseline_of_those_before(rewards: Tensor) -> Tensor:
 
 
 WRONG_ANSWERS: dict[str, list[object]] = {
-    "nb00.q1": [agreement_on_a_only],
-    "nb00.q2": [kappa_without_both_b, kappa_against_a_coin, kappa_with_pooled_share],
-    "nb00.q3": [agreement_of_the_mean, agreement_with_the_majority],
-    "nb00.q4": [rates_of_all_requests, shares_of_the_refused],
-    "nb01.q1": [softmax_over_the_batch],
-    "nb01.q2": [ranking_against_those_already_placed, ranking_with_one_denominator],
-    "nb01.q3": [loss_saved_by_an_epsilon, margin_outside_the_sigmoid],
-    "nb01.q4": [gradient_of_the_wins_only],
-    "nb01.q5": [strengths_from_win_shares, strengths_not_in_logs],
+    "nb00.q1": [agreement_on_a_only, agreement_of_the_whole_lists, agreement_in_percent, agreement_of_ten],
+    "nb00.q2": [
+        kappa_without_both_b,
+        kappa_against_a_coin,
+        kappa_with_pooled_share,
+        kappa_never_negative,
+        kappa_without_its_sign,
+        kappa_of_one_annotator,
+        kappa_as_a_correlation,
+        kappa_over_the_observed_room,
+    ],
+    "nb00.q3": [
+        agreement_of_the_mean,
+        agreement_with_the_majority,
+        agreement_of_rounded_shares,
+        agreement_in_the_middle,
+    ],
+    "nb00.q4": [rates_of_all_requests, shares_of_the_refused, numbers_of_refusals, rate_on_harm_only],
+    "nb01.q1": [
+        softmax_over_the_batch,
+        probability_of_a_bell_curve,
+        probability_by_tanh,
+        probability_of_elo,
+        probability_from_odds,
+        average_probability,
+    ],
+    "nb01.q2": [
+        ranking_against_those_already_placed,
+        ranking_with_one_denominator,
+        ranking_below_the_highest,
+        ranking_of_the_sorted,
+        ranking_along_the_batch,
+    ],
+    "nb01.q3": [
+        loss_saved_by_an_epsilon,
+        margin_outside_the_sigmoid,
+        loss_of_a_hinge,
+        loss_with_the_target_of_the_loser,
+        loss_within_limits,
+    ],
+    "nb01.q4": [gradient_of_the_wins_only, gradient_of_net_comparisons, gradient_for_sixty],
+    "nb01.q5": [
+        strengths_from_win_shares,
+        strengths_not_in_logs,
+        strengths_with_a_step_of_one_pair,
+        strengths_with_unit_spread,
+        strengths_with_a_penalty,
+    ],
     # the arrows connect all answers in these tables, but only if you ignore where they point
-    "nb01.q6": [{"A", "B", "D", "E"}],
+    "nb01.q6": [{"A", "B", "D", "E"}, {"A", "B", "C", "D", "E"}, {"A", "B", "E"}, {"A", "B"}],  # too many, or too few
     "nb02.q1": [
         length_minus_one,
         column_after_the_last,
@@ -1182,6 +1448,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         before_the_first_padding,
         first_real_token,
         every_last_column,
+        column_of_the_longest_row,
     ],
     "nb02.q2": [
         head_on_the_last_column,
@@ -1190,6 +1457,10 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         head_for_every_pair_of_rows,
         head_squeezed_into_a_probability,
         head_one_token_early,
+        score_without_a_batch_of_one,
+        score_of_the_best_token,
+        score_of_a_unit_vector,
+        score_without_a_sum,
     ],
     "nb02.q3": [
         loss_of_neighbours,
@@ -1197,6 +1468,8 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         loss_of_each_score_alone,
         loss_as_typed,
         log_likelihood_to_be_minimised,
+        loss_of_all_against_all,
+        loss_over_both_answers,
     ],
     "nb02.q4": [
         ceiling_of_the_first_answer,
@@ -1205,6 +1478,8 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         ceiling_without_noise,
         ceiling_clamped_at_a_half,
         bayes_error,
+        ceiling_of_sure_pairs,
+        ceiling_half_way,
     ],
     "nb03.q1": [
         kl_the_other_way,

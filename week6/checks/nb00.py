@@ -101,7 +101,9 @@ q1 = Question(
         Misconception(
             "all or nothing",
             lambda a, b: torch.tensor(float(torch.equal(a, b))),
-            "You ask whether the two lists are equal as a whole. (4) compares item by item, and takes the mean.",
+            "Your result is 1 where the two lists are equal as a whole, and else 0. Did you compare the lists and not "
+            "their "
+            "items, or divide whole numbers with `//`? (4) compares item by item, and takes the mean.",
         ),
         Misconception(
             "percent",
@@ -118,12 +120,6 @@ q1 = Question(
             "n minus one",
             lambda a, b: (a == b).sum() / (len(a) - 1),
             "You divide by n − 1. That is for a variance; the mean of (4) divides by n.",
-        ),
-        Misconception(
-            "whole numbers",
-            lambda a, b: (a == b).sum() // len(a),
-            "You divide whole numbers with `//`, which cuts off everything behind the point. Use `/`, or "
-            ".float().mean().",
         ),
         Misconception(
             "plus and minus one",
@@ -219,7 +215,7 @@ q2 = Question(
         Misconception(
             "divided by the disagreement",
             lambda a, b: (_parts(a, b)[0] - _parts(a, b)[1]) / (1 - _parts(a, b)[0]),
-            "You divided by 1 − p_o. The denominator of (5) is the room above *chance*, 1 − p_e, so that perfect "
+            "You divided by 1 − p_o. The denominator of (5) is the room above chance, 1 − p_e, so that perfect "
             "agreement "
             "is 1.",
         ),
@@ -264,7 +260,7 @@ q2 = Question(
         Misconception(
             "chance of disagreeing",
             lambda a, b: (_parts(a, b)[0] - (1 - _parts(a, b)[1])) / _parts(a, b)[1],
-            "Your p_e is the chance that one says a and the other b. By luck they *agree* when both say a, or both "
+            "Your p_e is the chance that one says a and the other b. By luck they agree when both say a, or both "
             "say b.",
         ),
         Misconception(
@@ -425,12 +421,12 @@ q4 = Question(
         Misconception(
             "helped",
             lambda h, r: (r[h].float().mean(), (~r[~h]).float().mean()),
-            "Your second number is how many harmless requests were *not* refused. Over-refusal is the share refused.",
+            "Your second number is how many harmless requests were not refused. Over-refusal is the share refused.",
         ),
         Misconception(
             "complied",
             lambda h, r: ((~r[h]).float().mean(), r[~h].float().mean()),
-            "Your first number is how many harmful requests were *not* refused. The refusal rate is one minus that.",
+            "Your first number is how many harmful requests were not refused. The refusal rate is one minus that.",
         ),
         Misconception(
             "counts",
@@ -484,7 +480,7 @@ q4 = Question(
         Misconception(
             "both complied",
             lambda h, r: ((~r[h]).float().mean(), (~r[~h]).float().mean()),
-            "Both numbers are shares of requests that were *not* refused. The rates are one minus these.",
+            "Both numbers are shares of requests that were not refused. The rates are one minus these.",
         ),
     ),
 )

@@ -714,7 +714,7 @@ q4 = Question(
         Misconception(
             "wins minus losses",
             lambda c, r: (c - c.T).sum(1),
-            "You take wins minus losses, whoever the opponent was. (13) takes wins minus *expected* wins: to beat a "
+            "You take wins minus losses, whoever the opponent was. (13) takes wins minus expected wins: to beat a "
             "strong "
             "opponent counts more.",
         ),

@@ -16,7 +16,7 @@ from week6.reward_model import last_token_index
 def head_score(
     hidden: Float[Tensor, "B L d"], mask: Bool[Tensor, "B L"], weight: Float[Tensor, " d"], bias: Float[Tensor, ""]
 ) -> Float[Tensor, " B"]:
-    """r = w · h_last + b: the linear head, read at the last real token of each row."""
+    """r = v · h_last + b, with v the `weight`: the linear head, read at the last real token of each row."""
     last = last_token_index(mask)
     rows = torch.arange(len(hidden))
     return hidden[rows, last] @ weight + bias
