@@ -166,8 +166,8 @@ q1 = _OfAPolicy(
         Misconception(
             "infinity dropped",
             lambda p, q: torch.where(torch.isfinite(p - q), p.exp() * (p - q), 0.0).sum(-1),
-            "You drop every answer with an infinite logarithm. That is right where p(y) = 0. Where q(y) = 0 < p(y), "
-            "the KL is infinite: p gives an answer that q never gives.",
+            "You count every term with an infinite logarithm as 0. That is right where p(y) = 0. Where q(y) = 0 < "
+            "p(y), the KL is infinite: p gives an answer that q never gives.",
         ),
         Misconception(
             "infinity made finite",
