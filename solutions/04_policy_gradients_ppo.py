@@ -76,8 +76,8 @@ plt.show()
 # | value $V$, critic | the return that is to be expected from a prefix on; the critic is the model that estimates it |
 # | on-policy | learning from answers of the very policy that is improved; *off-policy*: from those of another one |
 #
-# Methods without a critic, RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024), are in notebook 07. They use
-# sections 1 to 3, and the ratio and the clip of sections 7 and 8.
+# Methods without a critic, RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024), are in notebook 07. They build on
+# sections 1 to 3, and GRPO on sections 7 and 8 as well.
 #
 # ## 0 · A language of 64 answers
 #
@@ -467,7 +467,8 @@ torch.testing.assert_close(mean, exact_gradient)
 
 by_definition = torch.stack([sum(0.9 ** (s - t) * pay[:, s] for s in range(t, T)) for t in range(T)], dim=1)
 torch.testing.assert_close(reward_to_go(pay, mask, 0.9), by_definition)
-discounted, _ = mean_and_variance(reward_to_go(pay, mask, 0.5))
+discounted, its_variance = mean_and_variance(reward_to_go(pay, mask, 0.5))
+assert its_variance < variance
 error = ((discounted - exact_gradient).norm() / exact_gradient.norm()).item()
 assert error > 0.02
 
@@ -490,8 +491,8 @@ print(f"with γ = 0.5 the mean of the estimate is off by {error:.1%}, and it is 
 # %% [markdown]
 # With $\gamma < 1$ the weights $G_t$ of (15) no longer give $\nabla J$. Is their mean the gradient of some other
 # objective? No: the second derivatives of a function are symmetric, and the Jacobian of this mean is not, as the cell has
-# checked for $\gamma = 0.5$. That is so in general (Nota and Thomas 2020). Programs that use $\gamma < 1$ accept it as a
-# bias that lowers the noise.
+# checked for $\gamma = 0.5$. That is so in general (Nota and Thomas 2020). Programs that use $\gamma < 1$ accept the bias
+# for the sake of less noise.
 
 # %% [markdown]
 # ## 5 · The value function: what was to be expected?

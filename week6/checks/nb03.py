@@ -1,10 +1,10 @@
 """Questions of notebook 03, the RLHF objective: reward on a leash."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from week6 import objective, ppo
 from week6.checks.cases import random_mask, whole
-from week6.checks.engine import Misconception, Prediction, Question, Trial
-from week6.checks.inspection import Case as InputCase
+from week6.checks.engine import Misconception, Prediction, Question
+from week6.checks.grading import Verdict
+from week6.checks.inspection import not_a_function
 
 Case = tuple[Tensor, Tensor, float]
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -31,19 +32,34 @@ def _never_first(log_p: Tensor) -> Tensor:
     return torch.cat([never, log_p[..., 1:]], dim=-1).log_softmax(-1)
 
 
-@dataclass(frozen=True)
-class _OfAPolicy(Question):
-    """A question about a function of a policy, its first argument: log-probabilities that are trained through it.
+def _as_policy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of log-probabilities, with a gradient only along changes that keep their probabilities' sum."""
 
-    The probabilities sum to 1, and an answer may use that, as equations (9) and (27) do. So the gradient is taken along
-    changes that keep the sum: the argument comes out of a log_softmax, which leaves its values as they are. Where a
-    probability is zero no gradient is asked for, since log p has none that is finite there.
+    @functools.wraps(function)
+    def of_policy(log_p: Tensor, *others: Any) -> Any:
+        if log_p.requires_grad:
+            zeros = any(isinstance(x, Tensor) and bool(x.isinf().any()) for x in (log_p, *others))
+            log_p = log_p.detach() if zeros else log_p.log_softmax(-1)  # the values are what they were
+        return function(log_p, *others)
+
+    return of_policy
+
+
+class _OfAPolicy(Question):
+    """A question about a function of a policy, its first argument, that is trained through it.
+
+    The probabilities sum to 1, and an answer may use that, as equations (9) and (27) do. So gradients are compared
+    along changes that keep the sum. Where a probability is zero none is asked for, since log p has none that is
+    finite there.
     """
 
-    def _try(self, function: Callable[..., Any], case: InputCase, like: Trial | None = None) -> Trial:
-        zeros = any(isinstance(x, Tensor) and bool(x.isinf().any()) for x in case)
-        asked = dataclasses.replace(self, grad_args=()) if zeros else self
-        return Question._try(asked, lambda log_p, *others: function(log_p.log_softmax(-1), *others), case, like)
+    def _of_function(self, answer: Any) -> Verdict:
+        if answer is ... or answer is None or not_a_function(answer):
+            return super()._of_function(answer)
+        wrong = tuple(dataclasses.replace(wrong, answer=_as_policy(wrong.answer)) for wrong in self.misconceptions)
+        assert self.reference is not None
+        asked = dataclasses.replace(self, reference=_as_policy(self.reference), misconceptions=wrong)
+        return Question._of_function(asked, _as_policy(answer))
 
 
 def _by_hand(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -150,8 +166,8 @@ q1 = _OfAPolicy(
         Misconception(
             "infinity dropped",
             lambda p, q: torch.where(torch.isfinite(p - q), p.exp() * (p - q), 0.0).sum(-1),
-            "You drop every answer with an infinite logarithm. That is right where p(y) = 0. Where q(y) = 0 < p(y), "
-            "the KL is infinite: p gives an answer that q never gives.",
+            "You count every term with an infinite logarithm as 0. That is right where p(y) = 0. Where q(y) = 0 < "
+            "p(y), the KL is infinite: p gives an answer that q never gives.",
         ),
         Misconception(
             "infinity made finite",
