@@ -110,7 +110,7 @@ def _local(path: Path, column: str) -> Found:
             raise ValueError(f"cannot be read as .gz ({error}), expected a whole file") from error
     try:
         if kind == ".parquet":
-            return Found({name: values.tolist() for name, values in pd.read_parquet(io.BytesIO(data)).items()})
+            return Found({str(name): values.tolist() for name, values in pd.read_parquet(io.BytesIO(data)).items()})
         return _READERS[kind](_decoded(data), column)
     except (ValueError, OSError) as error:  # of pandas and pyarrow too
         raise ValueError(f"cannot be read as {kind}: {error}") from error
