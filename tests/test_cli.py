@@ -80,7 +80,7 @@ def test_resume_of_a_finished_run_changes_no_number(copy, capsys):
         (["run", "--name", "é" * 101], "--name: got 202 bytes, expected 200 at most"),
         (["run", "--seed", "-1"], "seed: got -1, expected a whole number from 0 to 1000000000"),
         (["fly"], "fly"),
-        ([], "run, report"),
+        ([], "confirm"),
         (["report", "nowhere"], "nowhere/report.md does not exist"),
     ],
 )
