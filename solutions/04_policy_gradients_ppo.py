@@ -764,7 +764,7 @@ print("Checked: the best λ lies between ½ and 1 here. It is 0 for the exact V,
 #
 # ## 7 · Using a batch more than once: the importance ratio
 #
-# Sampling answers is the slow part. We would like to take *several* gradient steps on one batch. But after the first
+# Sampling answers takes a pass of the model for every token. We would like to take *several* gradient steps on one batch. But after the first
 # step the batch comes from an **old** policy $\pi_\text{old}$, and (4) asks for samples of the present one. The
 # repair is the **ratio**
 #
@@ -890,6 +890,8 @@ kl_at_start = kl_divergence(token_log_probs(theta_start).sum(dim=1), old_log_pro
 (kl_slope,) = torch.autograd.grad(kl_at_start, theta_start)
 assert abs(kl_at_start.item()) < 1e-12 and kl_slope.abs().max() < 1e-12
 assert max(free["objective"]) > J > free["objective"][-1] and held["objective"][-1] > J
+assert 10 <= free["objective"].index(max(free["objective"])) <= 20  # steps
+assert held["objective"][-1] > max(held["objective"]) - 0.1 and held["surrogate"][-1] < held["surrogate"][10] + 0.1
 
 # %% [markdown]
 # *Figure 5. Two panels. Left, without a clip, the surrogate rises for all 60 steps, and the mean reward too, while the
