@@ -309,7 +309,8 @@ def load_session(folder: Path | str, memory: int | None = 0) -> ChatSession:
 
 def _try(session: ChatSession, name: str, policy: PreTrainedModel, path: Path) -> None:
     """Raise RunError for a policy that cannot answer: another architecture, another vocabulary, a damaged template."""
-    known = policy.get_input_embeddings().num_embeddings
+    embeddings: Any = policy.get_input_embeddings()
+    known = int(embeddings.num_embeddings)
     try:
         if type(policy) is not type(session.policies[session.reference]):
             raise ValueError(f"a {type(policy).__name__}, and SFT's is none")
