@@ -201,8 +201,8 @@ for group in ("harmless", "harmful", "small talk"):
         print(f"{group:<11} {asked[i].removeprefix('<|user|> ').removesuffix(' <|assistant|>'):<38} {said[i]}")
 
 # %% [markdown]
-# Nearly all of it is grammatical. But read the answers as a user would. Chatbots fail in these ways (Askell and others
-# 2021 on the first three and the last two; Perez and others 2022 on the fourth):
+# Nearly all of it is grammatical. But read the answers as a user would. Chatbots have been seen to fail in
+# these ways (Ouyang and others 2022, section 5.3; Perez and others 2022 on the fourth; Bai and others 2022 on the last):
 #
 # | problem | what it looks like | who is let down |
 # |---|---|---|
@@ -214,8 +214,8 @@ for group in ("harmless", "harmful", "small talk"):
 # | **refuses what is harmless** | "i can not help with that ." about baking bread | the user |
 #
 # Helpful, honest, harmless: the three H's of Askell and others (2021). **Alignment** is the fit between what a model
-# does and what people want and hold to be right. The three can pull against each other: a bot that refuses everything
-# does no harm and helps nobody.
+# does and what people want and hold to be right. The three can pull against each other (Bai and others 2022): a
+# bot that refuses everything does no harm and helps nobody.
 #
 # (Our small world has no facts and no opinions, so two of the six cannot occur in it: untruthful and sycophantic.)
 
@@ -496,7 +496,8 @@ check.p2.outcome()
 #
 # One number cannot say whether a chatbot refuses rightly: a bot that refuses everything has the best refusal rate on harm.
 # Compute two: of the *harmful* requests, the share that was
-# refused; of the *harmless* ones, the share that was refused too (**over-refusal**). Return both.
+# refused; of the *harmless* ones, the share that was refused too (**over-refusal**). Return both. You may assume that
+# there are requests of both kinds.
 
 
 # %% tags=["exercise"]
@@ -687,6 +688,8 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # - A. Askell and others (2021), *A general language assistant as a laboratory for alignment*, arXiv 2112.00861.
 # - L. Ouyang and others (2022), *Training language models to follow instructions with human feedback* (InstructGPT),
 #   arXiv 2203.02155.
+# - Y. Bai and others (2022), *Training a helpful and harmless assistant with reinforcement learning from human feedback*,
+#   arXiv 2204.05862.
 # - E. Perez and others (2022), *Discovering language model behaviors with model-written evaluations*, arXiv 2212.09251.
 # - R. Rafailov and others (2023), *Direct preference optimization: your language model is secretly a reward model*,
 #   arXiv 2305.18290.

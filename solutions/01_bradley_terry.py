@@ -654,7 +654,7 @@ print("Curvatures:", " ".join(f"{abs(float(e)):.1f}" for e in eigenvalues), "(do
 # *difficulty 4/5 · importance 4/5 · 15 minutes*
 #
 # Climb the hill: start at zeros and go uphill along `gradient_of` until it is 0. The result must sum to 0 and be
-# right to about 0.002. Any method that finds the top is right.
+# right to about 0.002. Any method that finds the top is right. You may assume that there is one (section 5).
 #
 # How large may a step be? Let $n_i = \sum_j n_{ij}$ be the number of comparisons that answer $i$ took part in, and
 # $n_{\max}$ the largest of these sums.

@@ -441,11 +441,12 @@ print("Checked: the best factor lies between 0.5 and 2, and gains less than 0.03
 #
 # $$r'_\phi(x,y) = \frac{r_\phi(x,y) - \mu}{s}, \qquad \text{so that SFT answers have mean } 0 \text{ and variance } 1. \tag{5}$$
 #
-# Then "0" is an average answer of the SFT model, and one unit is a typical difference between two of its answers. Two
+# Then "0" is an average answer of the SFT model, and the unit is the standard deviation of the scores of its answers. Two
 # warnings. First, $\sigma$ of a difference is no longer a probability. Multiply the difference by $s$ first, and it is
 # one again. Second, (5) is a convention and not a measurement: part of $s$ comes from the levels of the prompts, and no
 # comparison has fixed these. The variance has two parts, *between* prompts (of their mean scores) and *within* them. Only
-# the second one means something.
+# the second one means something. (Means of four answers differ by chance, too: by a third of the part within. The check
+# allows for that.)
 
 # %%
 all_prompts = [prompt for prompt in task.prompts["prompt"] for _ in range(4)]  # four answers to each
@@ -463,7 +464,7 @@ by_prompt = after.view(-1, 4)  # shape (prompts, 4)
 level = by_prompt.mean(1, keepdim=True)  # shape (prompts, 1)
 relative = (by_prompt - level).flatten()  # shape (N,): score above the mean of the four answers to the same prompt
 between, within = float(level.var(correction=0)), float(relative.square().mean())
-assert abs(between + within - float(after.var(correction=0))) < 1e-3 and 0.05 < between < within
+assert abs(between + within - float(after.var(correction=0))) < 1e-3 and within / 3 + 0.05 < between < within
 print("Checked (5): mean 0, variance 1, and s times a new difference is the old difference.")
 print("Checked: the variance is the sum of both parts, and the part within prompts is the larger one.")
 
@@ -548,7 +549,8 @@ check.p2.outcome()
 # %% [markdown]
 # In the training pairs "it has a polite phrase" nearly always meant "one polite phrase", which is better than none. Hardly
 # any pair showed a second or a sixth one, so nothing pulled their scores down. Such a rule is a **shortcut**: it holds on
-# the training pairs, and fails beyond them. Two more answers unlike those of the training pairs:
+# the training pairs, and fails beyond them. More answers, two of them unlike those of
+# the training pairs:
 
 # %% tags=["nbval-ignore-output"]
 odd = {
@@ -606,9 +608,9 @@ for form, (r, true) in in_form.items():
 
 # %% [markdown]
 # Longer answers do have higher scores. But they also have more gold: help is longer than a rude word. When two things
-# occur together, a correlation cannot tell which of them matters. So change *only* the length. The same two steps can be said in three
-# forms, up to two words longer, with the same gold reward. The score moves far less than for a polite phrase. On such
-# answers length is no shortcut of *this* model; politeness is one.
+# occur together, a correlation cannot tell which of them matters. So change *only* the length. The same two steps can be
+# said in three forms, up to two words longer, with the same gold reward. The score moves far less than for a polite
+# phrase. On such answers length is no shortcut of *this* model; politeness is one.
 
 # %% tags=["folded"]
 # @title Check: length

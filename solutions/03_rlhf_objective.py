@@ -211,7 +211,8 @@ check.p1.outcome()
 # hacking** or **over-optimisation**. Three things went wrong at once:
 #
 # 1. **The reward model is wrong somewhere, and maximising looks for that place.** Here it is wrong by its form. A large
-#    network is wrong by its data as well, where no comparison was made; notebook 05 shows that.
+#    network can be wrong by its data as well, where no comparison was made (Gao et al. 2022 measure how proxy and gold
+#    part as the distance grows).
 # 2. **The maximum of $\mathbb{E}_\pi[r]$ is a single answer.** An average is never larger than its largest term. So a
 #    policy that puts everything on $\arg\max_y r(y)$ is a best one. A chatbot with one answer is useless.
 # 3. **Nothing in the objective knows the old model:** neither its grammar, nor its knowledge, nor its variety.
@@ -401,7 +402,7 @@ assert covering[10:22].exp().sum() > 0.1 and covering[38:50].exp().sum() > 0.1  
 # *Figure 3. A grey reference with two humps; the solid curve sits on the left hump, the dashed one is wide and has its
 # top in the gap between the humps.*
 #
-# **What happened?** The reverse $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ chose one hump: it gives up half of the answers,
+# **What happened?** The reverse $\mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$ chose one hump: it gives up nearly half of the answers,
 # but says next to nothing that the reference would not say. It is called *mode-seeking*. The other order covers both
 # humps (*mass-covering*) and pays with answers in the gap: answers the reference hardly ever gives.
 #
@@ -776,7 +777,7 @@ print("Checked (10), (14), (15) at 150 values of β: the slope of the frontier i
 # $$\mathrm{KL} = \int_0^1 n s^{n-1} \log\left(n s^{n-1}\right) ds = \log n + (n-1)\int_0^1 n s^{n-1} \log s \; ds
 # = \log n - \frac{n-1}{n}. \tag{17}$$
 #
-# The last integral is $-\frac1n$ (by parts). In general (17) is an **upper bound** (Beirami et al. 2024, theorem 3): ties
+# The last integral is $-\frac1n$ (by parts). In general (17) is an **upper bound** (Beirami et al. 2024): ties
 # and large single probabilities only lower the KL. Note how slowly it grows: best-of-1000 is at most 5.9 nats away.
 
 # %% tags=["nbval-check-output"]
@@ -848,8 +849,8 @@ pictures.reward_and_distance(*(place(policies) for policies in (others, frontier
 # maximises.*
 #
 # **What happened?** Left: as proven, nothing is above the line. Best-of-n is nearly optimal for its KL, without any
-# training; it pays at the time of use, with $n$ generations for each answer. Right: the same $\pi^*$, each the *best*
-# policy for $r_\phi$ at its distance, soon gets *worse* for people. That is over-optimisation without any training noise.
+# training; it pays at the time of use, with $n$ generations for each answer. Right: beyond about 2 nats the same
+# $\pi^*$, each the *best* policy for $r_\phi$ at its distance, get *worse* for people. That is over-optimisation without any training noise.
 # At its best, best-of-n pleases people even a little more than any $\pi^*$: the best policy for $r_\phi$ is not the best
 # one for people. **Choosing $\beta$ means choosing where to stop.**
 
@@ -867,7 +868,7 @@ shortfall = (betas * log_zs + betas * kl_16).min() - expected(log_16, reward)
 gold_on_frontier = expected(frontier, gold)
 peak = gold_on_frontier.argmax()
 assert 0 < shortfall < 0.1 * expected(log_16, reward)
-assert gold_on_frontier[-1] < gold_on_frontier[peak] - 0.3
+assert gold_on_frontier[-1] < gold_on_frontier[peak] - 0.3 and 1.5 < D[peak] < 2.5
 assert expected(best_of_n, gold).max() > gold_on_frontier[peak]
 print(f"Checked (13): {len(everything)} policies, 150 lines each, none above.")
 print(f"Best-of-16 lies {shortfall:.3f} reward units below the frontier, at {expected(log_16, reward):.2f}.")
@@ -1074,8 +1075,8 @@ pictures.bias_and_noise(exact_kl, mean, std)
 
 # %% [markdown]
 # *Figure 9. Left, k1 and k3 lie on the line 1 at all distances while k2 starts at 1 and leaves it as the KL grows;
-# right, near the reference k1 is many times noisier than k2 and k3; from about one nat on k3 becomes the noisiest by
-# far.*
+# right, near the reference k1 is many times noisier than k2 and k3; beyond about one nat k3 is noisier than k1, and far
+# out it is the noisiest by far.*
 #
 # **What happened?** Close to the reference, $d$ is small and jumps around 0 with both signs, while $k_2$ and $k_3$
 # are all of the size of the KL. That is where you want $k_3$. Far away there are answers that $\pi$ hardly ever gives
@@ -1096,6 +1097,7 @@ assert torch.all(k[1:] >= 0) and (k[0] < 0).any()
 assert abs(mean[1, 0] / exact_kl[0] - 1) < 0.05 and abs(mean[1, -1] / exact_kl[-1] - 1) > 0.2  # k2: bias only far away
 assert std[2, 0] < 0.2 * std[0, 0] and std[2, -1] > 10 * std[0, -1] and u[-1].max() > 1000
 assert 2.5 < (mean[1] / exact_kl).max() < 3
+assert 0.5 < exact_kl[std[2] > std[0]][0] < 2  # where k3 becomes noisier than k1, in nats
 assert expected(closer[0], 1 / u[0] - 1) > 1e-5 and expected(closer[-1], 1 / u[-1] - 1) > 1  # u upside down: (25) fails
 top = log_ref.topk(50).indices  # a policy that gives only 50 answers
 truncated = torch.full_like(log_ref, -torch.inf).index_copy(0, top, log_ref[top].log_softmax(-1))

@@ -76,8 +76,8 @@ plt.show()
 # | value $V$, critic | the return that is to be expected from a prefix on; the critic is the model that estimates it |
 # | on-policy | learning from answers of the very policy that is improved; *off-policy*: from those of another one |
 #
-# Methods without a critic, RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024), are in notebook 07. They use
-# sections 1 to 3, and the ratio and the clip of sections 7 and 8.
+# Methods without a critic, RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024), are in notebook 07. They build on
+# sections 1 to 3, and GRPO on sections 7 and 8 as well.
 #
 # ## 0 · A language of 64 answers
 #
@@ -467,7 +467,8 @@ torch.testing.assert_close(mean, exact_gradient)
 
 by_definition = torch.stack([sum(0.9 ** (s - t) * pay[:, s] for s in range(t, T)) for t in range(T)], dim=1)
 torch.testing.assert_close(reward_to_go(pay, mask, 0.9), by_definition)
-discounted, _ = mean_and_variance(reward_to_go(pay, mask, 0.5))
+discounted, its_variance = mean_and_variance(reward_to_go(pay, mask, 0.5))
+assert its_variance < variance
 error = ((discounted - exact_gradient).norm() / exact_gradient.norm()).item()
 assert error > 0.02
 
@@ -490,8 +491,8 @@ print(f"with γ = 0.5 the mean of the estimate is off by {error:.1%}, and it is 
 # %% [markdown]
 # With $\gamma < 1$ the weights $G_t$ of (15) no longer give $\nabla J$. Is their mean the gradient of some other
 # objective? No: the second derivatives of a function are symmetric, and the Jacobian of this mean is not, as the cell has
-# checked for $\gamma = 0.5$. That is so in general (Nota and Thomas 2020). Programs that use $\gamma < 1$ accept it as a
-# bias that lowers the noise.
+# checked for $\gamma = 0.5$. That is so in general (Nota and Thomas 2020). Programs that use $\gamma < 1$ accept the bias
+# for the sake of less noise.
 
 # %% [markdown]
 # ## 5 · The value function: what was to be expected?
@@ -763,7 +764,7 @@ print("Checked: the best λ lies between ½ and 1 here. It is 0 for the exact V,
 #
 # ## 7 · Using a batch more than once: the importance ratio
 #
-# Sampling answers is the slow part. We would like to take *several* gradient steps on one batch. But after the first
+# Sampling answers takes a pass of the model for every token. We would like to take *several* gradient steps on one batch. But after the first
 # step the batch comes from an **old** policy $\pi_\text{old}$, and (4) asks for samples of the present one. The
 # repair is the **ratio**
 #
@@ -889,6 +890,8 @@ kl_at_start = kl_divergence(token_log_probs(theta_start).sum(dim=1), old_log_pro
 (kl_slope,) = torch.autograd.grad(kl_at_start, theta_start)
 assert abs(kl_at_start.item()) < 1e-12 and kl_slope.abs().max() < 1e-12
 assert max(free["objective"]) > J > free["objective"][-1] and held["objective"][-1] > J
+assert 10 <= free["objective"].index(max(free["objective"])) <= 20  # steps
+assert held["objective"][-1] > max(held["objective"]) - 0.1 and held["surrogate"][-1] < held["surrogate"][10] + 0.1
 
 # %% [markdown]
 # *Figure 5. Two panels. Left, without a clip, the surrogate rises for all 60 steps, and the mean reward too, while the

@@ -638,11 +638,11 @@ of_ppo.controller(prices, {name: [0.6 / b for b in path] for name, path in price
 #
 # Forty steps of 64 answers, $\beta = 0.05$. The learning rate follows a **schedule**: it rises for 10 steps to twice the
 # rate of a long run (warm-up), while over the whole run it falls on a straight line that reaches 0 after the last step.
-# The gold reward is only *looked at*: no gradient ever sees it. (In real life you do not have it at all. That is the
-# point of section 4.)
+# The gold reward is only *looked at*: no gradient ever sees it. (In real life you do not have it at all.)
 #
 # A word on units: the reward model's score is divided by its standard deviation $s$ over SFT answers (notebook 02,
-# section 6). So our reward unit is $s$ units of Bradley and Terry, and so is a $\beta$ measured in it.
+# section 6). One of our reward units is $s$ units of Bradley and Terry (notebook 01), so in their units our $\beta$ is $s$
+# times as large.
 #
 # **Predict.** What will the gold reward and the KL do?
 #
@@ -667,9 +667,8 @@ def training(beta: float, steps: int):
     return actor, watch_ppo(actor, reference, reward_model, task, optimizer, controller, settings, seed=0)
 
 
-print(
-    f"s = {float(reward_model.scale):.2f}: β = 0.05 is {0.05 * float(reward_model.scale):.2f} in the units of notebook 01"
-)
+s = float(reward_model.scale)
+print(f"s = {s:.2f}: β = 0.05 is {0.05 * s:.2f} in the units of notebook 01")
 actor, rows = training(beta=0.05, steps=40)
 metrics = live(rows, plots.ppo_dashboard)
 
@@ -814,7 +813,7 @@ course.claim("Checked: more than half of the tokens cost next to nothing.", near
 # ### The same on a real model
 #
 # The chatbot's world is small, and its people are simulated. Here is a run of the same functions on a real language
-# model and on the opinions of people. It is recorded, since on a CPU the whole run takes hours.
+# model and on the opinions of people. It is recorded: the whole run took 1.7 hours on a CPU.
 #
 # - **Policy**: SmolLM2-135M-Instruct (Ben Allal et al. 2025), a model of GPT-2-small's size, fine-tuned to continue film
 #   reviews. A prompt is the first 2 to 8 tokens of a review.
@@ -830,6 +829,7 @@ judge_of_people = real["reward_model"]
 print(f"reward model: agrees with a person on {judge_of_people['accuracy']:.1%} of the held-out pairs", end=" ")
 print(f"(± {judge_of_people['accuracy_se']:.1%});")
 print(f"the best possible judge on {judge_of_people['bayes_accuracy']:.1%}")
+assert abs(sum(stage["seconds"] for stage in real["stages"].values()) / 3600 - 1.7) < 0.1  # hours
 
 # %% tags=["nbval-ignore-output"]
 plots.beside({"Embedded chatbot, just now": metrics, "SmolLM2-135M, recorded": recorded("smollm2_ppo")}, "ppo")
@@ -917,8 +917,7 @@ check.p2.outcome()
 # %% [markdown]
 # This is **over-optimisation**, or reward hacking: the policy has learned to please the *reward model*. The proxy alone
 # does not show it; it is better than before, even on prompts that the policy was not trained on. The KL shows it without
-# any gold. (Which of the two changes is to blame, the leash or the steps? Both let the policy go farther, and the distance
-# is what counts; the recorded runs below change only $\beta$.) Now look at what the proxy likes and people would not:
+# any gold. Now look at what the proxy likes and people would not:
 
 # %% tags=["nbval-ignore-output", "folded"]
 # @title Answers whose proxy is good and whose gold reward is bad
@@ -960,7 +959,9 @@ else:
 # the KL guards what the reward does not know.
 #
 # Does this happen only in a short run with a high learning rate? Here are recorded ones, of the course's long
-# preset, with a tenth of its $\beta$: more steps, more answers a step, and a reward model of its own for each seed.
+# preset, with a tenth of its $\beta$: more steps, more answers a step, and a reward model of its own for each seed. And
+# which of our two changes is to blame, the leash or the steps? Both let the policy go farther. Recorded runs with the
+# same number of steps tell what the leash alone does.
 
 # %%
 weak = recorded("overoptimisation")  # a tenth of the preset's β, several seeds; see week6/recorded/README.md
@@ -974,6 +975,12 @@ for _, run in weak.sort_values("kl").groupby("seed"):
 assert weak["seed"].nunique() == 3
 print("Checked for all three seeds: in the ten batches farthest from the SFT model the proxy is more than 0.5 higher")
 print("than in the ten nearest, and the gold reward is more than 0.5 lower than at its best.")
+frontier = recorded("frontier_assistant").query("method == 'ppo'").set_index(["seed", "beta"])[["proxy", "gold"]]
+change = frontier.xs(0.03, level="beta") - frontier.xs(0.1, level="beta")  # the same number of steps
+assert len(change) == 3 and (change["proxy"] > 0).all() and (change["gold"] < 0).all()
+print(
+    "Checked: at the same number of steps, β = 0.03 in place of 0.1 raises the held-out proxy and lowers gold, 3 of 3."
+)
 
 # %% [markdown]
 # *Figure: left, the proxy rises with the distance from the SFT model; right, the gold reward rises up to a distance of
@@ -986,7 +993,7 @@ print("than in the ten nearest, and the gold reward is more than 0.5 lower than 
 # %% [markdown]
 # ## 5 · The failure museum
 #
-# PPO with a bug need not crash: none of the six runs below does. Here you learn to recognise such bugs by their curves.
+# PPO with a bug need not crash: none of the six runs below does. You learn to recognise such bugs by their curves.
 # Each run takes 18 steps of 40 answers from the SFT model, with the same seed. One function of the loop is swapped for
 # a wrong one, and that is all (`week6/classroom/museum.py`).
 #

@@ -960,7 +960,7 @@ of_dpo.rewards_of_the_optimum(betas, chosen, rejected, both)
 # %% [markdown]
 # *Figure 7. The exact optimum for many values of β. Left, the chosen reward is above 0 for large β and far below 0 for
 # small β; the rejected one is always lower. Right, the margin is the same for every β, while the log-likelihood of the
-# chosen answers falls without limit as β gets small.*
+# chosen answers falls steeply as β gets small.*
 
 # %% tags=["nbval-check-output"]
 turn = betas[chosen < 0].max()

@@ -1,9 +1,14 @@
 """The command line: settings as flags, one line and exit code 2 for bad input, nothing on the disk lost."""
 
+import errno
+import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -75,7 +80,7 @@ def test_resume_of_a_finished_run_changes_no_number(copy, capsys):
         (["run", "--name", "é" * 101], "--name: got 202 bytes, expected 200 at most"),
         (["run", "--seed", "-1"], "seed: got -1, expected a whole number from 0 to 1000000000"),
         (["fly"], "fly"),
-        ([], "run, report"),
+        ([], "confirm"),
         (["report", "nowhere"], "nowhere/report.md does not exist"),
     ],
 )
@@ -165,10 +170,89 @@ def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     assert "--resume" in capsys.readouterr().err
 
 
-def test_errors_of_the_program_itself_are_not_hidden(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_says_how_to_go_on(name, monkeypatch, capsys, tmp_path):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    monkeypatch.setattr(pipeline, "run", lambda *arguments: os.kill(os.getpid(), number) or time.sleep(60))
+    assert main(["run", "--runs-dir", str(tmp_path)]) == 128 + number
+    said = f"week6: ended by {name}; --resume continues from the last checkpoint\n"
+    assert capsys.readouterr().err == said and signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch, tmp_path):
+    """As `nohup` asks for."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(pipeline, "run", lambda *arguments: os.kill(os.getpid(), signal.SIGHUP))
+        monkeypatch.setattr(cli, "show", lambda folder: None)
+        assert main(["run", "--runs-dir", str(tmp_path)]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_defect_says_so_and_where_its_traceback_is(made, monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "tiny"
+    if made:
+        folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(pipeline, "run", lambda *arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        main(["run", "--runs-dir", str(tmp_path)])
+    assert main(["run", "--runs-dir", str(tmp_path)]) == 70
+    captured = capsys.readouterr()
+    path = (folder if made else tmp_path) / f"defect-{os.getpid()}.txt"
+    assert captured.out == "" and captured.err == (
+        "week6: defect: ZeroDivisionError: division by zero; this is a fault of week6, not of what was asked for. "
+        f"The traceback is in {path}; what is on the disk is kept\n"
+    )
+    assert path.read_text().startswith("Traceback") and "ZeroDivisionError" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "/x/y"), "/x/y: Permission denied; what is on the disk is kept"),
+        (MemoryError("4 GB"), "the memory is full (4 GB): take a smaller model"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), "the memory is full"),
+        (RunError("a\n  b"), "a b"),
+    ],
+)
+def test_what_is_no_defect_is_one_sentence(error, message, monkeypatch, tmp_path, capsys):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    code, line = error_of(capsys, "run", "--runs-dir", str(tmp_path))
+    assert code == 2 and message in line
+
+
+def test_a_terminal_that_cannot_show_it_gets_a_question_mark(monkeypatch, capsys):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="iso-8859-1", write_through=True))
+    assert main(["report", str(finished_run())]) == 0
+    text = shown.getvalue().decode("iso-8859-1")
+    assert "Policies" in text and "? 0." in text and "±" in text  # of "≤ 0.43" and "0.77 ± 0.07"
+
+
+def test_a_folder_that_cannot_be_written_to(copy, capsys, monkeypatch):
+    """A finished run on a read-only disk."""
+
+    def read_only(source, target):
+        raise OSError(errno.EROFS, "Read-only file system", str(target))
+
+    monkeypatch.setattr(os, "replace", read_only)
+    words = ["run", "--name", "whole", "--runs-dir", str(copy.parent), "--resume", *quick_flags()]
+    code, line = error_of(capsys, *words)
+    assert code == 2 and "cannot be written (Read-only file system)" in line
+
+
+@pytest.mark.parametrize("name", ["plots", "metrics", "checkpoints", "policies"])
+def test_a_file_where_a_folder_should_be(copy, name, capsys):
+    shutil.rmtree(copy / name)
+    (copy / name).write_text("")
+    words = ["run", "--name", "whole", "--runs-dir", str(copy.parent), "--resume", *quick_flags()]
+    code, line = error_of(capsys, *words)
+    assert code == 2 and f"{copy / name}" in line and "cannot be written" in line
 
 
 def test_help_lists_the_settings(capsys):

@@ -173,9 +173,7 @@ ALTERATIONS: list[Alteration] = [
     Alteration("05_ppo", "scored = token_log_probs(z / temperature", "scored = token_log_probs(z * temperature"),
     Alteration("05_ppo", "[sum(row[:t]) for t in range(len(row))]", "[sum(row[: t + 1]) for t in range(len(row))]"),
     Alteration("05_ppo", "k1 = short.log_probs.sum(1) - ref_log_probs", "k1 = short.log_probs.sum(1) + ref_log_probs"),
-    Alteration(
-        "05_ppo", "[s if done else torch.full_like(s, penalty)", "[s if done else s + torch.full_like(s, penalty)"
-    ),
+    Alteration("05_ppo", "[s if done else penalty for", "[s if done else s + penalty for"),
     Alteration("05_ppo", "assert_close(by_log_prob, -white / n,", "assert_close(by_log_prob, -advantages / n,"),
     Alteration("05_ppo", "by_value, 0.1 * (values - returns) / n", "by_value, 0.1 * (returns - values) / n"),
     Alteration("05_ppo", "math.log(2) / math.log(1 + 0.2 * 256 / 10_000)", "math.log(2) / math.log(1 + 256 / 10_000)"),

@@ -10,6 +10,9 @@ course), checks (the graders), recorded (tables of long runs). Imports point dow
 pyproject.toml holds them to it.
 """
 
+from week6.machine import start as start  # settles, before PyTorch is loaded, what must be settled then
+
+# isort: split
 from week6.dpo import DPOConfig, DPOOutput, dpo_gradient_weight, dpo_loss, implicit_reward, pair_log_probs, train_dpo
 from week6.exact import ExactReport, ExactWorld, expected_dpo_loss, small_world
 from week6.log_probs import masked_mean, masked_whiten, position_ids, response_log_probs, token_log_probs

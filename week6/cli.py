@@ -2,7 +2,7 @@
 `week6 confirm` checks a GPU and the hub.
 
 Every setting of a preset is a flag: `week6 run --ppo.beta 0.02 --name weak-leash`. Bad input ends with one line on
-stderr and exit code 2, never with a traceback.
+stderr and exit code 2, never with a traceback. A defect of week6 itself says so and where its traceback is.
 """
 
 import argparse
@@ -10,9 +10,12 @@ import contextlib
 import dataclasses
 import io
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,12 +29,15 @@ from week6.classroom.confirm import confirm
 from week6.machine.bounds import Seed
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
+from week6.machine.start import end_at_once
 from week6.run import pipeline
 from week6.run.models import PRESETS, Preset
 from week6.run.sweep import WORLDS, SweepConfig, World, record, sweep
 from week6.tasks.conversation import clean
 
 DEFAULT_PRESET = "tiny"
+GO_ON = {"run": "; --resume continues from the last checkpoint", "frontier": "; called again, it goes on"}
+"""What a command says after an interruption."""
 LONGEST_NAME = 200
 """Bytes of a run's name: file systems allow 255, and temporary files have longer names."""
 
@@ -85,39 +91,123 @@ class Frontier:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 not confirmed, 2 bad input, 130 interrupted."""
+    """Run the command line; returns the exit code: 0 done, 1 not confirmed, 2 bad input, 70 a defect of week6, 128 + n
+    ended by signal n (130 is Ctrl-C)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show becomes a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # The bars of saving a model would tear up the run's own.
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    place: Path | None = None
     try:
-        preset = choose_preset(words)
-        command = parse(words, preset)
-        if isinstance(command, Report):
-            show(command.run)
-        elif isinstance(command, Frontier):
-            folder = run_folder(command.runs_dir, f"frontier-{preset.name if command.name is None else command.name}")
-            say = print if compute().is_main else _say_nothing
-            tables = sweep(SweepConfig(preset), folder, command.worlds, command.seeds, say)
-            if command.record:
-                record(tables)
-        elif isinstance(command, Confirm):
-            own = {name: x for name in ("model", "data") if (x := getattr(command, name)) is not None}
-            with tempfile.TemporaryDirectory() as runs:
-                return not confirm(dataclasses.replace(preset, **own), Path(runs), command.cpu)
-        elif isinstance(command, Chat):
-            converse(load_session(command.run), stdin_reader(), print)
-        else:
-            settings = {f.name: getattr(command, f.name) for f in _settings(preset)}
-            folder = run_folder(command.runs_dir, preset.name if command.name is None else command.name)
-            pipeline.run(dataclasses.replace(preset, **settings), folder, command.seed, command.resume)
-            if compute().is_main:
-                show(folder)
+        with _told_to_end():
+            preset = choose_preset(words)
+            command = parse(words, preset)
+            place = _place(command, preset)
+            return _do(command, preset)
     except RunError as error:
-        print(f"week6: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("week6: interrupted; --resume continues from the last checkpoint", file=sys.stderr)
-        return 130
+        return _complain(str(error))
+    except (KeyboardInterrupt, Ended) as error:
+        number, what = (signal.SIGINT, "interrupted") if isinstance(error, KeyboardInterrupt) else error.args
+        print(f"week6: {what}{GO_ON.get(words[0], '') if words else ''}", file=sys.stderr)
+        if arguments is None:  # the process may take seconds to end
+            signal.signal(signal.SIGINT, end_at_once)
+        return 128 + int(number)
+    except BrokenPipeError:  # whoever read the output has enough
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{named}{error.strerror or error}; what is on the disk is kept")
+    except Exception as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            return _complain(f"the memory is full ({error}): take a smaller model, smaller batches or shorter texts")
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        print(
+            f"week6: defect: {what}; this is a fault of week6, not of what was asked for. The traceback is in "
+            f"{_write_traceback(place)}; what is on the disk is kept",
+            file=sys.stderr,
+        )
+        return 70
+
+
+class Ended(BaseException):
+    """A signal has told this process to end: its number, and what to say."""
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP end what is done as Ctrl-C does, unless they are ignored (`nohup`)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise Ended(number, f"ended by {signal.Signals(number).name}")
+
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    caught = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _complain(message: str) -> int:
+    print(f"week6: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _write_traceback(place: Path | None) -> Path:
+    """Write the traceback of the current exception to the folder `place` if it is there, else to a temporary one."""
+    temporary = Path(tempfile.gettempdir())
+    for folder in (place if place and place.is_dir() else temporary, temporary):
+        path = folder / f"defect-{os.getpid()}.txt"
+        with contextlib.suppress(OSError):
+            path.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+            break
+    return path
+
+
+def _place(command: Any, preset: Preset) -> Path | None:
+    """The folder that a command works in."""
+    if isinstance(command, Report | Chat):
+        return command.run
+    if isinstance(command, Confirm):
+        return None
+    name = preset.name if command.name is None else command.name
+    return run_folder(command.runs_dir, f"frontier-{name}" if isinstance(command, Frontier) else name)
+
+
+def _do(command: Any, preset: Preset) -> int:
+    """Do what a command says; returns the exit code."""
+    folder = _place(command, preset)
+    if isinstance(command, Confirm):
+        own = {name: x for name in ("model", "data") if (x := getattr(command, name)) is not None}
+        with tempfile.TemporaryDirectory() as runs:
+            return int(not confirm(dataclasses.replace(preset, **own), Path(runs), command.cpu))
+    assert folder is not None
+    if isinstance(command, Report):
+        show(folder)
+    elif isinstance(command, Chat):
+        converse(load_session(folder), stdin_reader(), print)
+    elif isinstance(command, Frontier):
+        say = print if compute().is_main else _say_nothing
+        tables = sweep(SweepConfig(preset), folder, command.worlds, command.seeds, say)
+        if command.record:
+            record(tables)
+    else:
+        settings = {f.name: getattr(command, f.name) for f in _settings(preset)}
+        pipeline.run(dataclasses.replace(preset, **settings), folder, command.seed, command.resume)
+        if compute().is_main:
+            show(folder)
     return 0
 
 
@@ -194,6 +284,8 @@ def run_folder(runs_dir: Path, name: str) -> Path:
     """The folder of the run called `name`. RunError for a name that is not one of a folder in `runs_dir`."""
     if not name or Path(name).name != name or name.startswith(".") or clean(name) != name or "\\" in name:
         raise RunError(f"--name: got {name!r}, expected the plain name of a folder")
+    if "\0" in str(runs_dir):
+        raise RunError(f"--runs-dir: got {str(runs_dir)!r}, expected the path of a folder")
     if len(name.encode()) > LONGEST_NAME:
         raise RunError(f"--name: got {len(name.encode())} bytes, expected {LONGEST_NAME} at most")
     return runs_dir / name
@@ -206,5 +298,5 @@ def show(folder: Path) -> None:
         raise RunError(
             f"{path} does not exist: expected the folder of a finished run; finish it with week6 run --resume"
         )
-    print(path.read_text(encoding="utf-8"))
+    print(path.read_text(encoding="utf-8", errors="replace"))
     print(f"report   {path}\nplots    {folder / 'plots'}\nsamples  {folder / 'samples.md'}")

@@ -4,15 +4,18 @@ import base64
 import dataclasses
 import html
 import json
+import random
 import re
+import shutil
 import subprocess
 import sys
 
 import ipywidgets
 import pytest
 import torch
+from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel
 
-from tests.runs import quick_preset
+from tests.runs import finished_run, quick_preset
 from week6.chat import session as module
 from week6.chat.session import ChatSession, MessageError, load_session
 from week6.chat.terminal import converse
@@ -227,13 +230,75 @@ def test_folders_without_policies(run_folder, tmp_path, capsys):
 
 
 def test_damaged_weights(run_folder, tmp_path):
-    import shutil
-
     folder = shutil.copytree(run_folder, tmp_path / "copy")
     weights = folder / "policies" / "dpo" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(RunError, match="policies/dpo is damaged"):
         load_session(folder)
+
+
+TEMPLATES = {
+    "no UTF-8": b"\xff\xfe{{",
+    "no template": b"{% for",
+    "of another kind": b"{{ messages.no.such }}",
+    "that reaches for the system": b"{{ ''.__class__.__mro__[1].__subclasses__() }}",
+}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_damaged_template(run_folder, tmp_path, kind):
+    folder = shutil.copytree(run_folder, tmp_path / "copy")
+    (folder / "policies" / "sft" / "chat_template.jinja").write_bytes(TEMPLATES[kind])
+    with pytest.raises(RunError, match=r"policies/sft is damaged \(.*\), expected a policy .*--resume makes it again"):
+        load_session(folder)
+
+
+def test_policies_of_another_kind(run_folder, tmp_path):
+    folder = shutil.copytree(run_folder, tmp_path / "copy")
+    few = GPT2LMHeadModel(GPT2Config(vocab_size=5, n_embd=8, n_head=1, n_layer=1, n_positions=128))
+    few.save_pretrained(folder / "policies" / "ppo")
+    with pytest.raises(RunError, match=r"policies/ppo is damaged \(ValueError: \d+ tokens for 5 embeddings\)"):
+        load_session(folder)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertLMHeadModel(BertConfig(vocab_size=len(TOKENIZER), **shape)).save_pretrained(folder / "policies" / "ppo")
+    with pytest.raises(RunError, match=r"policies/ppo is damaged \(ValueError: a BertLMHeadModel, and SFT's is none"):
+        load_session(folder)
+
+
+def test_a_flipped_bit_and_a_missing_file(tmp_path):
+    folder = shutil.copytree(finished_run(), tmp_path / "copy")
+    assert load_session(folder).send("hello !").replies.keys() == set(NAMES)
+    weights = folder / "policies" / "ppo" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-30] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(RunError, match="ppo/model.safetensors is damaged: its checksum differs from the one recorded"):
+        load_session(folder)
+    weights.unlink()
+    with pytest.raises(RunError, match="ppo/model.safetensors is missing: finish the run with week6 run --resume"):
+        load_session(folder)
+
+
+@pytest.mark.parametrize("memory", [None, 0, 3, 200])
+def test_a_long_conversation_costs_no_more_than_its_end(monkeypatch, memory):
+    """The prompt is the longest that fits; how many are tried for it does not depend on the turns before."""
+    talk = session(memory=memory)
+    reply = module.Reply("mix the flour and bake the bread .", (), None, None, True)
+    lengths = random.Random(0)
+    for i in range(200):
+        words = " ".join(["hello"] * lengths.randint(1, 9))
+        talk.turns.append(module.Turn(words, 1.0, i, (), dict.fromkeys(NAMES, reply)))
+    made, right = [], module.render
+    monkeypatch.setattr(module, "render", lambda *arguments, **named: made.append(1) or right(*arguments, **named))
+    prompt, left_out = talk._prompt("ppo", talk.policies["ppo"], "thanks !")
+    assert len(made) <= 8
+    first = 0 if memory is None else 200 - memory
+    sizes = {
+        skip: len(TOKENIZER(right(TOKENIZER, talk.messages("ppo", "thanks !", skip), reply=True))["input_ids"])
+        for skip in range(max(first, 180), 201)
+    }
+    fewest = min(skip for skip, size in sizes.items() if size <= 128 - 24)
+    assert left_out == fewest - first and prompt.shape[1] == sizes[fewest]
 
 
 # --- the window --------------------------------------------------------------------------------------------------

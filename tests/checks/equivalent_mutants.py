@@ -6,10 +6,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "nb01.q5",
         "step_size = 2 / (wins + wins.T).sum(dim=1).min()",
     ): "gradient ascent with another step that still arrives",
-    (
-        "nb01.q5",
-        "step_size = 2 / (wins - wins.T).sum(dim=1).max()",
-    ): "gradient ascent with another step that still arrives",
     ("nb01.q5", "step_size = 2 / wins.T.sum(dim=1).max()"): "gradient ascent with another step that still arrives",
     ("nb01.q5", "step_size = 2 / wins.sum(dim=1).max()"): "gradient ascent with another step that still arrives",
     (

@@ -456,6 +456,33 @@ def test_or_ours(capsys):
     assert Question("t", value=0.5).or_ours(...) == 0.5
 
 
+def test_an_accepted_answer_of_another_type_is_handed_on_in_ours():
+    """A float64 tensor, NumPy, a list: right, but the cells that follow count on the reference's types."""
+
+    def cases(g):
+        return [(torch.randn(3, generator=g), 0.5), (torch.randn(2, 2, generator=g).double(), 2.0)]
+
+    question = Question("t", reference=lambda x, scale: (scale * x, float(scale)), cases=cases)
+    for answer in (
+        lambda x, scale: (scale * x.double(), torch.tensor(scale)),
+        lambda x, scale: [(scale * x).numpy(), np.float32(scale)],
+        lambda x, scale: ((scale * x).tolist(), int(scale) if scale == 2 else scale),
+    ):
+        ours = question.or_ours(answer)
+        value, number = ours(x=torch.ones(2), scale=2.0)
+        assert torch.equal(value, torch.tensor([2.0, 2.0])) and value.dtype == torch.float32
+        assert type(number) is float and type(ours(torch.ones(2).double(), 2.0)) is tuple
+        assert ours(torch.ones(2).double(), 2.0)[0].dtype == torch.float64
+
+    x = torch.ones(2, requires_grad=True)
+    question.or_ours(lambda x, scale: (scale * x.double(), scale))(x, 3.0)[0].sum().backward()
+    assert torch.equal(x.grad, torch.tensor([3.0, 3.0]))
+
+
+def test_a_set_typed_as_a_list_or_in_small_letters_is_handed_on_as_ours():
+    assert Question("t", value={"A", "E"}).or_ours(["a", "E"]) == {"A", "E"}
+
+
 def test_hints_and_solution(capsys):
     LOSS.hint()
     assert "First. (Next: .hint(2).)" in capsys.readouterr().out

@@ -117,3 +117,29 @@ def test_the_smallest_failing_case_is_shown_with_the_row_of_the_element_that_dif
     text = question.grade(forgets_the_last).text
     assert f"Case 2 of 3, with x[0] = […, {x[0, 2]:.4g}" in text and f"{x[0, 7]:.4g}]" in text, text
     assert f"at index [0, 7] of a result of shape (3, 8): got {x[0, 7]:.6g}, expected {2 * x[0, 7]:.6g}" in text
+
+
+def three(x):
+    return x, x**2 / 2, x.exp() - 1
+
+
+THREE = Question("three", reference=three, cases=lambda g: [(torch.randn(n, generator=g),) for n in (4, 3)])
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x: (x, x.exp() - 1, x**2 / 2), "The values are right, but in another order."),
+        (
+            lambda x: (x, -(x**2) / 2, x.exp() - 1),
+            "value 1 and value 3 are right. Of the other: every value has the opp",
+        ),
+        (lambda x: (x, x**3, x.exp() - 1), "Of your 3 values, value 1 and value 3 are right. Case 2 of 2"),
+        (lambda x: (x, x**3, x), "Of your 3 values, value 1 is right."),
+        (lambda x: (-x, -(x**2) / 2, 1 - x.exp()), "Every value has the opposite sign"),
+    ],
+)
+def test_of_several_values_those_that_are_right_are_named(answer, words):
+    verdict = THREE.grade(answer)
+    assert verdict.text.startswith(words) or words in verdict.text, verdict
+    assert ("Every value" in verdict.text) == words.startswith("Every value")

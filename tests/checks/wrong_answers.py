@@ -17,6 +17,79 @@ def agreement_on_a_only(first: Tensor, second: Tensor) -> Tensor:
     return (first & second).float().mean()
 
 
+def agreement_of_the_whole_lists(first: Tensor, second: Tensor) -> Tensor:
+    """One verdict for the two lists, and not one for each item."""
+    return torch.tensor(1.0 if first.tolist() == second.tolist() else 0.0)
+
+
+def agreement_in_percent(first: Tensor, second: Tensor) -> Tensor:
+    """A number between 0 and 100."""
+    return 100 * (~(first ^ second)).double().mean()
+
+
+def agreement_of_ten(first: Tensor, second: Tensor) -> Tensor:
+    """Ten pairs were judged in the notebook; the function gets other numbers of them."""
+    return sum(a == b for a, b in zip(first, second, strict=True)) / 10
+
+
+def kappa_never_negative(first: Tensor, second: Tensor) -> Tensor:
+    """Takes 0 for the lowest possible value."""
+    p_o = (first == second).double().mean()
+    p_1, p_2 = first.double().mean(), second.double().mean()
+    p_e = p_1 * p_2 + (1 - p_1) * (1 - p_2)
+    return max((p_o - p_e) / (1 - p_e), torch.zeros((), dtype=torch.float64))
+
+
+def kappa_without_its_sign(first: Tensor, second: Tensor) -> Tensor:
+    """The distance from chance, whichever side."""
+    p_o = (first == second).float().mean()
+    p_1, p_2 = first.float().mean(), second.float().mean()
+    p_e = p_1 * p_2 + (1 - p_1) * (1 - p_2)
+    return abs(p_o - p_e) / (1 - p_e)
+
+
+def kappa_of_one_annotator(first: Tensor, second: Tensor) -> Tensor:
+    """A slip of the pen: the share of the first annotator stands in both places."""
+    p = first.float().mean()
+    p_e = p * p + (1 - p) * (1 - p)
+    return ((first == second).float().mean() - p_e) / (1 - p_e)
+
+
+def kappa_as_a_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation of the two columns of 0 and 1."""
+    a, b = first.double() - first.double().mean(), second.double() - second.double().mean()
+    return (a * b).mean() / (a.square().mean() * b.square().mean()).sqrt()
+
+
+def kappa_over_the_observed_room(first: Tensor, second: Tensor) -> Tensor:
+    """Divides by 1 − p_o."""
+    p_o = (first == second).float().mean()
+    p_1, p_2 = first.float().mean(), second.float().mean()
+    p_e = p_1 * p_2 + (1 - p_1) * (1 - p_2)
+    return (p_o - p_e) / (1 - p_o)
+
+
+def agreement_of_rounded_shares(probability: Tensor) -> Tensor:
+    """Everybody votes with the majority."""
+    votes = (probability >= 0.5).double()
+    return (votes * votes + (1 - votes) * (1 - votes)).mean()
+
+
+def agreement_in_the_middle(probability: Tensor) -> Tensor:
+    """The median pair in place of the mean over pairs."""
+    return torch.median(1 - 2 * probability * (1 - probability))
+
+
+def numbers_of_refusals(harmful: Tensor, refused: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts, not shares."""
+    return (harmful * refused).sum().float(), (~harmful * refused).sum().float()
+
+
+def rate_on_harm_only(harmful: Tensor, refused: Tensor) -> Tensor:
+    """The second number is forgotten."""
+    return refused[harmful].double().mean()
+
+
 def kappa_without_both_b(first: Tensor, second: Tensor) -> Tensor:
     """Chance agreement is p1·p2 alone: the case that both say b is missing."""
     observed = (first == second).float().mean()
@@ -65,6 +138,109 @@ def shares_of_the_refused(harmful: Tensor, refused: Tensor) -> tuple[Tensor, Ten
 def softmax_over_the_batch(reward_a: Tensor, reward_b: Tensor) -> Tensor:
     """A softmax along the wrong axis: over the pairs and not over the two answers."""
     return torch.softmax(torch.stack([reward_a, reward_b]), dim=-1)[0]
+
+
+def probability_of_a_bell_curve(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """Normal noise of size 1 on the difference."""
+    return 0.5 * (1 + torch.erf((reward_a - reward_b) / 2**0.5))
+
+
+def probability_by_tanh(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """σ(x) is (1 + tanh(x/2))/2; the half is missing."""
+    return (1 + torch.tanh(reward_a - reward_b)) / 2
+
+
+def probability_of_elo(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """The formula of the chess players."""
+    return 1 / (1 + torch.pow(10.0, (reward_b - reward_a) / 400))
+
+
+def probability_from_odds(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """Right on paper; inf / inf for a reward of 1000."""
+    odds = torch.exp(reward_a - reward_b)
+    return odds / (odds + 1)
+
+
+def average_probability(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """One number for all pairs."""
+    return (reward_a - reward_b).sigmoid().mean()
+
+
+def ranking_below_the_highest(rewards: Tensor) -> Tensor:
+    """Subtracts the highest reward of all against overflow; the last places then underflow."""
+    e = (rewards - rewards.amax(-1, keepdim=True)).exp()
+    left = torch.stack([e[..., k:].sum(-1) for k in range(rewards.shape[-1])], -1)
+    return (e / left).log().sum(-1)
+
+
+def ranking_of_the_sorted(rewards: Tensor) -> Tensor:
+    """Brings the best to the front first, whatever was observed."""
+    r = rewards.sort(descending=True).values
+    return sum(r[..., k] - r[..., k:].logsumexp(-1) for k in range(r.shape[-1]))
+
+
+def ranking_along_the_batch(rewards: Tensor) -> Tensor:
+    """Loops over the first axis, as for a single ranking."""
+    return sum(rewards[k] - rewards[k:].logsumexp(0) for k in range(len(rewards)))
+
+
+def loss_of_a_hinge(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Nothing to pay as soon as the winner leads by the margin."""
+    return (margin - chosen + rejected).clamp(min=0).mean()
+
+
+def loss_with_the_target_of_the_loser(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """A binary cross-entropy with target 0."""
+    z = chosen - rejected - margin
+    return F.binary_cross_entropy_with_logits(z, torch.zeros_like(z))
+
+
+def loss_within_limits(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """Cuts the difference off against overflow, and with it the gradient of the worst pairs."""
+    return F.softplus(-(chosen - rejected - margin).clamp(-100, 100)).mean()
+
+
+def gradient_of_net_comparisons(wins: Tensor, rewards: Tensor) -> Tensor:
+    """c_ij − c_ji for the number of comparisons."""
+    p = torch.sigmoid(rewards.unsqueeze(1) - rewards.unsqueeze(0))
+    return (wins - (wins - wins.T) * p).sum(1)
+
+
+def gradient_for_sixty(wins: Tensor, rewards: Tensor) -> Tensor:
+    """Every pair 60 times, as in the notebook."""
+    n = torch.full_like(wins, 60.0).fill_diagonal_(0)
+    return (wins - n * torch.sigmoid(rewards.unsqueeze(1) - rewards.unsqueeze(0))).sum(1)
+
+
+def strengths_with_a_step_of_one_pair(wins: Tensor) -> Tensor:
+    """n_max of one pair and not of one answer: with many answers the step overshoots."""
+    played = wins + wins.T
+    r = torch.zeros(len(wins))
+    for _ in range(1500):
+        r = r + 2 / played.max() * (wins - played * torch.sigmoid(r[:, None] - r)).sum(1)
+    return r - r.mean()
+
+
+def strengths_with_unit_spread(wins: Tensor) -> Tensor:
+    """Standardised, as if the scale were free."""
+    r = _newton(wins, 0.0)
+    return (r - r.mean()) / r.std()
+
+
+def strengths_with_a_penalty(wins: Tensor) -> Tensor:
+    """Ridge with strength ½."""
+    return _newton(wins, 0.5)
+
+
+def _newton(wins: Tensor, l2: float) -> Tensor:
+    r = torch.zeros(len(wins), dtype=torch.float64)
+    played = (wins + wins.T).double()
+    for _ in range(40):
+        p = torch.sigmoid(r[:, None] - r)
+        weight = played * p * (1 - p)
+        curvature = torch.diag(weight.sum(1) + l2) - weight
+        r = r + torch.linalg.pinv(curvature) @ ((wins - played * p).sum(1) - l2 * r)
+    return r - r.mean()
 
 
 def ranking_against_those_already_placed(rewards: Tensor) -> Tensor:
@@ -240,6 +416,57 @@ def bayes_error(probability: Tensor) -> Tensor:
     return torch.minimum(probability, 1 - probability).mean()
 
 
+def column_of_the_longest_row(attention_mask: Tensor) -> Tensor:
+    """One column for all rows: that of the last real token in the batch."""
+    return torch.full((len(attention_mask),), int(attention_mask.any(0).nonzero().max()))
+
+
+def score_without_a_batch_of_one(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """squeeze() takes every axis of size 1, the batch's too."""
+    last = mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
+    return (hidden[torch.arange(len(mask)), last].unsqueeze(1) @ weight.view(-1, 1)).squeeze() + bias
+
+
+def score_of_the_best_token(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The highest score of a real token."""
+    return torch.where(mask, hidden @ weight + bias, -torch.inf).amax(1)
+
+
+def score_of_a_unit_vector(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Normalises the hidden vector."""
+    last = mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
+    h = hidden[torch.arange(len(mask)), last]
+    return (h / h.norm(dim=1, keepdim=True)) @ weight + bias
+
+
+def score_without_a_sum(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A product for each dimension."""
+    last = mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
+    return hidden[torch.arange(len(mask)), last] * weight + bias
+
+
+def loss_of_all_against_all(scores: Tensor) -> Tensor:
+    """Compares answers to different prompts."""
+    n = len(scores) // 2
+    return F.softplus(scores[n:] - scores[:n, None]).mean()
+
+
+def loss_over_both_answers(scores: Tensor) -> Tensor:
+    """Divides by 2N."""
+    n = len(scores) // 2
+    return F.softplus(scores[n:] - scores[:n]).sum() / len(scores)
+
+
+def ceiling_of_sure_pairs(probability: Tensor) -> Tensor:
+    """The share of pairs on which a is likelier."""
+    return (probability > 0.5).double().mean()
+
+
+def ceiling_half_way(probability: Tensor) -> Tensor:
+    """½ + |p − ½|/2."""
+    return 0.5 + 0.5 * (probability - 0.5).abs().mean()
+
+
 # --- notebook 03 ---------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +536,129 @@ def k3_upside_down(log_probs: Tensor, ref_log_probs: Tensor) -> tuple[Tensor, Te
     return d, 0.5 * d**2, d.exp() - 1 - d
 
 
+def kl_with_a_floor(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """A floor under both logarithms, against nan; the KL of p from a q that lacks an answer becomes finite."""
+    low = torch.tensor(-30.0, dtype=log_p.dtype)
+    return (log_p.exp() * (torch.maximum(log_p, low) - torch.maximum(log_q, low))).sum(-1)
+
+
+def kl_that_hides_nan_and_inf(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """nan_to_num with all three replacements: an infinite term counts as nothing."""
+    return torch.nan_to_num(log_p.exp() * (log_p - log_q), nan=0.0, posinf=0.0, neginf=0.0).sum(-1)
+
+
+def kl_of_common_answers(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Sums over the answers that both can give."""
+    both = (log_p > -torch.inf) & (log_q > -torch.inf)
+    return torch.where(both, log_p.exp() * (log_p - log_q), torch.zeros_like(log_p)).sum(-1)
+
+
+def kl_with_fixed_weights(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The weights are computed without gradient, as if the samples did not depend on the policy."""
+    with torch.no_grad():
+        p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), torch.zeros_like(p)).sum(-1)
+
+
+def kl_as_a_number(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The policy is detached at the door."""
+    return _kl(log_p.detach(), log_q)
+
+
+def kl_both_ways(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Adds the two directions up, so that it is symmetric."""
+    return _kl(log_p, log_q) + _kl(log_q, log_p)
+
+
+def kl_in_bits(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Logarithms to base 2."""
+    return _kl(log_p, log_q) / torch.tensor(2.0, dtype=log_p.dtype).log()
+
+
+def objective_without_a_leash_to_feel(log_probs: Tensor, ref_log_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """The KL is computed as a number: right value, and a gradient of the reward alone."""
+    return (log_probs.exp() * rewards).sum(-1) - beta * _kl(log_probs, ref_log_probs).detach()
+
+
+def objective_of_a_frozen_policy(log_probs: Tensor, ref_log_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """The policy is detached, so nothing could be trained."""
+    log_probs = log_probs.detach()
+    return (log_probs.exp() * rewards).sum(-1) - beta * _kl(log_probs, ref_log_probs)
+
+
+def objective_with_log_weights(log_probs: Tensor, ref_log_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """Rewards weighted by log π."""
+    return (log_probs * rewards).sum(-1) - beta * _kl(log_probs, ref_log_probs)
+
+
+def objective_of_the_batch(log_probs: Tensor, ref_log_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """One number for the batch: the mean of the rows."""
+    return ((log_probs.exp() * rewards).sum(-1) - beta * _kl(log_probs, ref_log_probs)).mean()
+
+
+def optimum_with_an_axis_kept(ref_log_probs: Tensor, rewards: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """keepdim=True for the subtraction, and not taken back for log Z."""
+    exponent = ref_log_probs + rewards / beta
+    log_z = torch.logsumexp(exponent, dim=-1, keepdim=True)
+    return exponent - log_z, log_z
+
+
+def optimum_without_its_top(ref_log_probs: Tensor, rewards: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """The largest exponent is subtracted against overflow, and missing in log Z."""
+    exponent = ref_log_probs + rewards / beta
+    exponent = exponent - exponent.amax(-1, keepdim=True)
+    log_z = exponent.exp().sum(-1).log()
+    return exponent - log_z[..., None], log_z
+
+
+def optimum_of_columns(ref_log_probs: Tensor, rewards: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Normalises over the first axis."""
+    exponent = ref_log_probs + rewards / beta
+    return torch.log_softmax(exponent, 0), torch.logsumexp(exponent, 0)
+
+
+def score_by_the_first_row(
+    scores: Tensor, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, beta: float
+) -> Tensor:
+    """The length of the first answer is taken for all."""
+    per_token = torch.where(mask, -beta * (log_probs - ref_log_probs), torch.zeros_like(log_probs))
+    per_token[:, int(mask[0].sum()) - 1] += scores
+    return per_token
+
+
+def score_in_every_row(scores: Tensor, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Indexes columns without rows: each row gets scores at the last tokens of all."""
+    per_token = torch.where(mask, -beta * (log_probs - ref_log_probs), torch.zeros_like(log_probs))
+    per_token[:, mask.sum(dim=1) - 1] += scores
+    return per_token
+
+
+def score_per_word(scores: Tensor, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """The score is divided by the length of the answer."""
+    per_token = torch.where(mask, -beta * (log_probs - ref_log_probs), torch.zeros_like(log_probs))
+    length = mask.sum(dim=1)
+    per_token[torch.arange(len(scores)), length - 1] += scores / length
+    return per_token
+
+
+def estimators_in_another_order(log_probs: Tensor, ref_log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """k3 before k2."""
+    d = log_probs - ref_log_probs
+    return d, torch.expm1(-d) + d, d.square() / 2
+
+
+def estimators_with_a_straight_k2(log_probs: Tensor, ref_log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """k2 is half the log-ratio, not half its square."""
+    d = log_probs - ref_log_probs
+    return d, d / 2, torch.expm1(-d) + d
+
+
+def estimators_as_numbers(log_probs: Tensor, ref_log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Right values, detached."""
+    d = (log_probs - ref_log_probs).detach()
+    return d, d.square() / 2, torch.expm1(-d) + d
+
+
 # --- notebook 04 ---------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +677,58 @@ def without_its_own_reward(rewards: Tensor, mask: Tensor, gamma: float = 1.0) ->
         total[:, t] = gamma * running * mask[:, t]
         running = torch.where(mask[:, t], rewards[:, t] + gamma * running, torch.zeros_like(running))
     return total
+
+
+def running_sum_of_real_tokens(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Sums from the front, and cleans the padding."""
+    return torch.where(mask, torch.where(mask, rewards, torch.zeros_like(rewards)).cumsum(1), 0.0)
+
+
+def discounted_from_the_last_column(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Discounts by the distance from the last column."""
+    powers = gamma ** torch.arange(rewards.shape[1], dtype=rewards.dtype).flip(0)
+    return (rewards * mask * powers).flip(1).cumsum(1).flip(1) * mask
+
+
+def reward_to_go_by_the_first_mask(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Cuts every answer at the length of the first."""
+    rewards = rewards[:, : int(mask[0].sum())]
+    result = torch.zeros(mask.shape, dtype=rewards.dtype)
+    running = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        running = rewards[:, t] + gamma * running
+        result[:, t] = running
+    return result
+
+
+def gae_turned_round(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Expected minus got: V − (r + γ V'), and returns V − Â that come out right."""
+    rewards, values = rewards * mask, values * mask
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
+    errors, advantages = values - rewards - gamma * following, torch.zeros_like(values)
+    running = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        running = (errors[:, t] + gamma * lam * running) * mask[:, t]
+        advantages[:, t] = running
+    return advantages, values - advantages
+
+
+def gae_with_rewards_as_targets(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Adds the rewards, not the values, to the advantages."""
+    turned, _ = gae_turned_round(rewards, values, mask, gamma, lam)
+    return -turned, -turned + rewards * mask
+
+
+def gae_in_the_other_order(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """(returns, advantages)."""
+    turned, returns = gae_turned_round(rewards, values, mask, gamma, lam)
+    return returns, -turned
 
 
 def gae_that_trusts_padding(
@@ -374,12 +776,66 @@ def mean_of_row_means(
     return per_answer.mean()
 
 
+def loss_in_a_band_of_quotients(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """The band is symmetric on the log scale: 1/(1 + ε) to 1 + ε."""
+    ratio = (log_probs - old_log_probs).exp()
+    held = torch.clamp(ratio, 1 / (1 + clip), 1 + clip)
+    return torch.maximum(-ratio * advantages, -held * advantages)[mask].mean()
+
+
+def loss_of_every_token(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """Forgets the mean."""
+    return torch.maximum(*_losses(log_probs, old_log_probs, advantages, clip)) * mask
+
+
+def loss_of_whitened_advantages(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """Whitens once more inside, with torch's own std."""
+    real = advantages[mask]
+    white = (advantages - real.mean()) / real.std() * mask
+    return torch.maximum(*_losses(log_probs, old_log_probs, white, clip))[mask].mean()
+
+
+def loss_with_a_fixed_ratio(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
+) -> Tensor:
+    """The ratio is a number: no gradient."""
+    return torch.maximum(*_losses(log_probs.detach(), old_log_probs, advantages, clip))[mask].mean()
+
+
 def minimum_of_losses(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2
 ) -> Tensor:
     """Keeps the minimum of (29) although the sign has turned: the optimistic loss."""
     per_token = torch.minimum(*_losses(log_probs, old_log_probs, advantages, clip))
     return per_token[mask.bool()].mean()
+
+
+def whiten_over_all_positions(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """Sums over real tokens, divided by the number of all positions."""
+    n = x.numel()
+    mean = (x * mask).sum() / n
+    variance = ((x - mean) ** 2 * mask).sum() / n
+    white = (x - mean) / (variance + 1e-8).sqrt()
+    return (white if shift_mean else white + mean) * mask
+
+
+def whiten_without_the_small_number(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """0/0 where all values are equal."""
+    real = x[mask]
+    white = (x - real.mean()) / real.std(correction=0)
+    return torch.where(mask, white if shift_mean else white + real.mean(), 0.0)
+
+
+def whiten_to_a_range(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """Scales to the range from 0 to 1."""
+    low, high = x[mask].min(), x[mask].max()
+    return torch.where(mask, (x - low) / (high - low + 1e-8), 0.0)
 
 
 def whiten_each_answer(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
@@ -935,17 +1391,56 @@ def baseline_of_those_before(rewards: Tensor) -> Tensor:
 
 
 WRONG_ANSWERS: dict[str, list[object]] = {
-    "nb00.q1": [agreement_on_a_only],
-    "nb00.q2": [kappa_without_both_b, kappa_against_a_coin, kappa_with_pooled_share],
-    "nb00.q3": [agreement_of_the_mean, agreement_with_the_majority],
-    "nb00.q4": [rates_of_all_requests, shares_of_the_refused],
-    "nb01.q1": [softmax_over_the_batch],
-    "nb01.q2": [ranking_against_those_already_placed, ranking_with_one_denominator],
-    "nb01.q3": [loss_saved_by_an_epsilon, margin_outside_the_sigmoid],
-    "nb01.q4": [gradient_of_the_wins_only],
-    "nb01.q5": [strengths_from_win_shares, strengths_not_in_logs],
+    "nb00.q1": [agreement_on_a_only, agreement_of_the_whole_lists, agreement_in_percent, agreement_of_ten],
+    "nb00.q2": [
+        kappa_without_both_b,
+        kappa_against_a_coin,
+        kappa_with_pooled_share,
+        kappa_never_negative,
+        kappa_without_its_sign,
+        kappa_of_one_annotator,
+        kappa_as_a_correlation,
+        kappa_over_the_observed_room,
+    ],
+    "nb00.q3": [
+        agreement_of_the_mean,
+        agreement_with_the_majority,
+        agreement_of_rounded_shares,
+        agreement_in_the_middle,
+    ],
+    "nb00.q4": [rates_of_all_requests, shares_of_the_refused, numbers_of_refusals, rate_on_harm_only],
+    "nb01.q1": [
+        softmax_over_the_batch,
+        probability_of_a_bell_curve,
+        probability_by_tanh,
+        probability_of_elo,
+        probability_from_odds,
+        average_probability,
+    ],
+    "nb01.q2": [
+        ranking_against_those_already_placed,
+        ranking_with_one_denominator,
+        ranking_below_the_highest,
+        ranking_of_the_sorted,
+        ranking_along_the_batch,
+    ],
+    "nb01.q3": [
+        loss_saved_by_an_epsilon,
+        margin_outside_the_sigmoid,
+        loss_of_a_hinge,
+        loss_with_the_target_of_the_loser,
+        loss_within_limits,
+    ],
+    "nb01.q4": [gradient_of_the_wins_only, gradient_of_net_comparisons, gradient_for_sixty],
+    "nb01.q5": [
+        strengths_from_win_shares,
+        strengths_not_in_logs,
+        strengths_with_a_step_of_one_pair,
+        strengths_with_unit_spread,
+        strengths_with_a_penalty,
+    ],
     # the arrows connect all answers in these tables, but only if you ignore where they point
-    "nb01.q6": [{"A", "B", "D", "E"}],
+    "nb01.q6": [{"A", "B", "D", "E"}, {"A", "B", "C", "D", "E"}, {"A", "B", "E"}, {"A", "B"}],  # too many, or too few
     "nb02.q1": [
         length_minus_one,
         column_after_the_last,
@@ -953,6 +1448,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         before_the_first_padding,
         first_real_token,
         every_last_column,
+        column_of_the_longest_row,
     ],
     "nb02.q2": [
         head_on_the_last_column,
@@ -961,6 +1457,10 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         head_for_every_pair_of_rows,
         head_squeezed_into_a_probability,
         head_one_token_early,
+        score_without_a_batch_of_one,
+        score_of_the_best_token,
+        score_of_a_unit_vector,
+        score_without_a_sum,
     ],
     "nb02.q3": [
         loss_of_neighbours,
@@ -968,6 +1468,8 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         loss_of_each_score_alone,
         loss_as_typed,
         log_likelihood_to_be_minimised,
+        loss_of_all_against_all,
+        loss_over_both_answers,
     ],
     "nb02.q4": [
         ceiling_of_the_first_answer,
@@ -976,20 +1478,86 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         ceiling_without_noise,
         ceiling_clamped_at_a_half,
         bayes_error,
+        ceiling_of_sure_pairs,
+        ceiling_half_way,
     ],
-    "nb03.q1": [kl_the_other_way, kl_as_it_stands],
-    "nb03.q2": [objective_with_reference_reward, objective_with_the_leash_on_the_reward],
-    "nb03.q3": [optimum_with_its_height, optimum_without_the_reference_in_z],
-    "nb03.q4": [score_in_the_last_column, padding_multiplied_away],
-    "nb03.q5": [k3_upside_down],
-    # the gradient follows the value: k1 and k3 estimate the KL without bias, so they should have its gradient
-    "nb03.q6": [{"k1": "B", "k2": "A", "k3": "B"}],
-    "nb04.q1": [discounted_from_the_start, without_its_own_reward],
-    "nb04.q2": [gae_that_trusts_padding, gae_with_plain_returns],
-    "nb04.q3": [mean_of_row_means, minimum_of_losses],
-    # the gradient is zero wherever the ratio is outside the band
-    "nb04.q4": [{1, 3, 4, 6}],
-    "nb04.q5": [whiten_each_answer, whiten_with_n_minus_1],
+    "nb03.q1": [
+        kl_the_other_way,
+        kl_as_it_stands,
+        kl_with_a_floor,
+        kl_that_hides_nan_and_inf,
+        kl_of_common_answers,
+        kl_with_fixed_weights,
+        kl_as_a_number,
+        kl_both_ways,
+        kl_in_bits,
+    ],
+    "nb03.q2": [
+        objective_with_reference_reward,
+        objective_with_the_leash_on_the_reward,
+        objective_without_a_leash_to_feel,
+        objective_of_a_frozen_policy,
+        objective_with_log_weights,
+        objective_of_the_batch,
+    ],
+    "nb03.q3": [
+        optimum_with_its_height,
+        optimum_without_the_reference_in_z,
+        optimum_with_an_axis_kept,
+        optimum_without_its_top,
+        optimum_of_columns,
+    ],
+    "nb03.q4": [
+        score_in_the_last_column,
+        padding_multiplied_away,
+        score_by_the_first_row,
+        score_in_every_row,
+        score_per_word,
+    ],
+    "nb03.q5": [
+        k3_upside_down,
+        estimators_in_another_order,
+        estimators_with_a_straight_k2,
+        estimators_as_numbers,
+    ],
+    # the gradient follows the value: k1 and k3 estimate the KL without bias, so they should have its gradient;
+    # nothing has a gradient; every estimator has the other one
+    "nb03.q6": [
+        {"k1": "B", "k2": "A", "k3": "B"},
+        {"k1": "A", "k2": "A", "k3": "A"},
+        {"k1": "B", "k2": "B", "k3": "A"},
+    ],
+    "nb04.q1": [
+        discounted_from_the_start,
+        without_its_own_reward,
+        running_sum_of_real_tokens,
+        discounted_from_the_last_column,
+        reward_to_go_by_the_first_mask,
+    ],
+    "nb04.q2": [
+        gae_that_trusts_padding,
+        gae_with_plain_returns,
+        gae_turned_round,
+        gae_with_rewards_as_targets,
+        gae_in_the_other_order,
+    ],
+    "nb04.q3": [
+        mean_of_row_means,
+        minimum_of_losses,
+        loss_in_a_band_of_quotients,
+        loss_of_every_token,
+        loss_of_whitened_advantages,
+        loss_with_a_fixed_ratio,
+    ],
+    # the gradient is zero wherever the ratio is outside the band; for good tokens only; for bad ones only
+    "nb04.q4": [{1, 3, 4, 6}, {1, 3}, {4, 6}],
+    "nb04.q5": [
+        whiten_each_answer,
+        whiten_with_n_minus_1,
+        whiten_over_all_positions,
+        whiten_without_the_small_number,
+        whiten_to_a_range,
+    ],
     "nb05.q1": [
         mask_of_what_is_not_eos,
         mask_up_to_the_argmax,

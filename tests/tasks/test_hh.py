@@ -71,6 +71,18 @@ def test_what_is_held_out_is_held_out_by_prompt(load):
     assert len(task.pairs) == 2 * len(train)
 
 
+def test_a_pair_that_comes_twice_counts_once(load):
+    """With the choice the other way round it is another opinion."""
+    rows = conversations(20)
+    other = {"chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]}
+    task, with_copies = load([*rows, other]), load([*rows, *rows, other, other])
+    found, again = (
+        [tuple(row.values()) for part in (data.pairs, data.heldout_pairs) for row in part]
+        for data in (task, with_copies)
+    )
+    assert len(again) == len(set(again)) >= 20 and {prompt for prompt, *_ in again} == {prompt for prompt, *_ in found}
+
+
 def test_the_chat_speaks_as_the_data_does(load):
     tokenizer = load(conversations()).tokenizer
     talk = [("user", "Hi"), ("assistant", "Hello."), ("user", "Why?")]
@@ -173,7 +185,10 @@ def test_pairs_keep_their_tokens_and_their_limits(load):
         ([{"text": "a"}], "got the columns text, expected prompt, chosen, rejected or chosen, rejected"),
         (conversations(4), r"got 4 prompts with a usable pair \(of 4 rows\), expected 10 or more"),
         ([{"chosen": "a", "rejected": "b"}] * 20, "got 0 prompts"),
-        ([{"prompt": "a", "chosen": ["b"], "rejected": "c"}] * 20, r"row 1 of column chosen is \['b'\], expected text"),
+        (
+            [{"prompt": "a", "chosen": ["b"], "rejected": "c"}] * 20,
+            r"line 1 of column chosen is \['b'\], expected",
+        ),
     ],
 )
 def test_bad_data_is_one_sentence(load, rows, message):

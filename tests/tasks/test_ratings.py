@@ -40,7 +40,12 @@ def test_cells_become_numbers():
     assert parse_ratings(["1,-2", " 3 ", "0.5,4"], "here") == [[1, -2], [3], [0.5, 4]]
 
 
-@pytest.mark.parametrize("cell", ["", "1,,2", "good", "1;2"])
+def test_equal_ratings_teach_nothing():
+    with pytest.raises(RunError, match="here: all ratings are -2, expected different ones"):
+        parse_ratings(["-2,-2", "-2"], "here")
+
+
+@pytest.mark.parametrize("cell", ["", "1,,2", "good", "1;2", "nan", "1,inf"])
 def test_a_bad_cell_is_named(cell):
     with pytest.raises(RunError, match="here: row 2 is .*, expected numbers with commas between them"):
         parse_ratings(["1", cell], "here")

@@ -1,6 +1,8 @@
 """The task sentiment: where reviews are cut, that tokens survive it, its gold reward, its annotators, bad files."""
 
+import gzip
 import json
+import os
 import random
 import time
 
@@ -168,6 +170,55 @@ def test_rated_reviews_are_compared_and_no_held_out_one_twice(write):
     assert set(task.pairs["prompt"]) == {TOKENIZER.eos_token}
 
 
+@pytest.mark.parametrize("ratings", [None, "ratings"])
+def test_of_equal_texts_none_stands_on_both_sides(write, ratings):
+    """However they are spaced; and no rated text is compared with itself."""
+    texts = reviews(150)
+    rows = [
+        f"{text.replace(' ', '  ') if k else text}\t{i % 5},{i % 3}" for k in range(5) for i, text in enumerate(texts)
+    ]
+    task = load_task(
+        "sentiment", TOKENIZER, write("r.tsv", "\n".join(["text\tratings", *rows])), None, "vader", 60, ratings
+    )
+    trained = {" ".join((row["prompt"] + row["completion"]).split()) for row in task.demonstrations}
+    heldout = list(task.heldout_prompts["prompt"])
+    assert len(trained) > 100 and len(heldout) > 5
+    without = {" ".join(text.split()) for text in texts} - trained
+    assert all(any(text.startswith(prompt) for text in without) for prompt in heldout)
+    if ratings:
+        sides = [
+            [tuple(" ".join(row[name].split()) for name in ("chosen", "rejected")) for row in pairs]
+            for pairs in (task.pairs, task.heldout_pairs)
+        ]
+        assert all(chosen != rejected for pairs in sides for chosen, rejected in pairs)
+        train, apart = ([text for pair in pairs for text in pair] for pairs in sides)
+        assert not set(train) & set(apart) and len(apart) == len(set(apart)) > 10
+
+
+@pytest.mark.parametrize(
+    ("ratings", "message"),
+    [
+        (lambda i: "1,1", "all ratings are 1, expected different ones to compare"),
+        (lambda i: "nan" if i == 3 else "1,2", "row 4 is 'nan', expected numbers"),
+        (lambda i: "inf,1" if i == 0 else "1,2", "row 1 is 'inf,1', expected numbers"),
+        (lambda i: "1,2" if i == 0 else "2", None),
+    ],
+)
+def test_ratings_that_teach_nothing_are_found_when_they_are_read(write, ratings, message):
+    rows = [f"{text}\t{ratings(i)}" for i, text in enumerate(reviews(MANY))]
+    path = write("rated.tsv", "\n".join(["text\tratings", *rows]))
+    with pytest.raises(RunError, match=message or "column ratings: got no two texts that are rated differently"):
+        load_task("sentiment", TOKENIZER, path, None, "vader", 60, "ratings")
+
+
+def test_end_tokens_in_a_text_end_nothing(write):
+    texts = [text.replace("! The", "!<|endoftext|> The") for text in reviews(MANY)]
+    task = load_task("sentiment", TOKENIZER, write("r.txt", "\n".join(texts)), None, "vader", NEW)
+    data = encode_demonstrations(TOKENIZER, *(list(task.demonstrations[name]) for name in ("prompt", "completion")))
+    assert ((data.responses == TOKENIZER.eos_token_id) & data.response_mask).sum() == len(data)
+    assert any("< |endoftext|>" in text for text in task.demonstrations["completion"])
+
+
 FORMS = {
     "r.txt": lambda rows: "\n".join(rows),
     "r.jsonl": lambda rows: "\n".join(json.dumps({"text": row, "label": 1}) for row in rows),
@@ -196,26 +247,96 @@ class TestTables:
         ("name", "content", "message"),
         [
             ("r.txt", "", "got 0 texts of at least 3 tokens .*, expected 10 or more"),
-            ("r.txt", "One line alone.\n", r"got 1 texts of at least 3 tokens \(of 1 in all\)"),
-            ("r.txt", "I\n" * 100, "got 0 texts"),
+            ("r.txt", "One line alone.\n", r"got 1 texts of at least 3 tokens \(of 1 different ones in all\)"),
             ("r.txt", "I think so.\n" * 100, "all texts begin alike"),
-            ("r.txt", "caf\u00e9".encode("latin1"), r"is not UTF-8 \(byte 0xe9 at 3\): convert it"),
+            ("r.txt", "I\n" * 100, "got 0 texts"),
+            ("r.txt", "".join(f"I think{' so' * 9} {i}.\n" for i in range(100)), "all texts begin alike"),
+            ("r.txt", "caf\u00e9".encode("latin1"), r"is not UTF-8 \(byte 0xe9 at 3, in line 1\): convert it"),
+            ("r.txt", "a\nb\0c\n", "line 2 holds a NUL character: it is no text, or UTF-16 without a byte order mark"),
+            ("r.txt", "hello".encode("utf-16-le"), "line 1 holds a NUL character"),
+            ("r.txt", b"\xff\xfea", "it begins as UTF-16 but is damaged at byte"),
             ("r.csv", "caf\u00e9".encode("latin1"), "is not UTF-8"),
             ("r.csv", "review,label\na,1\n", "got the columns review, label, expected text"),
-            ("r.csv", "", "cannot be read as .csv"),
-            ("r.jsonl", '{"text": "a"}\n{"text": \n', r"cannot be read as .jsonl \(line 2: "),
-            ("r.jsonl", '{"text": "a"}\n[1]\n', "line 2: expected an object"),
-            ("r.jsonl", '{"text": "a"}\n{"text": 5}\n', "row 2 of column text is 5, expected text"),
-            ("r.jsonl", '{"text": "a"}\n{"label": 5}\n', "row 2 of column text is nan, expected text"),
+            ("r.csv", "", "cannot be read as .csv: it is empty, expected a header line and rows"),
+            ("r.csv", "text,comment\na,b\nc,d,e\n", "line 3 has 3 fields, expected 2 as the header has"),
+            ("r.csv", 'text,comment\n"A lovely film","editor: cut",\n', "line 2 has 3 fields, expected 2"),
+            ("r.csv", "text,comment\na,b\nc\n", "line 3 has 1 fields, expected 2"),
+            ("r.csv", 'text\n"a\nb\n', "cannot be read as .csv: line 3: unexpected end of data"),
+            ("r.csv", "text,text\na,b\n", "column 'text' stands twice"),
+            ("r.csv", "text;label\na;1\n", "its columns are separated by semicolons, expected commas"),
+            ("r.csv", "a;b\na;1\n", "got the columns a;b, expected text"),
+            ("r.tsv", "text\tlabel\na\t1\nb\n", "line 3 has 1 fields, expected 2"),
+            ("r.tsv", "text\tlabel\n\na\tb\t1\n", "line 3 has 3 fields, expected 2"),
+            ("r.jsonl", '{"text": "a"}\n{"text": \n', r"cannot be read as .jsonl: line 2: "),
+            ("r.jsonl", '{"text": "a"}\n[1]\n', "line 2 is a list, expected an object"),
+            ("r.jsonl", '[{"text": "a"}, {"text": "b"}]', "line 1 is a list, expected an object with named values"),
+            ("r.jsonl", '[\n {"text": "a"}\n]', "line 1: .* of the whole file; write each object on a line of its own"),
+            ("r.jsonl", '"a"\n', "line 1 is 'a', expected an object"),
+            ("r.jsonl", "\n\n", "cannot be read as .jsonl: it is empty, expected an object a line"),
+            ("r.jsonl", "[" * 100_000, "line 1 is nested too deeply"),
+            ("r.jsonl", '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1 is nested too deeply"),
+            ("r.jsonl", '{"text": "a"}\n\n{"text": 5}\n', "line 3 of column text is 5, expected text"),
+            ("r.jsonl", '{"text": "a"}\n{"label": 5}\n', "line 2 of column text is missing, expected text"),
+            ("r.jsonl", '{"text": "a\\u0000"}\n', "line 1 of column text holds a NUL character"),
+            ("r.jsonl", '{"text": "a\\ud800"}\n', "line 1 of column text holds half of a character"),
             ("r.parquet", "PAR1 no", "cannot be read as .parquet"),
             ("r.xlsx", "a", "has the ending .xlsx; expected a file .txt, .jsonl"),
+            ("r", "a", "has a name without ending; expected a file .txt, .jsonl"),
+            ("r.txt.gz", "a", "cannot be read as .gz .*, expected a whole file"),
+            ("r.txt.gz", gzip.compress(b"a" * 1000)[:-9], "cannot be read as .gz .*, expected a whole file"),
+            ("r.xlsx.gz", gzip.compress(b"a"), "has the ending .gz; expected a file .txt, .jsonl"),
         ],
     )
     def test_bad_file_is_one_sentence(self, write, name, content, message):
         path = write(name, content)
         with pytest.raises(RunError, match=message) as error:
             load_task("sentiment", TOKENIZER, path, gold="vader")
-        assert path in str(error.value) and "\n" not in str(error.value)
+        assert path in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 400 + len(path)
+
+    def test_values_of_a_table_are_named_by_row_and_column(self, tmp_path):
+        path = tmp_path / "r.parquet"
+        for value, words in (
+            (None, "is missing"),
+            ("a\0", "holds a NUL"),
+            (["a", "b"], r"is .*'good'.*, expected text"),
+        ):
+            values = [["good"], value] if isinstance(value, list) else ["good", value]
+            pd.DataFrame({"text": values}).to_parquet(path)
+            row = 1 if isinstance(value, list) else 2
+            with pytest.raises(RunError, match=f"--data {path}: row {row} of column text {words}"):
+                read_table(str(path), [["text"]])
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+    @pytest.mark.parametrize("name", FORMS)
+    def test_a_byte_order_mark_is_believed(self, write, name, encoding):
+        content = FORMS[name](self.ROWS).encode(encoding)
+        assert read_table(write(name, content), [["text"]]) == {"text": self.ROWS}
+
+    @pytest.mark.parametrize("name", [*FORMS, "r.parquet"])
+    def test_compressed_and_with_other_line_ends(self, write, tmp_path, name):
+        pd.DataFrame({"text": self.ROWS}).to_parquet(tmp_path / "r.parquet")
+        plain = FORMS[name](self.ROWS).encode() if name in FORMS else (tmp_path / name).read_bytes()
+        assert read_table(write(f"{name}.gz", gzip.compress(plain)), [["text"]]) == {"text": self.ROWS}
+        if name in FORMS:
+            assert read_table(write(name, plain.replace(b"\n", b"\r\n")), [["text"]]) == {"text": self.ROWS}
+
+    def test_a_field_may_be_long_and_hold_separators(self, write):
+        text = "a, b\n" * 50_000 + "c"
+        path = write("r.csv", pd.DataFrame({"text": [text], "label": ["1"]}).to_csv(index=False))
+        assert read_table(path, [["text"]]) == {"text": [text]}
+
+    @pytest.mark.parametrize("kind", ["folder", "pipe"])
+    def test_what_is_no_file_is_named(self, tmp_path, kind):
+        path = tmp_path / "r.txt"
+        path.mkdir() if kind == "folder" else os.mkfifo(path)
+        words = {"folder": "is a folder", "pipe": "is a pipe or a device"}[kind]
+        with pytest.raises(RunError, match=f"--data {path}: {words}; expected a file"):
+            read_table(str(path), [["text"]])
+
+    @pytest.mark.parametrize("name", ["r" * 300 + ".txt", "r\0.txt", "~nobody-of-this-name/r.txt"])
+    def test_a_name_that_no_file_can_have(self, name):
+        with pytest.raises(RunError, match="--data "):
+            read_table(name, [["text"]])
 
     def test_missing_file_is_not_looked_for_on_the_hub(self, tmp_path):
         for name in (str(tmp_path / "none.txt"), "none.csv", "./none"):

@@ -6,13 +6,12 @@ Nothing here draws anything; `week6.classroom.widgets.chat_window` and `week6 ch
 import json
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,7 +19,9 @@ from week6.dpo import implicit_reward
 from week6.log_probs import response_log_probs
 from week6.machine.checkpoint import RunError
 from week6.machine.optim import generator_for
-from week6.run.models import PRESETS, frozen_copy, initial_policy
+from week6.run.models import PRESETS, check_size, frozen_copy, initial_policy
+from week6.run.record import check_files, read_entries
+from week6.run.setting import check_preset
 from week6.run.training import choose_device, read_json, stage_seed
 from week6.sampling import sample
 from week6.sequences import tokens_of
@@ -184,12 +185,17 @@ class ChatSession:
     def _prompt(self, name: str, policy: PreTrainedModel, text: str) -> tuple[Tensor, int]:
         """The prompt (1, P) for the next answer of `name`, and how many turns had to be left out for want of room."""
         room = _positions(policy) - self.max_new_tokens
-        first = 0 if self.memory is None else max(0, len(self.turns) - self.memory)
-        for skip in range(first, len(self.turns) + 1):
+        first, newest = 0 if self.memory is None else max(0, len(self.turns) - self.memory), len(self.turns)
+
+        def tokens_without(skip: int) -> list[int]:
             prompt = render(self.tokenizer, self.messages(name, text, skip), reply=True)
-            (tokens,) = tokens_of(self.tokenizer, [prompt])  # as in training, with the tokenizer's BOS
-            if len(tokens) <= room:
-                return torch.tensor([tokens], device=policy.device), skip - first
+            (found,) = tokens_of(self.tokenizer, [prompt])  # as in training, with the tokenizer's BOS
+            return found
+
+        tokens = tokens_without(newest)
+        if len(tokens) <= room:
+            skip, tokens = _fewest_left_out(first, newest, tokens, tokens_without, room)
+            return torch.tensor([tokens], device=policy.device), skip - first
         raise MessageError(
             f"This message has {len(tokens)} tokens; at most {room} fit: the model has {_positions(policy)} positions, "
             f"and {self.max_new_tokens} are kept for the answer."
@@ -215,6 +221,25 @@ class ChatSession:
             ratios = tuple((own - reference).tolist())
             rewards = tuple(implicit_reward(own, reference, self.betas[name]).tolist())
         return Reply(clean(words[-1]), tuple(map(_visible, pieces)), ratios, rewards, finished)
+
+
+def _fewest_left_out(
+    first: int, newest: int, tokens: list[int], tokens_without: Callable[[int], list[int]], room: int
+) -> tuple[int, list[int]]:
+    """The smallest number of turns to leave out, from `first` to `newest`, with which a prompt fits, and that prompt.
+
+    `tokens` is the one without all `newest` turns, which fits. Steps back from there double, and then halve again: as
+    many prompts are made as it takes to double the turns that fit, however long the conversation is.
+    """
+    fits, too_many, step = newest, first - 1, 1
+    while fits - too_many > 1:
+        skip = max(fits - step, (fits + too_many) // 2 if too_many >= first else first)
+        longer = tokens_without(skip)
+        if len(longer) <= room:
+            fits, tokens, step = skip, longer, 2 * step
+        else:
+            too_many = skip
+    return fits, tokens
 
 
 def check_settings(temperature: float, seed: int) -> None:
@@ -258,27 +283,58 @@ def load_session(folder: Path | str, memory: int | None = 0) -> ChatSession:
         asked, seed = config["preset"], config["seed"]
         start = {name: asked[name] for name in ("layers", "heads", "width", "positions")}
         preset = replace(PRESETS[asked["name"]], **start, model=asked.get("model"))
+        check_preset(preset)
         betas = {name: float(asked[name]["beta"]) for name in found if name != "sft"}
         max_new_tokens = int(asked["ppo"]["max_new_tokens"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
-            f"{folder / 'config.json'} is missing or of another version ({error!r}): expected that of a run; "
-            "start a run with another name"
+            f"{folder / 'config.json'} is missing or of another version ({error!r}), expected that of a run: "
+            "delete it, and week6 run --resume with the same settings writes it anew"
         ) from error
+    entries = read_entries(folder / "stages.json")
+    for name in found:
+        if name in entries and (missing := check_files(folder, entries[name])):
+            raise RunError(f"{folder / missing[0]} is missing: finish the run with week6 run --resume")
     device = choose_device()
     policies = {name: _load(AutoModelForCausalLM, path) for name, path in found.items()}
     tokenizer = _load(AutoTokenizer, found["sft"])
+    check_size(preset, len(tokenizer))
     policies = {"base": initial_policy(preset, tokenizer, stage_seed(seed, "init"))} | policies
     policies = {name: frozen_copy(policy).to(device) for name, policy in policies.items()}
-    return ChatSession(policies, tokenizer, "sft", betas, max_new_tokens, memory)
+    session = ChatSession(policies, tokenizer, "sft", betas, max_new_tokens, memory)
+    for name, policy in policies.items():
+        _try(replace(session, max_new_tokens=1), name, policy, found.get(name, found["sft"]))
+    return session
+
+
+def _try(session: ChatSession, name: str, policy: PreTrainedModel, path: Path) -> None:
+    """Raise RunError for a policy that cannot answer: another architecture, another vocabulary, a damaged template."""
+    embeddings: Any = policy.get_input_embeddings()
+    known = int(embeddings.num_embeddings)
+    try:
+        if type(policy) is not type(session.policies[session.reference]):
+            raise ValueError(f"a {type(policy).__name__}, and SFT's is none")
+        if len(session.tokenizer) > known:
+            raise ValueError(f"{len(session.tokenizer)} tokens for {known} embeddings")
+        prompt, _ = session._prompt(name, policy, "hello")
+        session._reply(name, policy, prompt, 1.0, 0)
+    except MessageError:
+        return  # its answers leave no room for any message, which it will say to each
+    except Exception as error:  # of whatever was put there
+        raise _damaged(path, error) from error
 
 
 def _load(kind: Any, path: Path) -> Any:
     options = {"use_safetensors": True} if kind is AutoModelForCausalLM else {}
     try:
         return kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise RunError(
-            f"{path} is damaged ({' '.join(str(error).split())[:200]}): delete it and the stage's entry in "
-            "stages.json, then run week6 run --resume, or restore a copy"
-        ) from error
+    except Exception as error:  # of the readers of every file in it
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    reason = clean(f"{type(error).__name__}: {error}")[:200]
+    return RunError(
+        f"{path} is damaged ({reason}), expected a policy of this run: delete it, and week6 run --resume makes it "
+        "again, or restore a copy"
+    )

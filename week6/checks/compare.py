@@ -189,7 +189,7 @@ class _Comparison:
         return f"at index {list(first)} of a result of shape {tuple(want.shape)}: got {a}, expected {b}"
 
     def shapes(self, got: Tensor, want: Tensor, where: str) -> Difference:
-        text = f"shape {tuple(got.shape)}, expected {tuple(want.shape)}"
+        text = f"got shape {tuple(got.shape)}, expected {tuple(want.shape)}"
         squeezed = [tuple(n for n in x.shape if n != 1) for x in (got, want)]
         if squeezed[0] == squeezed[1]:
             text += f": one axis too {'many' if got.ndim > want.ndim else 'few'}" if got.ndim != want.ndim else ""
@@ -247,7 +247,7 @@ class _Comparison:
         found = []
         if extra:
             do = "does" if len(extra) == 1 else "do"
-            found.append(f"{' and '.join(sorted(map(describe, extra)))} {do} not belong there")
+            found.append(f"{', '.join(sorted(map(describe, extra)))} {do} not belong there")
         if missing:
             found.append(f"{missing} {'is' if missing == 1 else 'are'} missing")
         return self.value(got, want, where, ", and ".join(found))

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from week6.checks.cases import whole
 from week6.checks.engine import Misconception, Prediction, Question
 
 
@@ -35,12 +36,21 @@ def refusal_rates(
     return refused[harmful].float().mean(), refused[~harmful].float().mean()
 
 
+def _choices(g: torch.Generator, n: int, share: float) -> Tensor:
+    """Choices of one annotator, True with this probability; both choices occur, so that chance agreement is below 1."""
+    chosen = torch.rand(n, generator=g) < share
+    chosen[:2] = torch.tensor([True, False])
+    return chosen[torch.randperm(n, generator=g)]
+
+
 def _two_annotators(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    return [
-        (torch.rand(40, generator=g) < 0.8, torch.rand(40, generator=g) < 0.6),
-        (torch.rand(25, generator=g) < 0.3, torch.rand(25, generator=g) < 0.5),
-        (torch.tensor([True, True, False, False, True]), torch.tensor([True, False, False, True, True])),
-    ]
+    """Some agree by chance, some more often, one never does (κ < 0)."""
+    cases = [(_choices(g, n := whole(g, 6, 70), 0.8), _choices(g, n, 0.6)) for _ in range(2)]
+    cases.append((_choices(g, n := whole(g, 30, 60), 0.2), _choices(g, n, 0.7)))
+    first = _choices(g, n := whole(g, 20, 50), 0.4)
+    cases.append((first, first ^ (torch.rand(n, generator=g) < 0.15)))
+    five = torch.tensor([True, True, False, False, True])
+    return [*cases, (five, torch.tensor([True, False, False, True, True])), (five, ~five)]
 
 
 q1 = Question(
@@ -78,8 +88,78 @@ q1 = Question(
             lambda a, b: (a & b).float().sum() / (a | b).float().sum(),
             "You left out the items where both chose b (that is the Jaccard index): the sum of (4) runs over all n.",
         ),
+        Misconception(
+            "only b",
+            lambda a, b: (~a & ~b).float().mean(),
+            "You count only the items where both chose b. Both choosing a is agreement too: (4) asks a_i = b_i.",
+        ),
+        Misconception(
+            "at least one a",
+            lambda a, b: (a | b).float().mean(),
+            "You count the items where at least one chose a. To agree means to choose the same: a_i = b_i in (4).",
+        ),
+        Misconception(
+            "all or nothing",
+            lambda a, b: torch.tensor(float(torch.equal(a, b))),
+            "Your result is 1 where the two lists are equal as a whole, and else 0. Did you compare the lists and not "
+            "their "
+            "items, or divide whole numbers with `//`? (4) compares item by item, and takes the mean.",
+        ),
+        Misconception(
+            "percent",
+            lambda a, b: 100 * (a == b).float().mean(),
+            "You give percent. (4) is a share, between 0 and 1.",
+        ),
+        Misconception(
+            "ten items",
+            lambda a, b: (a == b).sum() / 10,
+            "You divide by 10, the number of pairs in this notebook. (4) divides by n, the number of items that came "
+            "in.",
+        ),
+        Misconception(
+            "n minus one",
+            lambda a, b: (a == b).sum() / (len(a) - 1),
+            "You divide by n − 1. That is for a variance; the mean of (4) divides by n.",
+        ),
+        Misconception(
+            "plus and minus one",
+            lambda a, b: 2 * (a == b).float().mean() - 1,
+            "You count an agreement as +1 and a disagreement as −1. The indicator of (4) is 1 or 0.",
+        ),
+        Misconception(
+            "one annotator",
+            lambda a, b: a.float().mean(),
+            "That is how often the first annotator chose a. (4) compares the choices of both.",
+        ),
+        Misconception(
+            "disagreements counted",
+            lambda a, b: (a != b).float().sum(),
+            "That is the number of items on which they differ. (4) is the share on which they agree.",
+        ),
+        Misconception(
+            "kappa",
+            lambda a, b: cohens_kappa(a, b),
+            "That is Cohen's κ, which comes in exercise 0.2. Here only the observed agreement p_o is asked for.",
+        ),
     ),
 )
+
+
+def _kappa(first: Tensor, second: Tensor, p_1: Tensor, p_2: Tensor) -> Tensor:
+    """κ with these shares of a, right or wrong ones."""
+    p_e = p_1 * p_2 + (1 - p_1) * (1 - p_2)
+    return ((first == second).float().mean() - p_e) / (1 - p_e)
+
+
+def _parts(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """p_o and p_e of equation (5)."""
+    p_1, p_2 = first.float().mean(), second.float().mean()
+    return (first == second).float().mean(), p_1 * p_2 + (1 - p_1) * (1 - p_2)
+
+
+def _phi(first: Tensor, second: Tensor) -> Tensor:
+    return torch.corrcoef(torch.stack([first.double(), second.double()]))[0, 1]
+
 
 q2 = Question(
     title="0.2 Cohen's κ",
@@ -119,37 +199,108 @@ q2 = Question(
         ),
         Misconception(
             "one share for both",
-            lambda a, b: _with_common_share(a, b),
+            lambda a, b: _kappa(a, b, *[torch.cat([a, b]).float().mean()] * 2),
             "You used one pooled share for both annotators (that is Scott's π). In (5) each has a share of their own.",
         ),
         Misconception(
             "divided by chance",
-            lambda a, b: (
-                (
-                    (a == b).float().mean()
-                    - a.float().mean() * b.float().mean()
-                    - (1 - a.float().mean()) * (1 - b.float().mean())
-                )
-                / (a.float().mean() * b.float().mean() + (1 - a.float().mean()) * (1 - b.float().mean()))
-            ),
+            lambda a, b: (_parts(a, b)[0] - _parts(a, b)[1]) / _parts(a, b)[1],
             "You divided by p_e. The denominator of (5) is what could be won above chance: 1 − p_e.",
+        ),
+        Misconception(
+            "divided by the observed",
+            lambda a, b: (_parts(a, b)[0] - _parts(a, b)[1]) / _parts(a, b)[0],
+            "You divided by p_o. The denominator of (5) is what could be won above chance: 1 − p_e.",
+        ),
+        Misconception(
+            "divided by the disagreement",
+            lambda a, b: (_parts(a, b)[0] - _parts(a, b)[1]) / (1 - _parts(a, b)[0]),
+            "You divided by 1 − p_o. The denominator of (5) is the room above chance, 1 − p_e, so that perfect "
+            "agreement "
+            "is 1.",
+        ),
+        Misconception(
+            "negative cut off",
+            lambda a, b: cohens_kappa(a, b).clamp(min=0),
+            "You cut κ off at 0. It may be negative: two people who agree less than by chance have κ < 0.",
+        ),
+        Misconception(
+            "absolute value",
+            lambda a, b: cohens_kappa(a, b).abs(),
+            "You took the absolute value. κ < 0 means less agreement than by chance; the sign is part of the answer.",
+        ),
+        Misconception(
+            "first share twice",
+            lambda a, b: _kappa(a, b, a.float().mean(), a.float().mean()),
+            "You used the share of the first annotator twice. p_e in (5) has p_1 of the first and p_2 of the second.",
+        ),
+        Misconception(
+            "second share twice",
+            lambda a, b: _kappa(a, b, b.float().mean(), b.float().mean()),
+            "You used the share of the second annotator twice. p_e in (5) has p_1 of the first and p_2 of the second.",
+        ),
+        Misconception(
+            "correlation",
+            _phi,
+            "That is the correlation of the two lists (the φ coefficient). It is 1 or 0 where κ is, and differs "
+            "between: "
+            "compute p_o and p_e of (5).",
+        ),
+        Misconception(
+            "precedence",
+            lambda a, b: _parts(a, b)[0] - _parts(a, b)[1] / (1 - _parts(a, b)[1]),
+            "Your division takes only p_e: a / b binds more tightly than a − b. Put the numerator of (5) in brackets, "
+            "(p_o − p_e) / (1 − p_e).",
+        ),
+        Misconception(
+            "precedence, without any brackets",
+            lambda a, b: _parts(a, b)[0] - _parts(a, b)[1] / 1 - _parts(a, b)[1],
+            "Brackets are missing: Python reads p_o − p_e / 1 − p_e as p_o − 2 p_e. (5) is (p_o − p_e) / (1 − p_e).",
+        ),
+        Misconception(
+            "chance of disagreeing",
+            lambda a, b: (_parts(a, b)[0] - (1 - _parts(a, b)[1])) / _parts(a, b)[1],
+            "Your p_e is the chance that one says a and the other b. By luck they agree when both say a, or both "
+            "say b.",
+        ),
+        Misconception(
+            "only a observed",
+            lambda a, b: ((a & b).float().mean() - _parts(a, b)[1]) / (1 - _parts(a, b)[1]),
+            "Your p_o counts only the items where both chose a. Both choosing b is agreement too, as in exercise 0.1.",
+        ),
+        Misconception(
+            "chance alone",
+            lambda a, b: _parts(a, b)[1],
+            "That is p_e, the agreement by chance. κ compares the observed agreement with it: (p_o − p_e) / (1 − p_e).",
+        ),
+        Misconception(
+            "mean of the shares",
+            lambda a, b: (
+                (_parts(a, b)[0] - (a.float().mean() + b.float().mean()) / 2)
+                / (1 - (a.float().mean() + b.float().mean()) / 2)
+            ),
+            "Your p_e is the mean of the two shares of a. The chance that both say the same is p_1 p_2 + (1 − p_1)(1 "
+            "− p_2).",
+        ),
+        *(
+            Misconception(
+                f"denominator with {epsilon:g}",
+                lambda a, b, e=epsilon: (_parts(a, b)[0] - _parts(a, b)[1]) / (1 - _parts(a, b)[1] + e),
+                f"You added {epsilon:g} to the denominator. You may assume p_e < 1, so nothing is needed there, and "
+                "it shifts κ: two equal annotators would not have κ = 1.",
+            )
+            for epsilon in (1e-1, 1e-2, 1e-3)
         ),
     ),
 )
-
-
-def _with_common_share(first: Tensor, second: Tensor) -> Tensor:
-    p = torch.cat([first, second]).float().mean()
-    p_e = p**2 + (1 - p) ** 2
-    return ((first == second).float().mean() - p_e) / (1 - p_e)
 
 
 q3 = Question(
     title="0.3 Expected agreement",
     reference=expected_agreement,
     cases=lambda g: [
-        (torch.rand(6, generator=g),),
-        (torch.rand(50, generator=g),),
+        (torch.rand(whole(g, 4, 9), generator=g),),
+        (torch.rand(whole(g, 20, 60), generator=g) ** 2,),
         (torch.tensor([0.8]),),
         (torch.tensor([0.0, 1.0, 0.5]),),
     ],
@@ -182,12 +333,51 @@ q3 = Question(
         Misconception(
             "one order",
             lambda p: (1 - p * (1 - p)).mean(),
-            "They can differ in two ways, a then b, or b then a: the last form of (6) subtracts 2p(1 − p).",
+            "They can differ in two ways, a then b, or b then a: the last form of (6) subtracts 2p(1 − p). (In the "
+            "first form, "
+            "1 − p is squared: both must say b.)",
         ),
         Misconception(
             "sum",
             lambda p: (p**2 + (1 - p) ** 2).sum(),
             "That is the expected number of agreements. Take the mean over the pairs to get a share.",
+        ),
+        Misconception(
+            "only b",
+            lambda p: ((1 - p) ** 2).mean(),
+            "You counted only 'both say b'. They also agree when both say a, with probability p²: (6).",
+        ),
+        Misconception(
+            "median",
+            lambda p: (p**2 + (1 - p) ** 2).median(),
+            "You took the median over the pairs. The expected agreement is the mean.",
+        ),
+        Misconception(
+            "votes",
+            lambda p: torch.ones(()),
+            "Your result is 1: everybody always agrees. Did you round each p_i to a vote first, or square p + (1 − "
+            "p)? Two "
+            "people are drawn at random, and each says a with probability p_i.",
+        ),
+        Misconception(
+            "half of it",
+            lambda p: ((p**2 + (1 - p) ** 2) / 2).mean(),
+            "You took the mean of the two ways to agree. Both lead to agreement and exclude each other: add them.",
+        ),
+        Misconception(
+            "above chance",
+            lambda p: ((2 * p - 1) ** 2).mean(),
+            "(2p − 1)² is the agreement above that of two coins, stretched to [0, 1]. (6) is the agreement itself.",
+        ),
+        Misconception(
+            "share of a",
+            lambda p: p.mean(),
+            "That is how often one person prefers a. (6) is about two people who say the same.",
+        ),
+        Misconception(
+            "three people",
+            lambda p: (p**3 + (1 - p) ** 3).mean(),
+            "That is how often three people agree. (6) is about two: squares.",
         ),
     ),
 )
@@ -196,9 +386,10 @@ q4 = Question(
     title="0.4 Refusing right",
     reference=refusal_rates,
     cases=lambda g: [
-        (torch.rand(30, generator=g) < 0.3, torch.rand(30, generator=g) < 0.5),
-        (torch.rand(50, generator=g) < 0.7, torch.rand(50, generator=g) < 0.2),
+        (_choices(g, n := whole(g, 20, 40), 0.3), _choices(g, n, 0.5)),
+        (_choices(g, n := whole(g, 41, 60), 0.7), _choices(g, n, 0.2)),
         (torch.tensor([True, False, False, True, False]), torch.tensor([True, True, False, False, False])),
+        (torch.tensor([True, False, False]), torch.tensor([False, True, True])),
     ],
     hints=(
         "refused[harmful] keeps the entries of the harmful requests only.",
@@ -230,12 +421,66 @@ q4 = Question(
         Misconception(
             "helped",
             lambda h, r: (r[h].float().mean(), (~r[~h]).float().mean()),
-            "Your second number is how many harmless requests were *not* refused. Over-refusal is the share refused.",
+            "Your second number is how many harmless requests were not refused. Over-refusal is the share refused.",
         ),
         Misconception(
             "complied",
             lambda h, r: ((~r[h]).float().mean(), r[~h].float().mean()),
-            "Your first number is how many harmful requests were *not* refused. The refusal rate is one minus that.",
+            "Your first number is how many harmful requests were not refused. The refusal rate is one minus that.",
+        ),
+        Misconception(
+            "counts",
+            lambda h, r: ((r & h).sum().float(), (r & ~h).sum().float()),
+            "Those are numbers of refusals. A rate divides each by the number of requests in its own group.",
+        ),
+        Misconception(
+            "percent",
+            lambda h, r: (100 * r[h].float().mean(), 100 * r[~h].float().mean()),
+            "You give percent. The rates are shares, between 0 and 1.",
+        ),
+        Misconception(
+            "only the first",
+            lambda h, r: r[h].float().mean(),
+            "You return one number. Two are asked for: the rate on harmful requests, and the rate on harmless ones.",
+        ),
+        Misconception(
+            "only the second",
+            lambda h, r: r[~h].float().mean(),
+            "You return only the over-refusal. Two numbers are asked for: first the rate on harmful requests.",
+        ),
+        Misconception(
+            "all requests, then over-refusal",
+            lambda h, r: (r.float().mean(), r[~h].float().mean()),
+            "Your first number is the refusal rate over all requests. It is asked for the harmful ones alone.",
+        ),
+        Misconception(
+            "all requests, second",
+            lambda h, r: (r[h].float().mean(), r.float().mean()),
+            "Your second number is the refusal rate over all requests. It is asked for the harmless ones alone.",
+        ),
+        Misconception(
+            "the same twice",
+            lambda h, r: (r[h].float().mean(), r[h].float().mean()),
+            "You gave the rate on harmful requests twice. The second is about the harmless ones: ~harmful.",
+        ),
+        Misconception(
+            "harmless among the refusals",
+            lambda h, r: (r[h].float().mean(), (~h)[r].float().mean()),
+            "Your second number asks which refusals went to harmless requests. It is the other way round: which "
+            "harmless "
+            "requests were refused? Index with ~harmful.",
+        ),
+        Misconception(
+            "accuracy",
+            lambda h, r: ((h == r).float().mean(), (h != r).float().mean()),
+            "Those are the shares of all requests that were handled rightly and wrongly. Keep the two groups apart: "
+            "one "
+            "rate for the harmful requests, one for the harmless.",
+        ),
+        Misconception(
+            "both complied",
+            lambda h, r: ((~r[h]).float().mean(), (~r[~h]).float().mean()),
+            "Both numbers are shares of requests that were not refused. The rates are one minus these.",
         ),
     ),
 )

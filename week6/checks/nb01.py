@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from week6 import preferences
+from week6.checks.cases import whole
 from week6.checks.engine import Misconception, Prediction, Question
 
 
@@ -41,11 +42,16 @@ def fit_strengths(wins: Float[Tensor, "K K"], steps: int = 500) -> Float[Tensor,
 
 def _two_rewards(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     return [
-        (torch.randn(5, generator=g), torch.randn(5, generator=g)),
-        (torch.randn(2, 3, generator=g), torch.randn(2, 3, generator=g)),
+        tuple(2 * torch.randn(2, whole(g, 4, 9), generator=g)),
+        tuple(4 * torch.randn(2, whole(g, 2, 4), whole(g, 5, 7), generator=g)),
         (2 * torch.randn((), generator=g), torch.randn((), generator=g)),
         (torch.tensor([1000.0, -1000.0, 1001.0]), torch.tensor([0.5, 3.0, 1000.0])),
     ]
+
+
+def _over_global_maximum(a: Tensor, b: Tensor) -> Tensor:
+    top = torch.maximum(a.max(), b.max())
+    return (a - top).exp() / ((a - top).exp() + (b - top).exp())
 
 
 q1 = Question(
@@ -116,8 +122,114 @@ q1 = Question(
             "Your softmax runs along the first axis, that is over different pairs. In step 5 the sum is over a and b, "
             "the two answers of one pair: that is the axis on which you stacked them.",
         ),
+        Misconception(
+            "overflow of the odds",
+            lambda a, b: (a - b).exp() / (1 + (a - b).exp()),
+            "Right on paper (odds / (1 + odds)), but exp(1000) is inf in floating point and inf / inf is nan. There "
+            "is a "
+            "function for σ that does not overflow.",
+        ),
+        Misconception(
+            "normal noise of one",
+            lambda a, b: torch.special.ndtr(a - b),
+            "You used the bell curve. Step 2 takes Gumbel noise, and the integral then ends in the logistic function, "
+            "not in the normal one.",
+        ),
+        Misconception(
+            "twice too steep",
+            lambda a, b: torch.sigmoid(2 * (a - b)),
+            "Your curve is twice too steep: that is σ(2(r_a − r_b)), or (1 + tanh(r_a − r_b)) / 2. One unit of reward "
+            "multiplies the odds by e, not by e².",
+        ),
+        Misconception(
+            "half as steep",
+            lambda a, b: torch.sigmoid((a - b) / 2),
+            "Your curve is half as steep as (3): the difference of the rewards enters as it is, not divided by 2.",
+        ),
+        Misconception(
+            "Elo points",
+            lambda a, b: 1 / (1 + 10 ** ((b - a) / 400)),
+            "That is Elo's formula, with base 10 and 400 points. Rewards are natural log-odds: (3) has e, and divides "
+            "by "
+            "nothing.",
+        ),
+        Misconception(
+            "base 2",
+            lambda a, b: torch.sigmoid((a - b) * math.log(2)),
+            "You used powers of 2. One unit of reward multiplies the odds by e: (3) has exp.",
+        ),
+        Misconception(
+            "base 10",
+            lambda a, b: torch.sigmoid((a - b) * math.log(10)),
+            "You used powers of 10. One unit of reward multiplies the odds by e: (3) has exp.",
+        ),
+        Misconception(
+            "mean over the pairs",
+            lambda a, b: torch.sigmoid(a - b).mean(),
+            "You averaged over the pairs. Each pair has a probability of its own: the result has the shape of the "
+            "inputs.",
+        ),
+        Misconception(
+            "only a",
+            lambda a, b: torch.sigmoid(a),
+            "You used the reward of a alone. What counts in (3) is how far it lies above the reward of b.",
+        ),
+        Misconception(
+            "only b",
+            lambda a, b: torch.sigmoid(b),
+            "You used the reward of b alone. What counts in (3) is how far the reward of a lies above it.",
+        ),
+        Misconception(
+            "sum in place of the difference",
+            lambda a, b: torch.sigmoid(a + b),
+            "You added the rewards. By (4) the same constant on both may change nothing: (3) has their difference.",
+        ),
+        Misconception(
+            "size of the difference",
+            lambda a, b: torch.sigmoid((a - b).abs()),
+            "You took the size of the difference: the probability of the better answer, not of a. It must be below ½ "
+            "where a is the worse one.",
+        ),
+        Misconception(
+            "quotient",
+            lambda a, b: torch.sigmoid(a / b),
+            "You divided the rewards. (3) subtracts them: it is the exponentials that are divided.",
+        ),
+        Misconception(
+            "two independent verdicts",
+            lambda a, b: torch.sigmoid(a) * torch.sigmoid(-b),
+            "You multiplied 'a is good' by 'b is bad'. The person makes one choice between the two: σ of one "
+            "difference.",
+        ),
+        Misconception(
+            "difference of two probabilities",
+            lambda a, b: torch.sigmoid(a) - torch.sigmoid(b),
+            "You subtracted after σ. Subtract the rewards first, then apply σ once: otherwise the result may be "
+            "negative.",
+        ),
+        Misconception(
+            "the difference itself",
+            lambda a, b: a - b,
+            "That is the log-odds, r_a − r_b. The probability is σ of it.",
+        ),
+        Misconception(
+            "one maximum for all pairs",
+            lambda a, b: _over_global_maximum(a, b),
+            "You subtracted one maximum for all pairs before exp. For pairs far below it both exponentials are 0, and "
+            "0 / 0 "
+            "is nan. Subtract within each pair, or use σ of the difference.",
+        ),
+        *(
+            Misconception(
+                f"difference cut off at {limit:g}",
+                lambda a, b, limit=limit: torch.sigmoid((a - b).clamp(-limit, limit)),
+                f"You cut the difference off at ±{limit:g}. Then a pair that is further apart gets the wrong "
+                f"probability. "
+                "torch.sigmoid needs no such limit.",
+            )
+            for limit in (1.0, 2.0, 3.0, 5.0)
+        ),
     ),
-    grad_args=(0, 1),
 )
 
 # --- 2 · rankings ---------------------------------------------------------------------------------------------------
@@ -125,9 +237,9 @@ q1 = Question(
 
 def _rankings(g: torch.Generator) -> list[tuple[Tensor]]:
     return [
-        (torch.randn(4, generator=g),),
+        (2 * torch.randn(whole(g, 4, 6), generator=g),),
         (torch.randn(3, 2, generator=g),),
-        (torch.randn(2, 3, 5, generator=g),),
+        (3 * torch.randn(2, whole(g, 3, 4), whole(g, 5, 7), generator=g),),
         (torch.tensor([[1000.0, 1.0, -1000.0], [-1000.0, 2.0, 1000.0]]),),
     ]
 
@@ -210,18 +322,86 @@ q2 = Question(
             lambda r: (r - r.exp().flip(-1).cumsum(-1).flip(-1).log()).sum(-1),
             "Right on paper, but exp(1000) is inf. Stay on the log scale: logsumexp or logcumsumexp.",
         ),
+        Misconception(
+            "underflow",
+            lambda r: _minus_maximum(r),
+            "You subtracted the largest reward of all before exp. For the last places, far below it, exp rounds to 0 "
+            "and "
+            "log 0 is −inf. Each place needs a logsumexp of its own over those who are left.",
+        ),
+        Misconception(
+            "along the first axis",
+            lambda r: preferences.plackett_luce_log_prob(r.movedim(0, -1)),
+            "You work along the first axis. A batch has its rankings along the last one: index with [..., k], sum with "
+            "dim=-1.",
+        ),
+        Misconception(
+            "sorted first",
+            lambda r: preferences.plackett_luce_log_prob(r.sort(-1, descending=True).values),
+            "You sorted the rewards. They come in the order of the ranking that was observed, best place first, and "
+            "it need "
+            "not be the likeliest one: take them as they are.",
+        ),
+        Misconception(
+            "base 2",
+            lambda r: preferences.plackett_luce_log_prob(r) / math.log(2),
+            "You used the logarithm to base 2. The unit is the nat: the natural logarithm.",
+        ),
+        Misconception(
+            "base 10",
+            lambda r: preferences.plackett_luce_log_prob(r) / math.log(10),
+            "You used the logarithm to base 10. The unit is the nat: the natural logarithm.",
+        ),
+        Misconception(
+            "places not summed",
+            lambda r: r - r.flip(-1).logcumsumexp(-1).flip(-1),
+            "You return one value for each place. The logarithm of the product (8) is their sum over the last axis.",
+        ),
+        Misconception(
+            "batch summed too",
+            lambda r: preferences.plackett_luce_log_prob(r).sum(),
+            "You summed over the batch as well. Each ranking has a log-probability of its own: sum over the last axis "
+            "only.",
+        ),
+        Misconception(
+            "batch averaged",
+            lambda r: preferences.plackett_luce_log_prob(r).mean(),
+            "You averaged over the batch. Each ranking has a log-probability of its own: sum over the last axis only.",
+        ),
+        Misconception(
+            "sum of probabilities",
+            lambda r: (r - r.flip(-1).logcumsumexp(-1).flip(-1)).exp().sum(-1),
+            "You added the probabilities of the places. They are multiplied in (8): add their logarithms.",
+        ),
+        Misconception(
+            "sum without the logarithm",
+            lambda r: (r - r.exp().flip(-1).cumsum(-1).flip(-1)).sum(-1),
+            "The logarithm of the sum is missing: (8) has r_k − log Σ exp(r_j).",
+        ),
+        Misconception(
+            "last place against all",
+            lambda r: r.log_softmax(-1)[..., -1],
+            "This looks at the last answer of the list only. A ranking multiplies a factor for every place.",
+        ),
     ),
-    grad_args=(0,),
 )
+
+
+def _minus_maximum(rewards: Tensor) -> Tensor:
+    below = rewards - rewards.max(-1, keepdim=True).values
+    return (below - below.exp().flip(-1).cumsum(-1).flip(-1).log()).sum(-1)
+
 
 # --- 3 · the pairwise loss ------------------------------------------------------------------------------------------
 
 
 def _pairs(g: torch.Generator) -> list[tuple[Tensor | float, ...]]:
     return [
-        (torch.randn(6, generator=g), torch.randn(6, generator=g)),
-        (torch.randn(4, generator=g), torch.randn(4, generator=g), 0.7),
-        (torch.randn(3, generator=g), torch.randn(3, generator=g), torch.rand(3, generator=g)),
+        tuple(2 * torch.randn(2, whole(g, 5, 9), generator=g)),
+        (*torch.randn(2, whole(g, 4, 8), generator=g), 0.7),
+        (*torch.randn(2, n := whole(g, 3, 6), generator=g), torch.rand(n, generator=g)),
+        (torch.randn(1, generator=g), torch.randn(1, generator=g)),
+        (30 * torch.randn(n, generator=g), 30 * torch.randn(n, generator=g)),
         (torch.tensor([1e4, -1e4, 2.0]), torch.tensor([0.0, 0.0, 1.0])),
     ]
 
@@ -327,7 +507,8 @@ q3 = Question(
         Misconception(
             "hinge",
             lambda w, l, m=0.0: F.relu(1 - (w - l - m)).mean(),  # noqa: E741
-            "This is a hinge loss. It ranks, but it is not −log of a probability, so the rewards it finds have no "
+            "This is a hinge loss, with a slope of 1 or 0. It ranks, but it is not −log of a probability, so the "
+            "rewards it finds have no "
             "scale in log-odds.",
         ),
         Misconception(
@@ -335,6 +516,70 @@ q3 = Question(
             lambda w, l, m=0.0: torch.sigmoid(-(w - l - m)).square().mean(),  # noqa: E741
             "This is the squared error (1 − p)². Maximum likelihood gives −log p, which is convex in Δ; the square is "
             "not.",
+        ),
+        Misconception(
+            "hinge at the margin",
+            lambda w, l, m=0.0: F.relu(m - (w - l)).mean(),  # noqa: E741
+            "This is a hinge loss: 0 as soon as the winner leads by the margin. (9) is −log σ, the logarithm of a "
+            "probability, and never quite 0.",
+        ),
+        Misconception(
+            "the linear part",
+            lambda w, l, m=0.0: -(w - l - m).mean(),  # noqa: E741
+            "You maximise the difference itself, which has no end. −log σ makes a pair pull less, the better it is "
+            "ranked.",
+        ),
+        Misconception(
+            "binary cross-entropy with label 0",
+            lambda w, l, m=0.0: -F.logsigmoid(-(w - l - m)).mean(),  # noqa: E741
+            "That is −log σ(−z), for instance a binary cross-entropy with targets 0. The winner won: the target is 1, "
+            "and "
+            "(9) has σ(r_w − r_l − m).",
+        ),
+        Misconception(
+            "base 2",
+            lambda w, l, m=0.0: -F.logsigmoid(w - l - m).mean() / math.log(2),  # noqa: E741
+            "You used the logarithm to base 2. The unit is the nat: the natural logarithm.",
+        ),
+        Misconception(
+            "half",
+            lambda w, l, m=0.0: -F.logsigmoid(w - l - m).mean() / 2,  # noqa: E741
+            "Your loss is half of (9): divide by the number of pairs, not by the number of answers.",
+        ),
+        Misconception(
+            "every winner against every loser",
+            lambda w, l, m=0.0: -F.logsigmoid(w[:, None] - l[None, :] - m).mean(),  # noqa: E741
+            "You compare every winner with every loser. Only pairs were judged: chosen[i] against rejected[i].",
+        ),
+        Misconception(
+            "one value for each pair",
+            lambda w, l, m=0.0: -F.logsigmoid(w - l - m),  # noqa: E741
+            "You return one value for each pair. (9) is their mean.",
+        ),
+        Misconception(
+            "margin with the loser alone",
+            lambda w, l, m=0.0: -F.logsigmoid(w - l * m).mean(),  # noqa: E741
+            "You multiply the loser's reward by the margin. It is subtracted: z = r_w − r_l − m.",
+        ),
+        Misconception(
+            "margin as a scale",
+            lambda w, l, m=0.0: -F.logsigmoid(m * (w - l)).mean(),  # noqa: E741
+            "You multiply the difference by the margin. It is subtracted: z = r_w − r_l − m.",
+        ),
+        Misconception(
+            "ratio of rewards",
+            lambda w, l, m=0.0: -(w / (w + l)).log().mean(),  # noqa: E741
+            "You took the rewards themselves for weights. Weights are exp(r): the probability is σ(r_w − r_l).",
+        ),
+        *(
+            Misconception(
+                f"difference cut off at {limit:g}",
+                lambda w, l, m=0.0, limit=limit: -F.logsigmoid((w - l - m).clamp(-limit, limit)).mean(),  # noqa: E741
+                f"You cut the difference off at ±{limit:g}. A pair that is more wrong than that has no gradient, and "
+                f"would "
+                "never be learned. F.logsigmoid needs no such limit.",
+            )
+            for limit in (10.0, 20.0, 30.0, 50.0, 80.0, 88.0, 100.0)
         ),
     ),
     grad_args=(0, 1),
@@ -355,11 +600,17 @@ def _random_table(k: int, g: torch.Generator) -> Tensor:
     return _table(torch.randn(k, generator=g), torch.randint(5, 30, (k, k), generator=g).float(), g)
 
 
+def _chain(k: int, g: torch.Generator) -> Tensor:
+    """k answers of which only neighbours were ever compared."""
+    return _table(torch.randn(k, generator=g), torch.diag(torch.full((k - 1,), 20.0), 1), g)
+
+
 def _tables_and_rewards(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     return [
         (_random_table(3, g), torch.zeros(3)),
         (_random_table(2, g), torch.randn(2, generator=g)),
-        (_random_table(5, g), torch.randn(5, generator=g)),
+        (_random_table(k := whole(g, 4, 7), g), 2 * torch.randn(k, generator=g)),
+        (_chain(k := whole(g, 4, 6), g), torch.randn(k, generator=g)),
     ]
 
 
@@ -419,6 +670,78 @@ q4 = Question(
             lambda c, r: (c - (c + c.T) / 2).sum(1),
             "Your expectation is a coin flip for every pair, whatever the rewards. Use σ(r_i − r_j).",
         ),
+        Misconception(
+            "difference of the wins as comparisons",
+            lambda c, r: (c - (c - c.T) * torch.sigmoid(r[:, None] - r[None, :])).sum(1),
+            "Your number of comparisons is c_ij − c_ji. A pair was compared in both directions: n_ij = c_ij + c_ji.",
+        ),
+        Misconception(
+            "table not summed",
+            lambda c, r: c - (c + c.T) * torch.sigmoid(r[:, None] - r[None, :]),
+            "You return the (K, K) table of c_ij − n_ij σ(r_i − r_j). (13) sums each row over the opponents j.",
+        ),
+        Misconception(
+            "sixty comparisons",
+            lambda c, r: (c - 60 * (1 - torch.eye(len(r))) * torch.sigmoid(r[:, None] - r[None, :])).sum(1),
+            "You assume 60 comparisons of each pair, as in this notebook's table. Take n_ij = c_ij + c_ji from `wins`.",
+        ),
+        Misconception(
+            "mean over all comparisons",
+            lambda c, r: likelihood_gradient(c, r) / c.sum(),
+            "You divided by the number of comparisons. ℓ in (11) is a sum over all comparisons, so its gradient is "
+            "too.",
+        ),
+        Misconception(
+            "plus",
+            lambda c, r: (c + (c + c.T) * torch.sigmoid(r[:, None] - r[None, :])).sum(1),
+            "You added the expected wins. (13) subtracts them: actual minus expected.",
+        ),
+        Misconception(
+            "expected alone",
+            lambda c, r: ((c + c.T) * torch.sigmoid(r[:, None] - r[None, :])).sum(1),
+            "Those are the wins that the rewards expect. (13) is the actual wins minus these.",
+        ),
+        Misconception(
+            "wins alone",
+            lambda c, r: c.sum(1),
+            "Those are the actual wins. (13) subtracts the wins that the rewards expect.",
+        ),
+        Misconception(
+            "one comparison of each pair",
+            lambda c, r: (c - torch.sigmoid(r[:, None] - r[None, :])).sum(1),
+            "You expect one comparison of each pair. The pair was compared n_ij = c_ij + c_ji times: multiply.",
+        ),
+        Misconception(
+            "wins minus losses",
+            lambda c, r: (c - c.T).sum(1),
+            "You take wins minus losses, whoever the opponent was. (13) takes wins minus expected wins: to beat a "
+            "strong "
+            "opponent counts more.",
+        ),
+        Misconception(
+            "half of the comparisons",
+            lambda c, r: (c - (c + c.T) / 2 * torch.sigmoid(r[:, None] - r[None, :])).sum(1),
+            "You halved the number of comparisons. wins + wins.T holds each pair's n_ij twice, at (i, j) and at (j, "
+            "i), but "
+            "row i meets it once.",
+        ),
+        Misconception(
+            "reward of the answer alone",
+            lambda c, r: (c - (c + c.T) * torch.sigmoid(r)[:, None]).sum(1),
+            "Your expectation uses r_i alone. Whom i met matters: σ(r_i − r_j).",
+        ),
+        Misconception(
+            "losing side only",
+            lambda c, r: -(c.T * torch.sigmoid(r[:, None] - r[None, :])).sum(1),
+            "You differentiated only the comparisons that i lost. Those it won pull r_i up (step 1 of the derivation).",
+        ),
+        Misconception(
+            "slope of the probability",
+            lambda c, r: (
+                c - (c + c.T) * torch.sigmoid(r[:, None] - r[None, :]) * torch.sigmoid(r[None, :] - r[:, None])
+            ).sum(1),
+            "You multiplied by σ(Δ) σ(−Δ), the slope of σ. (13) has σ(r_i − r_j) itself.",
+        ),
     ),
 )
 
@@ -426,16 +749,22 @@ q4 = Question(
 
 
 def _tables(g: torch.Generator) -> list[tuple[Tensor]]:
-    chain = torch.diag(torch.full((3,), 20.0), 1)  # only neighbours were ever compared
+    """Small and large ones; in the last all compare with all, so that a step far too long overshoots."""
     return [
         (_random_table(2, g),),
-        (_random_table(4, g),),
-        (_table(torch.randn(4, generator=g), chain, g),),
+        (_random_table(whole(g, 3, 5), g),),
+        (_chain(4, g),),
+        (_table(0.4 * torch.randn(k := whole(g, 6, 8), generator=g), torch.full((k, k), 60.0), g),),
     ]
 
 
 def _centred(x: Tensor) -> Tensor:
     return x - x.mean()
+
+
+def _mean_log_odds(wins: Tensor) -> Tensor:
+    met = (wins + wins.T) > 0
+    return torch.where(met, wins.log() - wins.T.log(), 0.0).sum(1) / met.sum(1)
 
 
 q5 = Question(
@@ -515,6 +844,99 @@ q5 = Question(
             "You took a single step of gradient ascent. Repeat until equation (13) is 0: is the `return` inside the "
             "loop?",
         ),
+        Misconception(
+            "last answer at zero",
+            lambda c: fit_strengths(c) - fit_strengths(c)[-1],
+            "The differences are right, the shift is not: you fixed the last reward at 0. The exercise asks for "
+            "rewards "
+            "that sum to 0.",
+        ),
+        Misconception(
+            "lowest at zero",
+            lambda c: fit_strengths(c) - fit_strengths(c).min(),
+            "The differences are right, the shift is not: your lowest reward is 0. The exercise asks for rewards that "
+            "sum "
+            "to 0.",
+        ),
+        Misconception(
+            "highest at zero",
+            lambda c: fit_strengths(c) - fit_strengths(c).max(),
+            "The differences are right, the shift is not: your highest reward is 0. The exercise asks for rewards "
+            "that sum "
+            "to 0.",
+        ),
+        Misconception(
+            "standardised",
+            lambda c: fit_strengths(c) / fit_strengths(c).std(),
+            "You divided by the standard deviation. The scale is no convention: one unit multiplies the odds by e.",
+        ),
+        Misconception(
+            "standardised, correction 0",
+            lambda c: fit_strengths(c) / fit_strengths(c).std(correction=0),
+            "You divided by the standard deviation. The scale says something: one unit of reward multiplies the odds "
+            "by e.",
+        ),
+        *(
+            Misconception(
+                f"penalised with {l2:g}",
+                lambda c, l2=l2: preferences.fit_bradley_terry(c, l2=l2),
+                f"You fitted with a penalty, l2 = {l2:g}. Every reward is drawn towards 0. Here the likelihood alone "
+                f"is asked "
+                "for.",
+            )
+            for l2 in (0.1, 0.5, 1.0)
+        ),
+        Misconception(
+            "wins minus losses",
+            lambda c: _centred((c - c.T).sum(1)),
+            "That is wins minus losses. Look for the rewards at which equation (13) is 0.",
+        ),
+        Misconception(
+            "wins",
+            lambda c: _centred(c.sum(1)),
+            "That is the number of wins, centred. Look for the rewards at which equation (13) is 0.",
+        ),
+        Misconception(
+            "win rate, not centred",
+            lambda c: c.sum(1) / (c + c.T).sum(1),
+            "This is the win rate. It ignores whom an answer met, and it does not sum to 0. Look for the rewards at "
+            "which "
+            "equation (13) is 0.",
+        ),
+        Misconception(
+            "mean log-odds of the pairs",
+            lambda c: _mean_log_odds(c),
+            "You averaged the log-odds of the single pairs. Pairs that met more often say more, and pairs that never "
+            "met say "
+            "nothing: solve equation (13).",
+        ),
+        Misconception(
+            "Elo points, natural logarithm",
+            lambda c: fit_strengths(c) * 400,
+            "Your rewards are 400 times too large. One unit of reward multiplies the odds by e.",
+        ),
+        Misconception(
+            "double scale",
+            lambda c: 2 * fit_strengths(c),
+            "Every difference is twice as large as it should be. Does your model use σ((r_i − r_j) / 2)?",
+        ),
+        Misconception(
+            "base 2",
+            lambda c: fit_strengths(c) / math.log(2),
+            "You used logarithms to base 2. One unit of reward multiplies the odds by e: the natural logarithm.",
+        ),
+        Misconception(
+            "the gradient",
+            lambda c: likelihood_gradient(c, torch.zeros(len(c))),
+            "That is the gradient (13) at zeros. Follow it uphill, step by step, until it is 0.",
+        ),
+        Misconception(
+            "nothing",
+            lambda c: torch.zeros(len(c)),
+            "All your rewards are 0, where the climb starts. Does the loop change `rewards`, and is the result what "
+            "you "
+            "return?",
+        ),
     ),
     rtol=2e-3,
     atol=2e-3,
@@ -531,6 +953,82 @@ TABLES: dict[str, Float[Tensor, "K K"]] = {
 }
 """Five tables of comparisons for question 1.6; `TABLES[name][i, j]` counts i beating j."""
 
+_WHY = {
+    "A": "in A the arrows 0 → 1 → 2 → 0 close a circle, so every answer can be reached from every other",
+    "B": "in B answer 0 never lost, so its reward grows without end",
+    "C": "in C the groups {0, 1} and {2, 3} never met, so any gap between them fits",
+    "D": "in D the group {0, 1} never lost to {2, 3}, so the gap between them grows without end",
+    "E": "in E wins in both directions link 0 with 1, 1 with 2 and 2 with 3, so every answer can be reached from "
+    "every other",
+}
+
+
+def _other_sets(taken: tuple[Misconception, ...]) -> tuple[Misconception, ...]:
+    """For each set of tables that is wrong and not among those taken: which tables it gets wrong, and why."""
+    others = []
+    for bits in range(2 ** len(TABLES)):
+        named = {name for i, name in enumerate(TABLES) if bits >> i & 1}
+        if named == {"A", "E"} or any(named == wrong.answer for wrong in taken):
+            continue
+        errors = "; ".join(reason for name, reason in _WHY.items() if (name in named) != (name in "AE"))
+        others.append(Misconception("tables " + "".join(sorted(named)), named, f"Look again: {errors}."))
+    return tuple(others)
+
+
+_SETS = (
+    Misconception(
+        "both directions needed in each pair",
+        {"E"},
+        "Table A has no pair with wins in both directions, but the arrows 0 → 1 → 2 → 0 close a circle: every "
+        "answer can be reached from every other, and that is all that Ford's condition asks.",
+    ),
+    Misconception(
+        "nobody unbeaten is enough",
+        {"A", "D", "E"},
+        "In table D each answer has lost at least once, but the group {0, 1} never lost to the group {2, 3}. "
+        "Ford's condition is about groups: the gap between the groups grows without end.",
+    ),
+    Misconception(
+        "connected is not needed",
+        {"A", "C", "E"},
+        "In table C the groups {0, 1} and {2, 3} never met. Any gap between them fits equally well, so there is "
+        "no one maximum.",
+    ),
+    Misconception(
+        "only single answers",
+        {"A", "C", "D", "E"},
+        "You looked for a single unbeaten answer. Groups matter too: in table C two groups never met, and in "
+        "table D one group never lost to the other.",
+    ),
+    Misconception(
+        "every pair must meet",
+        {"A"},
+        "In table E answers 0 and 3 never met, but both are linked through 1 and 2, with wins in both directions "
+        "on the way. That is enough.",
+    ),
+    Misconception(
+        "the others",
+        {"B", "C", "D"},
+        "You named the tables without one finite best fit. The question asks for those that have one.",
+    ),
+    Misconception(
+        "every table",
+        {"A", "B", "C", "D", "E"},
+        "Not every table has one. In B answer 0 never lost; in C two groups never met; in D the group {0, 1} never "
+        "lost "
+        "to {2, 3}.",
+    ),
+    Misconception(
+        "none", set(), "Some have one: look for tables in which the arrows lead from every answer to every other."
+    ),
+    Misconception(
+        "connected is enough",
+        {"A", "B", "D", "E"},
+        "All these tables are connected, but the direction of the wins counts as well: in B answer 0 never lost, "
+        "in D the group {0, 1} never lost to {2, 3}. Their rewards run away to infinity.",
+    ),
+)
+
 q6 = Question(
     title="1.6 Which tables have one finite best fit?",
     value={"A", "E"},
@@ -540,49 +1038,7 @@ q6 = Question(
         "Look for a group of answers that no arrow from outside enters, or that no arrow leaves. The group can be one "
         "answer, or two.",
     ),
-    misconceptions=(
-        Misconception(
-            "both directions needed in each pair",
-            {"E"},
-            "Table A has no pair with wins in both directions, but the arrows 0 → 1 → 2 → 0 close a circle: every "
-            "answer can be reached from every other, and that is all that Ford's condition asks.",
-        ),
-        Misconception(
-            "nobody unbeaten is enough",
-            {"A", "D", "E"},
-            "In table D each answer has lost at least once, but the group {0, 1} never lost to the group {2, 3}. "
-            "Ford's condition is about groups: the gap between the groups grows without end.",
-        ),
-        Misconception(
-            "connected is not needed",
-            {"A", "C", "E"},
-            "In table C the groups {0, 1} and {2, 3} never met. Any gap between them fits equally well, so there is "
-            "no one maximum.",
-        ),
-        Misconception(
-            "only single answers",
-            {"A", "C", "D", "E"},
-            "You looked for a single unbeaten answer. Groups matter too: in table C two groups never met, and in "
-            "table D one group never lost to the other.",
-        ),
-        Misconception(
-            "every pair must meet",
-            {"A"},
-            "In table E answers 0 and 3 never met, but both are linked through 1 and 2, with wins in both directions "
-            "on the way. That is enough.",
-        ),
-        Misconception(
-            "the others",
-            {"B", "C", "D"},
-            "You named the tables without one finite best fit. The question asks for those that have one.",
-        ),
-        Misconception(
-            "connected is enough",
-            {"A", "B", "D", "E"},
-            "All these tables are connected, but the direction of the wins counts as well: in B answer 0 never lost, "
-            "in D the group {0, 1} never lost to {2, 3}. Their rewards run away to infinity.",
-        ),
-    ),
+    misconceptions=_SETS + _other_sets(_SETS),
 )
 
 # --- predictions ----------------------------------------------------------------------------------------------------

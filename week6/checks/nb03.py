@@ -1,23 +1,65 @@
 """Questions of notebook 03, the RLHF objective: reward on a leash."""
 
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from week6 import objective, ppo
+from week6.checks.cases import random_mask, whole
 from week6.checks.engine import Misconception, Prediction, Question
+from week6.checks.grading import Verdict
+from week6.checks.inspection import not_a_function
 
 Case = tuple[Tensor, Tensor, float]
+Product = Callable[[Tensor, Tensor], Tensor]
 
 
-def _log_policies(g: torch.Generator, *shape: int) -> Tensor:
-    """log-probabilities of random distributions over the last axis."""
-    return (1.5 * torch.randn(*shape, generator=g, dtype=torch.float64)).log_softmax(-1)
+def _log_policies(g: torch.Generator, *shape: int, spread: float = 1.5) -> Tensor:
+    """log-probabilities of random distributions over the last axis, from logits of this spread."""
+    return (spread * torch.randn(*shape, generator=g, dtype=torch.float64)).log_softmax(-1)
 
 
 def _never_first(log_p: Tensor) -> Tensor:
     """The same distributions, except that the first answer has probability 0."""
     never = torch.full_like(log_p[..., :1], -torch.inf)
     return torch.cat([never, log_p[..., 1:]], dim=-1).log_softmax(-1)
+
+
+def _as_policy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of log-probabilities, with a gradient only along changes that keep their probabilities' sum."""
+
+    @functools.wraps(function)
+    def of_policy(log_p: Tensor, *others: Any) -> Any:
+        if log_p.requires_grad:
+            zeros = any(isinstance(x, Tensor) and bool(x.isinf().any()) for x in (log_p, *others))
+            log_p = log_p.detach() if zeros else log_p.log_softmax(-1)  # the values are what they were
+        return function(log_p, *others)
+
+    return of_policy
+
+
+class _OfAPolicy(Question):
+    """A question about a function of a policy, its first argument, that is trained through it.
+
+    The probabilities sum to 1, and an answer may use that, as equations (9) and (27) do. So gradients are compared
+    along changes that keep the sum. Where a probability is zero none is asked for, since log p has none that is
+    finite there.
+    """
+
+    def _of_function(self, answer: Any) -> Verdict:
+        if answer is ... or answer is None or not_a_function(answer):
+            return super()._of_function(answer)
+        wrong = tuple(dataclasses.replace(wrong, answer=_as_policy(wrong.answer)) for wrong in self.misconceptions)
+        assert self.reference is not None
+        asked = dataclasses.replace(self, reference=_as_policy(self.reference), misconceptions=wrong)
+        return Question._of_function(asked, _as_policy(answer))
 
 
 def _by_hand(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -29,101 +71,229 @@ def _by_hand(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def _two_distributions(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    p, q = _log_policies(g, 6), _log_policies(g, 6)
+    def drawn(*shape: int) -> tuple[Tensor, Tensor]:
+        return _log_policies(g, *shape), _log_policies(g, *shape)
+
+    p, q = drawn(4)
     return [
-        (p, q),
-        (_log_policies(g, 4, 3), _log_policies(g, 4, 3)),
+        drawn(3),
+        drawn(2, 4),
         (_never_first(p), q),
-        (_log_policies(g, 2, 3, 5), _log_policies(g, 2, 3, 5)),
+        (p, _never_first(q)),  # infinite
+        drawn(2, 3, 5),
+        drawn(1, whole(g, 2, 6)),
+        drawn(whole(g, 2, 5), whole(g, 6, 9)),
+        (_log_policies(g, 3, 4), _log_policies(g, 3, 4, spread=100.0)),
     ]
 
 
-q1 = Question(
+def _with_and_without_zeros(
+    name: str, kl: Callable[[Tensor, Tensor, Product], Tensor], message: str
+) -> list[Misconception]:
+    """A wrong KL in three versions: zeros of its weights taken care of, 0 · inf left as nan, all that is infinite "
+    "dropped."""
+
+    def careful(weight: Tensor, x: Tensor) -> Tensor:
+        return torch.where(weight == 0, 0.0, weight * x)
+
+    def finite(weight: Tensor, x: Tensor) -> Tensor:
+        return torch.where(torch.isfinite(weight * x), weight * x, 0.0)
+
+    nan = " And where p(y) = 0 there is a nan: 0 · (−inf). Choose with torch.where."
+    dropped = " And infinite terms are dropped: where q(y) = 0 < p(y), the KL is infinite."
+    return [
+        Misconception(name, lambda p, q: kl(p, q, careful), message),
+        Misconception(f"{name}, nan at zeros", lambda p, q: kl(p, q, torch.mul), message + nan),
+        Misconception(f"{name}, infinity dropped", lambda p, q: kl(p, q, finite), message + dropped),
+    ]
+
+
+def _weights_held(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return torch.where(log_p.exp() > 0, log_p.exp().detach() * (log_p - log_q), 0.0).sum(-1)
+
+
+q1 = _OfAPolicy(
     title="3.1 KL divergence",
     name="kl",
     reference=objective.kl_divergence,
     cases=_two_distributions,
-    grad_args=(1,),
+    grad_args=(0,),
     hints=(
-        "Three factors in (1): a weight p(y), and the difference log p(y) − log q(y); then a sum over the last "
-        "axis. Get "
-        "p from its logarithm.",
+        "Three factors in (1): a weight p(y), and the difference log p(y) − log q(y); then a sum over the last axis. "
+        "Get p from its logarithm.",
         "For zeros: torch.where(p > 0, p * (log_p - log_q), 0.0), then .sum(-1).",
     ),
     misconceptions=(
-        Misconception(
+        *_with_and_without_zeros(
             "swapped",
-            lambda log_p, log_q: _by_hand(log_q, log_p),
+            lambda p, q, mul: mul(q.exp(), q - p).sum(-1),
             "You computed KL(q ‖ p). In (1) the weights and the first logarithm belong to the first argument: the "
-            "answers "
-            "come from p.",
+            "answers come from p.",
         ),
-        Misconception(
+        *_with_and_without_zeros(
             "wrong weights",
-            lambda log_p, log_q: (log_q.exp() * (log_p - log_q)).sum(-1),
+            lambda p, q, mul: mul(q.exp(), p - q).sum(-1),
             "You average the log-ratio with the probabilities of q. In (1) the expectation is under p, the first "
             "argument.",
         ),
-        Misconception(
+        *_with_and_without_zeros(
             "sign",
-            lambda log_p, log_q: -_by_hand(log_p, log_q),
+            lambda p, q, mul: -mul(p.exp(), p - q).sum(-1),
             "Your sign is flipped: (1) has log p − log q. By (3) a KL is never negative, and yours always is.",
         ),
         Misconception(
             "unweighted sum",
-            lambda log_p, log_q: (log_p - log_q).sum(-1),
+            lambda p, q: (p - q).sum(-1),
             "You add up the log-ratios without the weights p(y). (1) is an expectation: likely answers count more.",
         ),
         Misconception(
             "unweighted mean",
-            lambda log_p, log_q: (log_p - log_q).mean(-1),
-            "You average the log-ratios with equal weights. The expectation in (1) is under p: weight each answer "
-            "by p(y).",
+            lambda p, q: (p - q).mean(-1),
+            "You average the log-ratios with equal weights. The expectation in (1) is under p: weight each answer by "
+            "p(y).",
         ),
         Misconception(
             "logarithm as weight",
-            lambda log_p, log_q: (log_p * (log_p - log_q)).sum(-1),
+            lambda p, q: (p * (p - q)).sum(-1),
             "You weight by log p(y). The weight in (1) is the probability itself: log_p.exp().",
         ),
         Misconception(
             "zero times infinity",
-            lambda log_p, log_q: (log_p.exp() * (log_p - log_q)).sum(-1),
-            "Right except where p(y) = 0: there log p = −inf, and 0 · (−inf) is nan. By the convention below (1) "
-            "such an "
-            "answer counts as 0: choose with torch.where.",
+            lambda p, q: (p.exp() * (p - q)).sum(-1),
+            "Right except where p(y) = 0: there log p = −inf, and 0 · (−inf) is nan. By the convention below (1) such "
+            "an answer counts as 0: choose with torch.where.",
         ),
         Misconception(
+            "infinity dropped",
+            lambda p, q: torch.where(torch.isfinite(p - q), p.exp() * (p - q), 0.0).sum(-1),
+            "You count every term with an infinite logarithm as 0. That is right where p(y) = 0. Where q(y) = 0 < "
+            "p(y), the KL is infinite: p gives an answer that q never gives.",
+        ),
+        Misconception(
+            "infinity made finite",
+            lambda p, q: (p.exp() * (p - q)).nan_to_num(0.0).sum(-1),
+            "`nan_to_num` also replaces inf by a large finite number. Where q(y) = 0 < p(y), the KL is infinite; only "
+            "where p(y) = 0 a term counts as 0.",
+        ),
+        *_with_and_without_zeros(
             "mean over answers",
-            lambda log_p, log_q: _by_hand(log_p, log_q) / log_p.shape[-1],
-            "You took the mean over the N answers. The weights p(y) in (1) already make an average: sum, do not "
-            "divide by N.",
+            lambda p, q, mul: mul(p.exp(), p - q).mean(-1),
+            "You took the mean over the N answers. The weights p(y) in (1) already make an average: sum, do not divide "
+            "by N.",
+        ),
+        *_with_and_without_zeros(
+            "sum over rows",
+            lambda p, q, mul: mul(p.exp(), p - q).sum(),
+            "You summed over everything. Each row is a distribution of its own: sum over the last axis only, .sum(-1).",
+        ),
+        *_with_and_without_zeros(
+            "mean of the rows",
+            lambda p, q, mul: mul(p.exp(), p - q).sum(-1).mean(),
+            "You averaged over the rows. Each row is a distribution of its own and has a KL of its own: return one "
+            "number for each.",
+        ),
+        *_with_and_without_zeros(
+            "sum over the first axis",
+            lambda p, q, mul: mul(p.exp(), p - q).sum(0),
+            "You sum over the first axis, which holds different distributions. The answers lie along the last: "
+            ".sum(-1).",
         ),
         Misconception(
-            "sum over rows",
-            lambda log_p, log_q: _by_hand(log_p, log_q).sum(),
-            "You summed over everything. Each row is a distribution of its own: sum over the last axis only, .sum(-1).",
+            "batchmean of the library",
+            lambda p, q: F.kl_div(q, p.exp(), reduction="batchmean"),
+            "`batchmean` adds up everything and divides by the length of the first axis. One number for each row is "
+            "asked "
+            'for: reduction="none", then .sum(-1).',
+        ),
+        Misconception(
+            "mean of the library",
+            lambda p, q: F.kl_div(q, p.exp(), reduction="sum") / p.numel(),
+            "The library's mean divides by the number of elements. (1) is a weighted sum, one for each row: "
+            'reduction="none", then .sum(-1).',
+        ),
+        *_with_and_without_zeros(
+            "bits",
+            lambda p, q, mul: mul(p.exp(), p - q).sum(-1) / math.log(2),
+            "That is the KL in bits (logarithms to base 2). (1) has natural logarithms: nats.",
+        ),
+        Misconception(
+            "logarithms taken for probabilities",
+            lambda p, q: (p * (p / q).log()).nansum(-1),
+            "You take the inputs for probabilities. They are logarithms already: the weight is log_p.exp(), and the "
+            "log of the quotient is log_p − log_q.",
+        ),
+        Misconception(
+            "logarithm of a logarithm",
+            lambda p, q: (p.exp() * (p / q).log()).nansum(-1),
+            "You take the logarithm of log p / log q. The log of the quotient p/q is the difference log_p − log_q.",
+        ),
+        Misconception(
+            "ratio without its logarithm",
+            lambda p, q: (p.exp() * (p - q).exp()).sum(-1),
+            "You average the ratio p/q. (1) has its logarithm: log_p − log_q, without exp.",
+        ),
+        Misconception(
+            "difference of probabilities",
+            lambda p, q: (p.exp() * (p.exp() - q.exp())).sum(-1),
+            "You subtract probabilities. (1) subtracts their logarithms, which are the inputs as they come.",
+        ),
+        *_with_and_without_zeros(
+            "negative terms cut",
+            lambda p, q, mul: mul(p.exp(), p - q).clamp(min=0).sum(-1),
+            "You cut single terms at 0. They may be negative; only the whole sum is not, see (3).",
+        ),
+        *_with_and_without_zeros(
+            "symmetric",
+            lambda p, q, mul: mul(p.exp(), p - q).sum(-1) + mul(q.exp(), q - p).sum(-1),
+            "You add KL(q ‖ p). (1) is one direction only, the answers come from p. KL is not symmetric.",
+        ),
+        *_with_and_without_zeros(
+            "symmetric mean",
+            lambda p, q, mul: (mul(p.exp(), p - q).sum(-1) + mul(q.exp(), q - p).sum(-1)) / 2,
+            "You average both directions. (1) is one direction only, the answers come from p. KL is not symmetric.",
+        ),
+        *_with_and_without_zeros(
+            "squared",
+            lambda p, q, mul: mul(p.exp(), (p - q) ** 2).sum(-1),
+            "You square the log-ratio. (1) is the mean of the log-ratio itself.",
         ),
         Misconception(
             "entropy only",
-            lambda log_p, log_q: _by_hand(log_p, torch.zeros_like(log_q)),
+            lambda p, q: _by_hand(p, torch.zeros_like(q)),
             "You left out q: Σ p log p is minus the entropy of p. (1) subtracts log q(y) in the brackets.",
         ),
         Misconception(
             "cross entropy",
-            lambda log_p, log_q: -(log_p.exp() * log_q).sum(-1),
-            "That is the cross-entropy, −Σ p log q. (1) has the term Σ p log p as well: KL is cross-entropy minus "
-            "the "
+            lambda p, q: -(p.exp() * q).sum(-1),
+            "That is the cross-entropy, −Σ p log q. (1) has the term Σ p log p as well: KL is cross-entropy minus the "
             "entropy of p.",
         ),
-        Misconception(
+        *_with_and_without_zeros(
             "absolute value",
-            lambda log_p, log_q: torch.where(log_p.exp() > 0, log_p.exp() * (log_p - log_q).abs(), 0.0).sum(-1),
+            lambda p, q, mul: mul(p.exp(), (p - q).abs()).sum(-1),
             "You took absolute values. Single terms of (1) may be negative; only the whole sum is not, see (3).",
         ),
+        *_with_and_without_zeros(
+            "not summed",
+            lambda p, q, mul: mul(p.exp(), p - q),
+            "You return the terms of (1), one for each answer. Add them up over the last axis: .sum(-1).",
+        ),
         Misconception(
-            "renormalised",
-            lambda log_p, log_q: _by_hand(log_p, log_q) / log_p.numel(),
-            "You divided by the number of elements. (1) is a weighted sum: no division.",
+            "axis kept",
+            lambda p, q: _by_hand(p, q).unsqueeze(-1),
+            "You keep the summed axis (`keepdim`). One number for each row is asked for, without that axis.",
+        ),
+        Misconception(
+            "weights detached",
+            _weights_held,
+            "The value is right, but you detached the weights p(y). The policy is trained through them too: its "
+            "gradient must flow through p and through log p.",
+        ),
+        Misconception(
+            "all detached",
+            lambda p, q: _by_hand(p, q).detach(),
+            "The value is right, but no gradient reaches `log_p`, so nothing could be trained through it: no "
+            "`.detach()`, `.item()`, `.data`, NumPy or `torch.no_grad()`.",
         ),
     ),
 )
@@ -132,22 +302,27 @@ q1 = Question(
 
 
 def _objective_cases(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, float]]:
-    def rewards(*shape: int) -> Tensor:
-        return 2 * torch.randn(*shape, generator=g, dtype=torch.float64)
+    def drawn(beta: float, *shape: int) -> tuple[Tensor, Tensor, Tensor, float]:
+        rewards = 2 * torch.randn(*shape, generator=g, dtype=torch.float64)
+        return _log_policies(g, *shape), _log_policies(g, *shape), rewards, beta
 
+    policy, reference, rewards, beta = drawn(0.1, 4)
     return [
-        (_log_policies(g, 6), _log_policies(g, 6), rewards(6), 0.5),
-        (_log_policies(g, 4, 3), _log_policies(g, 4, 3), rewards(4, 3), 2.0),
-        (_never_first(_log_policies(g, 5)), _log_policies(g, 5), rewards(5), 0.1),
+        drawn(0.5, 3),
+        drawn(2.0, 2, 4),
+        (_never_first(policy), reference, rewards, beta),
+        (*drawn(0.3, 3, 3)[:2], -3 - torch.rand(3, 3, generator=g, dtype=torch.float64), 0.3),  # all rewards negative
+        drawn(1.5, 1, whole(g, 2, 6)),
+        drawn(0.7, whole(g, 2, 5), whole(g, 6, 9)),
     ]
 
 
-q2 = Question(
+q2 = _OfAPolicy(
     title="3.2 The objective",
     name="objective",
     reference=objective.rlhf_objective,
     cases=_objective_cases,
-    grad_args=(1, 2),
+    grad_args=(0,),
     hints=(
         "Two parts. The expected reward is Σ_y π(y) r(y), a sum over the last axis with the weights log_probs.exp().",
         "(log_probs.exp() * rewards).sum(-1) − beta * kl_divergence(log_probs, ref_log_probs). The policy comes first.",
@@ -166,7 +341,7 @@ q2 = Question(
         ),
         Misconception(
             "KL the other way round",
-            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * (ref.exp() * (ref - p)).sum(-1),
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * _by_hand(ref, p),
             "Your KL is KL(π_ref ‖ π). The leash in (4) is KL(π ‖ π_ref): the policy is the first argument.",
         ),
         Misconception(
@@ -223,6 +398,75 @@ q2 = Question(
             "You added up the rows. Each row is a problem of its own with its own J: sum over the last axis only.",
         ),
         Misconception(
+            "mean of the rows",
+            lambda p, ref, r, beta: ((p.exp() * r).sum(-1) - beta * _by_hand(p, ref)).mean(),
+            "You averaged over the rows. Each row is a problem of its own with its own J: one number for each.",
+        ),
+        Misconception(
+            "rewards weighted with logarithms",
+            lambda p, ref, r, beta: (p * r).nan_to_num(0.0, neginf=0.0, posinf=0.0).sum(-1) - beta * _by_hand(p, ref),
+            "You weight the rewards with log-probabilities. E_π[r] has the probabilities: log_probs.exp() (and no nan "
+            "to hide then).",
+        ),
+        Misconception(
+            "rewards weighted with logarithms, as it stands",
+            lambda p, ref, r, beta: (p * r).sum(-1) - beta * _by_hand(p, ref),
+            "You weight the rewards with log-probabilities. E_π[r] has the probabilities: log_probs.exp().",
+        ),
+        Misconception(
+            "rewards not summed",
+            lambda p, ref, r, beta: p.exp() * r - beta * _by_hand(p, ref).unsqueeze(-1),
+            "E_π[r] is a sum over the answers: your first part still has one number for each answer. Add .sum(-1).",
+        ),
+        Misconception(
+            "J of each answer",
+            lambda p, ref, r, beta: p.exp() * r - beta * torch.where(p.exp() > 0, p.exp() * (p - ref), 0.0),
+            "You return the terms of (4), one for each answer. J is their sum over the last axis: .sum(-1).",
+        ),
+        Misconception(
+            "nan at zeros",
+            lambda p, ref, r, beta: (p.exp() * (r - beta * (p - ref))).sum(-1),
+            "Right except where π(y) = 0: there 0 · (−inf) is nan. Use `kl_divergence`, which takes care of it.",
+        ),
+        Misconception(
+            "square root of the KL",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * _by_hand(p, ref).sqrt(),
+            "You take the square root of the KL. (4) has the KL itself; its root is only the axis of some plots.",
+        ),
+        Misconception(
+            "KL squared",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * _by_hand(p, ref) ** 2,
+            "You square the KL. (4) has the KL itself, times β.",
+        ),
+        Misconception(
+            "KL averaged over answers",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * _by_hand(p, ref) / p.shape[-1],
+            "Your KL is divided by the number of answers. The weights π(y) already make an average: no division by N.",
+        ),
+        Misconception(
+            "everything averaged over answers",
+            lambda p, ref, r, beta: (p.exp() * r).mean(-1) - beta * _by_hand(p, ref),
+            "Your expected reward is divided by the number of answers (`mean`). The weights π(y) already make an "
+            "average: sum.",
+        ),
+        Misconception(
+            "KL detached",
+            lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * _by_hand(p, ref).detach(),
+            "The value is right, but the KL is detached from the policy: a policy trained on it would feel no leash.",
+        ),
+        Misconception(
+            "reward detached",
+            lambda p, ref, r, beta: (p.exp().detach() * r).sum(-1) - beta * _by_hand(p, ref),
+            "The value is right, but the expected reward is detached from the policy: training would see the leash "
+            "alone.",
+        ),
+        Misconception(
+            "all detached",
+            lambda p, ref, r, beta: ((p.exp() * r).sum(-1) - beta * _by_hand(p, ref)).detach(),
+            "The value is right, but no gradient reaches `log_probs`, so nothing could be trained on it: no "
+            "`.detach()`, `.item()`, `.data`, NumPy or `torch.no_grad()`.",
+        ),
+        Misconception(
             "entropy for KL",
             lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * _by_hand(p, torch.zeros_like(p)),
             "Your penalty does not know the reference: Σ π log π is minus the entropy. The leash in (4) needs log "
@@ -235,17 +479,39 @@ q2 = Question(
 
 
 def _optimum_cases(g: torch.Generator) -> list[Case]:
-    rewards = torch.randn(3, 4, generator=g, dtype=torch.float64)
+    def drawn(beta: float, *shape: int, scale: float = 1.0) -> Case:
+        return _log_policies(g, *shape), scale * torch.randn(*shape, generator=g, dtype=torch.float64), beta
+
+    reference, rewards, _ = drawn(0.3, 4)
+    large = torch.tensor([[1000.0, 999.9, -1000.0], [-1000.0, -1000.1, -999.9]]).double()
     return [
-        (_log_policies(g, 6), torch.randn(6, generator=g, dtype=torch.float64), 0.5),
-        (_log_policies(g, 3, 4), rewards, 2.0),
-        (_never_first(_log_policies(g, 5)), torch.randn(5, generator=g, dtype=torch.float64) + 1, 0.3),
-        (_log_policies(g, 2, 3), torch.tensor([[1000.0, 999.9, -1000.0], [-1000.0, -1000.1, -999.9]]).double(), 0.1),
+        drawn(0.5, 3),
+        drawn(2.0, 2, 4),
+        (_never_first(reference), rewards + 1, 0.3),
+        (_log_policies(g, 2, 3), large, 0.1),
+        drawn(1.0, 3, 3, scale=150.0),
+        drawn(0.7, 1, whole(g, 2, 6)),
+        drawn(0.05, whole(g, 2, 5), whole(g, 6, 9)),
     ]
 
 
 def _optimum(weighted: Tensor) -> tuple[Tensor, Tensor]:
     log_z = weighted.logsumexp(-1)
+    return weighted - log_z.unsqueeze(-1), log_z
+
+
+def _by_sum(weights: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor]:
+    """log Z from a sum of weights that were taken out of the logarithm."""
+    log_z = weights.sum(-1).log()
+    return weighted - log_z.unsqueeze(-1), log_z
+
+
+def _above_top(weighted: Tensor) -> Tensor:
+    return (weighted - weighted.amax(-1, keepdim=True)).logsumexp(-1)
+
+
+def _shifted(weighted: Tensor, by: float) -> tuple[Tensor, Tensor]:
+    log_z = weighted.logsumexp(-1) + by
     return weighted - log_z.unsqueeze(-1), log_z
 
 
@@ -325,6 +591,73 @@ q3 = Question(
             "add log π_ref and r/β, then torch.logsumexp.",
         ),
         Misconception(
+            "overflow of the weights",
+            lambda ref, r, beta: _by_sum((ref + r / beta).exp(), ref + r / beta),
+            "Right on paper, but you take exp of log π_ref + r/β first, and that overflows for large rewards: "
+            "torch.logsumexp adds up without leaving the logarithms.",
+        ),
+        Misconception(
+            "logarithm of a softmax",
+            lambda ref, r, beta: ((ref + r / beta).softmax(-1).log(), (ref + r / beta).logsumexp(-1)),
+            "Your π* is rounded to 0 for improbable answers, and its logarithm is then −inf. Stay with logarithms: "
+            "log_softmax, or subtract log Z.",
+        ),
+        Misconception(
+            "maximum not added back",
+            lambda ref, r, beta: (_optimum(ref + r / beta)[0], _above_top(ref + r / beta)),
+            "π* is right. To avoid the overflow you subtract the largest exponent; add it to log Z again at the end.",
+        ),
+        Misconception(
+            "axis of Z kept",
+            lambda ref, r, beta: (_optimum(ref + r / beta)[0], _optimum(ref + r / beta)[1].unsqueeze(-1)),
+            "Both values are right, but log Z keeps an axis of length 1 (`keepdim`). Its shape is to be (...), so "
+            "squeeze it before you return it.",
+        ),
+        Misconception(
+            "results swapped",
+            lambda ref, r, beta: _optimum(ref + r / beta)[::-1],
+            "Both values are right, in the wrong order: return (log π*, log Z).",
+        ),
+        Misconception(
+            "only the policy",
+            lambda ref, r, beta: _optimum(ref + r / beta)[0],
+            "You return log π* alone. The pair (log π*, log Z) is asked for.",
+        ),
+        Misconception(
+            "normalised over the first axis",
+            lambda ref, r, beta: ((ref + r / beta).log_softmax(0), (ref + r / beta).logsumexp(0)),
+            "You normalise over the first axis, which holds different problems. The answers lie along the last: "
+            "dim=-1.",
+        ),
+        Misconception(
+            "probability of the reference added",
+            lambda ref, r, beta: _optimum(ref.exp() + r / beta),
+            "You add π_ref to r/β. In the logarithm of (7) it is log π_ref, which is the input as it comes.",
+        ),
+        Misconception(
+            "both as numbers, not logarithms",
+            lambda ref, r, beta: tuple(x.exp() for x in _optimum(ref + r / beta)),
+            "You return π* and Z. Their logarithms are asked for: (log π*, log Z).",
+        ),
+        Misconception(
+            "mean for sum",
+            lambda ref, r, beta: _shifted(ref + r / beta, -math.log(ref.shape[-1])),
+            "Your Z is a mean over the answers. In (7) it is a sum: the weights π_ref already make an average.",
+        ),
+        Misconception(
+            "log Z with its sign turned",
+            lambda ref, r, beta: (_optimum(ref + r / beta)[0], -_optimum(ref + r / beta)[1]),
+            "π* is right. Your log Z has the wrong sign: it is the logarithm of the sum itself.",
+        ),
+        Misconception(
+            "log Z added",
+            lambda ref, r, beta: (
+                ref + r / beta + _optimum(ref + r / beta)[1].unsqueeze(-1),
+                _optimum(ref + r / beta)[1],
+            ),
+            "log Z is right, but you add it to the exponent. (7) divides by Z, so subtract log Z.",
+        ),
+        Misconception(
             "one Z for all rows",
             lambda ref, r, beta: (
                 ref + r / beta - (ref + r / beta).flatten().logsumexp(0),
@@ -370,12 +703,22 @@ def _token_cases(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, Tenso
     def log_probs(*shape: int) -> Tensor:
         return -3 * torch.rand(shape, generator=g)
 
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]).bool()
-    garbage = log_probs(3, 4).masked_fill(~mask, -torch.inf)
+    def drawn(beta: float, lengths: list[int], width: int) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+        shape = (len(lengths), width)
+        mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+        return torch.randn(shape[0], generator=g), log_probs(*shape), log_probs(*shape), mask, beta
+
+    scores, garbage, _, mask, _ = drawn(2.0, [2, 3, 1], 4)
+    garbage = garbage.masked_fill(~mask, -torch.inf)
+    rows, width = whole(g, 2, 5), whole(g, 5, 9)
+    lengths = random_mask(g, rows, width).sum(1).tolist()
     return [
-        (torch.randn(3, generator=g), log_probs(3, 4), log_probs(3, 4), mask, 0.5),
-        (torch.randn(2, generator=g), log_probs(2, 5), log_probs(2, 5), torch.ones(2, 5).bool(), 0.1),
-        (torch.randn(3, generator=g), garbage, garbage * 0.5, mask, 2.0),
+        drawn(0.5, [2, 3], 3),
+        drawn(0.1, [1, 3, 2, 2], 5),
+        (scores, garbage, garbage * 0.5, mask, 2.0),
+        drawn(0.3, [4], 4),
+        drawn(0.7, lengths, width),
+        (-1 - torch.rand(3, generator=g), *drawn(0.2, [3, 1, 4], 4)[1:]),  # all scores negative
     ]
 
 
@@ -389,6 +732,12 @@ def _penalty(p: Tensor, ref: Tensor, mask: Tensor, beta: float) -> Tensor:
     return torch.where(mask, -beta * (p - ref), 0.0)
 
 
+def _scores_by_column(s: Tensor, p: Tensor, ref: Tensor, mask: Tensor, beta: float) -> Tensor:
+    rewards = _penalty(p, ref, mask, beta)
+    rewards[:, mask.sum(-1) - 1] += s
+    return rewards
+
+
 def _score_in_last_column(s: Tensor, p: Tensor, ref: Tensor, mask: Tensor, beta: float) -> Tensor:
     rewards = _penalty(p, ref, mask, beta)
     return torch.cat([rewards[:, :-1], rewards[:, -1:] + s[:, None]], dim=1)
@@ -399,7 +748,6 @@ q4 = Question(
     name="token_rewards",
     reference=ppo.shape_rewards,
     cases=_token_cases,
-    grad_args=(0,),
     hints=(
         "First the penalty for all tokens, −β·(log_probs − ref_log_probs), with 0 where the mask is False "
         "(torch.where). "
@@ -423,15 +771,120 @@ q4 = Question(
         Misconception(
             "score in the last column",
             _score_in_last_column,
-            "You put the score into the last column, which is padding in short rows. The last *real* token of a "
-            "row has "
-            "index mask.sum(-1) − 1.",
+            "You put the score into the last column, which is padding in short rows. The last *real* token of a row "
+            "has index mask.sum(-1) − 1.",
+        ),
+        Misconception(
+            "score in the last column of full rows",
+            lambda s, p, ref, m, beta: (
+                _penalty(p, ref, m, beta) + (torch.arange(m.shape[1]) == m.shape[1] - 1) * (s[:, None] * m)
+            ),
+            "Only rows without padding get their score: you put it into the last column, and the mask removes it "
+            "elsewhere. The last *real* token of a row has index mask.sum(-1) − 1.",
+        ),
+        Misconception(
+            "length of the first row",
+            lambda s, p, ref, m, beta: (
+                _penalty(p, ref, m, beta) + (torch.arange(m.shape[1]) == m[0].sum() - 1) * s[:, None]
+            ),
+            "You use the length of the first row for all. Each row has its own last real token, index mask.sum(-1) − "
+            "1.",
+        ),
+        Misconception(
+            "length of the longest row",
+            lambda s, p, ref, m, beta: (
+                _penalty(p, ref, m, beta) + (torch.arange(m.shape[1]) == m.sum(-1).max() - 1) * s[:, None]
+            ),
+            "You use the length of the longest row for all. Each row has its own last real token, index mask.sum(-1) − "
+            "1.",
+        ),
+        Misconception(
+            "columns without rows",
+            _scores_by_column,
+            "`rewards[:, last]` chooses these columns in *every* row. Name the row of each column as well: "
+            "rewards[torch.arange(B), last].",
         ),
         Misconception(
             "score one late",
             lambda s, p, ref, m, beta: _penalty(p, ref, m, beta) + _at_last(s, m, 1),
             "Your score stands one place late, after the last real token: the index is mask.sum(-1) − 1, as "
             "counting begins at 0.",
+        ),
+        Misconception(
+            "score one late, kept inside",
+            lambda s, p, ref, m, beta: (
+                _penalty(p, ref, m, beta)
+                + (torch.arange(m.shape[1]) == m.sum(-1).clamp(max=m.shape[1] - 1)[:, None]) * s[:, None]
+            ),
+            "Your score stands one place late where there is room: the index is mask.sum(-1) − 1, as counting begins "
+            "at 0.",
+        ),
+        Misconception(
+            "score divided by the length",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, beta) + _at_last(s / m.sum(-1), m),
+            "You divide the score by the length of the answer. In (21) the last token gets r(y) as it is.",
+        ),
+        Misconception(
+            "score subtracted",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, beta) - _at_last(s, m),
+            "You subtract the score. In (21) it is added: a good answer has a positive score.",
+        ),
+        Misconception(
+            "no score",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, beta),
+            "The score is missing: (21) adds r(y) at the last real token.",
+        ),
+        Misconception(
+            "no penalty",
+            lambda s, p, ref, m, beta: _at_last(s, m),
+            "The penalty is missing: in (21) every real token gets −β d_t.",
+        ),
+        Misconception(
+            "penalty divided by beta",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, 1 / beta) + _at_last(s, m),
+            "You divide by β. In (21) it multiplies the log-ratio: it is the price of a nat.",
+        ),
+        Misconception(
+            "k2 for the log-ratio",
+            lambda s, p, ref, m, beta: torch.where(m, -beta * (p - ref) ** 2 / 2, 0.0) + _at_last(s, m),
+            "You charge d_t²/2. (21) charges the log-ratio d_t itself; only then is the sum in (22) the KL.",
+        ),
+        Misconception(
+            "k3 for the log-ratio",
+            lambda s, p, ref, m, beta: torch.where(m, -beta * ((ref - p).exp() - 1 + p - ref), 0.0) + _at_last(s, m),
+            "You charge e^{−d_t} − 1 + d_t (k3 of section 9). (21) charges the log-ratio d_t itself.",
+        ),
+        Misconception(
+            "probabilities for logarithms",
+            lambda s, p, ref, m, beta: torch.where(m, -beta * (p.exp() - ref.exp()), 0.0) + _at_last(s, m),
+            "You subtract probabilities. d_t in (19) is the difference of the log-probabilities, which are the inputs.",
+        ),
+        Misconception(
+            "penalty without the reference",
+            lambda s, p, ref, m, beta: torch.where(m, -beta * p, 0.0) + _at_last(s, m),
+            "Your penalty does not know the reference. d_t in (19) is log π − log π_ref.",
+        ),
+        Misconception(
+            "later log-ratios added",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, beta).flip(1).cumsum(1).flip(1) + _at_last(s, m),
+            "You add up the penalties of later tokens. That is the reward-to-go of notebook 04; in (21) each token "
+            "pays its own d_t.",
+        ),
+        Misconception(
+            "earlier log-ratios added",
+            lambda s, p, ref, m, beta: torch.where(m, _penalty(p, ref, m, beta).cumsum(1), 0.0) + _at_last(s, m),
+            "You add up the penalties so far. In (21) each token pays its own d_t; the sum (19) comes later.",
+        ),
+        Misconception(
+            "penalty averaged",
+            lambda s, p, ref, m, beta: _penalty(p, ref, m, beta) / m.sum(-1, keepdim=True) + _at_last(s, m),
+            "You divide the penalties by the length of the answer. (21) does not: the KL of an answer is a sum over "
+            "tokens.",
+        ),
+        Misconception(
+            "summed",
+            lambda s, p, ref, m, beta: (_penalty(p, ref, m, beta) + _at_last(s, m)).sum(-1),
+            "You add up the rewards of each answer. Return one for each token, of shape (B, T); the sum is (22).",
         ),
         Misconception(
             "score one early",
@@ -517,7 +970,11 @@ def _sampled_log_probs(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     def log_probs(*shape: int) -> Tensor:
         return -3 * torch.rand(shape, generator=g, dtype=torch.float64)
 
-    return [(log_probs(6), log_probs(6)), (log_probs(2, 4), log_probs(2, 4)), (log_probs(), log_probs())]
+    def drawn(*shape: int) -> tuple[Tensor, Tensor]:
+        return log_probs(*shape), log_probs(*shape)
+
+    far = (log_probs(3) - 6, log_probs(3))
+    return [drawn(3), drawn(2, 3), drawn(), far, drawn(1), drawn(whole(g, 2, 5), whole(g, 2, 5)), drawn(2, 1, 3)]
 
 
 def _three(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -584,6 +1041,82 @@ q5 = Question(
             "k2 lacks the factor ½: for small d it must agree with k3, whose series begins with d²/2.",
         ),
         Misconception(
+            "k2 not squared",
+            lambda p, ref: _with(1, (p - ref) / 2, p - ref),
+            "Your k2 is d/2. (24) has the square: ½ d².",
+        ),
+        Misconception(
+            "k2 of u − 1",
+            lambda p, ref: _with(1, ((ref - p).exp() - 1) ** 2 / 2, p - ref),
+            "Your k2 is ½ (u − 1)². (24) has the logarithm: ½ (log u)² = ½ d².",
+        ),
+        Misconception(
+            "k2 and k3 exchanged",
+            lambda p, ref: (_three(p - ref)[0], *_three(p - ref)[:0:-1]),
+            "k2 and k3 are right but exchanged: return (k1, k2, k3).",
+        ),
+        Misconception(
+            "order turned round",
+            lambda p, ref: _three(p - ref)[::-1],
+            "All three are right, in the wrong order: return (k1, k2, k3).",
+        ),
+        Misconception(
+            "k1 in bits",
+            lambda p, ref: _with(0, (p - ref) / math.log(2), p - ref),
+            "Your k1 is in bits (base 2). All logarithms here are natural, so (23) needs no factor.",
+        ),
+        Misconception(
+            "all in bits",
+            lambda p, ref: _three((p - ref) / math.log(2)),
+            "Your log-ratio is in bits (base 2). All logarithms here are natural: d = log π − log π_ref as it comes.",
+        ),
+        Misconception(
+            "quotient of logarithms",
+            lambda p, ref: _three(-(ref / p).log()),
+            "You divide log-probabilities. u in (23) is a ratio of probabilities: log u = log π_ref − log π.",
+        ),
+        Misconception(
+            "ratio for k1",
+            lambda p, ref: _with(0, (p - ref).exp(), p - ref),
+            "Your k1 is the ratio. (23) has its logarithm: the difference of the log-probabilities.",
+        ),
+        Misconception(
+            "k3 with its sign turned",
+            lambda p, ref: _with(2, 1 - (ref - p).exp() - (p - ref), p - ref),
+            "Your k3 has the wrong sign as a whole: u − 1 − log u is never negative, by (2).",
+        ),
+        Misconception(
+            "k3 of order two",
+            lambda p, ref: _with(2, (p - ref) ** 2 / 2, p - ref),
+            "Your k3 is k2. They agree only for small d: (24) has k3 = u − 1 − log u.",
+        ),
+        Misconception(
+            "k3 is k1",
+            lambda p, ref: _with(2, p - ref, p - ref),
+            "Your k3 is k1. Both have the KL as their mean, but (24) has k3 = u − 1 − log u.",
+        ),
+        Misconception(
+            "k3 clamped",
+            lambda p, ref: _with(2, (p - ref).clamp_min(0), p - ref),
+            "Your k3 is k1, cut at 0. (24) has k3 = u − 1 − log u, which is never negative by itself.",
+        ),
+        Misconception(
+            "two only",
+            lambda p, ref: _three(p - ref)[:2],
+            "You return two values. Three are asked for: (k1, k2, k3).",
+        ),
+        Misconception(
+            "summed",
+            lambda p, ref: tuple(k.sum() for k in _three(p - ref)),
+            "You added up the samples. Return one value for each sample, in the shape of the input.",
+        ),
+        Misconception(
+            "detached",
+            lambda p, ref: _three((p - ref).detach()),
+            "The values are right, but no gradient reaches `log_probs`, so none could be used as a loss: no "
+            "`.detach()`, `.item()`, `.data`, NumPy or `torch.no_grad()`.",
+        ),
+        Misconception(
             "k2 of d halved",
             lambda p, ref: _with(1, ((p - ref) / 2) ** 2, p - ref),
             "In your k2 the half is inside the square. (24) has ½ d².",
@@ -624,6 +1157,33 @@ def _letters(k1: str, k2: str, k3: str) -> dict[str, str]:
     return {"k1": k1, "k2": k2, "k3": k3}
 
 
+_WHY = {
+    "k1": "∇k1 = ∇ log π, and its mean is in (26).",
+    "k2": "∇k2 = d ∇ log π: compare its mean with (27).",
+    "k3": "∇k3 = (1 − u) ∇ log π: the 1 averages out by (26), and for −u ∇ log π see (28).",
+}
+_MEANS = {
+    "A": "has mean zero",
+    "B": "has the mean ∇KL(π ‖ π_ref)",
+    "C": "has the mean ∇KL(π_ref ‖ π)",
+}
+
+
+def _entry_by_entry(right: dict[str, str], named: tuple[Misconception, ...]) -> tuple[Misconception, ...]:
+    """The named misconceptions, and for each other choice of letters what is wrong with each of its letters."""
+    told = [wrong.answer for wrong in named]
+    choices = [dict(zip(right, letters, strict=True)) for letters in itertools.product("ABC", repeat=3)]
+    others = []
+    for choice in choices:
+        if choice == right or choice in told:
+            continue
+        wrong = [k for k in right if choice[k] != right[k]]
+        claims = ", ".join(f"∇{k} {_MEANS[choice[k]]}" for k in wrong)
+        text = f"You say that {claims}. That is not so. {' '.join(_WHY[k] for k in wrong)}"
+        others.append(Misconception("".join(choice.values()), choice, text))
+    return (*named, *others)
+
+
 q6 = Question(
     title="3.6 Which gradient?",
     value=_letters("A", "B", "C"),
@@ -633,66 +1193,71 @@ q6 = Question(
         "∇k3 = (1 − e^{−d}) ∇ log π. The first part has mean zero by (26). For the second, e^{−d} = u: compare "
         "with (28).",
     ),
-    misconceptions=(
-        Misconception(
-            "same value, same gradient",
-            _letters("B", "B", "B"),
-            "You gave B to all three: the gradient of the KL. But autograd computes E[∇k], not ∇E[k], since the "
-            "samples "
-            "depend on θ too. Differentiate each k by itself.",
-        ),
-        Misconception(
-            "unbiased value, right gradient",
-            _letters("B", "A", "B"),
-            "You gave the right gradient to the estimators without bias. Value and gradient are different "
-            "questions: for k1, "
-            "E[∇k1] = E[∇ log π], and (26) says what that is.",
-        ),
-        Misconception(
-            "k1 is the KL",
-            _letters("B", "B", "C"),
-            "k2 and k3 are right. For k1: its mean is the KL, but the mean of its gradient is E[∇ log π]. See (26).",
-        ),
-        Misconception(
-            "k1 swapped with k3",
-            _letters("C", "B", "A"),
-            "k2 is right. ∇k1 = ∇ log π has mean zero by (26); ∇k3 = (1 − u) ∇ log π leaves the term −E[u ∇ log "
-            "π]: see (28).",
-        ),
-        Misconception(
-            "k2 swapped with k3",
-            _letters("A", "C", "B"),
-            "k1 is right. k2's gradient is d ∇ log π: compare with (27). k3's is (1 − u) ∇ log π: compare with (28).",
-        ),
-        Misconception(
-            "k3 is unbiased",
-            _letters("A", "B", "B"),
-            "k1 and k2 are right. k3 has the right value, but ∇k3 = (1 − e^{−d}) ∇ log π. Its mean is −E[u ∇ log "
-            "π], which is "
-            "(28) and not (27).",
-        ),
-        Misconception(
-            "k3 has none",
-            _letters("A", "B", "A"),
-            "k1 and k2 are right. In ∇k3 = (1 − u) ∇ log π only the 1 averages out by (26); −u ∇ log π stays: see "
-            "(28).",
-        ),
-        Misconception(
-            "biased value, no gradient",
-            _letters("A", "A", "C"),
-            "k1 and k3 are right. k2 has a biased value, yet its gradient is d ∇ log π: look at (27).",
-        ),
-        Misconception(
-            "k2 the other way",
-            _letters("A", "C", "C"),
-            "k1 and k3 are right. For k2 the chain rule gives d ∇ log π, with d and not u: that is (27).",
-        ),
-        Misconception(
-            "only k1 works",
-            _letters("B", "A", "C"),
-            "k3 is right. k1's value is the log-ratio, but ∇k1 = ∇ log π, whose mean is in (26). And ∇k2 = d ∇ log "
-            "π is not zero: "
-            "see (27).",
+    misconceptions=_entry_by_entry(
+        _letters("A", "B", "C"),
+        (
+            Misconception(
+                "same value, same gradient",
+                _letters("B", "B", "B"),
+                "You gave B to all three: the gradient of the KL. But autograd computes E[∇k], not ∇E[k], since the "
+                "samples "
+                "depend on θ too. Differentiate each k by itself.",
+            ),
+            Misconception(
+                "unbiased value, right gradient",
+                _letters("B", "A", "B"),
+                "You gave the right gradient to the estimators without bias. Value and gradient are different "
+                "questions: for k1, "
+                "E[∇k1] = E[∇ log π], and (26) says what that is.",
+            ),
+            Misconception(
+                "k1 is the KL",
+                _letters("B", "B", "C"),
+                "k2 and k3 are right. For k1: its mean is the KL, but the mean of its gradient is E[∇ log π]. See "
+                "(26).",
+            ),
+            Misconception(
+                "k1 swapped with k3",
+                _letters("C", "B", "A"),
+                "k2 is right. ∇k1 = ∇ log π has mean zero by (26); ∇k3 = (1 − u) ∇ log π leaves the term −E[u ∇ log "
+                "π]: see (28).",
+            ),
+            Misconception(
+                "k2 swapped with k3",
+                _letters("A", "C", "B"),
+                "k1 is right. k2's gradient is d ∇ log π: compare with (27). k3's is (1 − u) ∇ log π: compare with "
+                "(28).",
+            ),
+            Misconception(
+                "k3 is unbiased",
+                _letters("A", "B", "B"),
+                "k1 and k2 are right. k3 has the right value, but ∇k3 = (1 − e^{−d}) ∇ log π. Its mean is −E[u ∇ log "
+                "π], which is "
+                "(28) and not (27).",
+            ),
+            Misconception(
+                "k3 has none",
+                _letters("A", "B", "A"),
+                "k1 and k2 are right. In ∇k3 = (1 − u) ∇ log π only the 1 averages out by (26); −u ∇ log π stays: see "
+                "(28).",
+            ),
+            Misconception(
+                "biased value, no gradient",
+                _letters("A", "A", "C"),
+                "k1 and k3 are right. k2 has a biased value, yet its gradient is d ∇ log π: look at (27).",
+            ),
+            Misconception(
+                "k2 the other way",
+                _letters("A", "C", "C"),
+                "k1 and k3 are right. For k2 the chain rule gives d ∇ log π, with d and not u: that is (27).",
+            ),
+            Misconception(
+                "only k1 works",
+                _letters("B", "A", "C"),
+                "k3 is right. k1's value is the log-ratio, but ∇k1 = ∇ log π, whose mean is in (26). And ∇k2 = d ∇ log "
+                "π is not zero: "
+                "see (27).",
+            ),
         ),
     ),
 )

@@ -1,10 +1,12 @@
 """Questions of notebook 04, policy gradients and PPO's clip."""
 
+import itertools
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from week6.checks.cases import ragged_mask
+from week6.checks.cases import ragged_mask, random_mask, whole
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.log_probs import masked_mean, masked_whiten
 from week6.ppo import gae
@@ -50,6 +52,7 @@ def _rewards(g: torch.Generator) -> list[tuple[object, ...]]:
     def batch(rows: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         return torch.randn(rows, width, generator=g, dtype=dtype), ragged_mask(g, rows, width)
 
+    rows, width = whole(g, 2, 5), whole(g, 5, 9)
     return [
         batch(2, 3),
         (*batch(4, 6), 1.0),
@@ -57,11 +60,21 @@ def _rewards(g: torch.Generator) -> list[tuple[object, ...]]:
         (*batch(1, 4), 0.5),
         (*batch(3, 2, torch.float64), 0.9),
         batch(2, 1),
+        (-1 - torch.rand(rows, width, generator=g), random_mask(g, rows, width), 0.7),  # all negative, no row full
     ]
 
 
 def _total(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
     return (rewards * mask).sum(1, keepdim=True) * mask
+
+
+def _next(x: Tensor) -> Tensor:
+    return torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], dim=1)
+
+
+def _discounted_from_the_end(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    weights = gamma ** torch.arange(rewards.shape[1] - 1, -1, -1)
+    return (rewards * mask * weights).flip(1).cumsum(1).flip(1) * mask
 
 
 def _discounted_from_the_start(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
@@ -102,6 +115,48 @@ q1 = Question(
             lambda r, m, gamma=1.0: (r * m).cumsum(1),
             "This is a running sum: it collects the past, and γ is not in it. Equation (13) removes just the past; sum "
             "from t to the end, with the weights of (15).",
+        ),
+        Misconception(
+            "running sum over real tokens",
+            lambda r, m, gamma=1.0: (r * m).cumsum(1) * m,
+            "This is a running sum from the front: it collects the past, and γ is not in it. Equation (13) removes "
+            "just the past; sum from t to the end, with the weights of (15).",
+        ),
+        Misconception(
+            "reward of the token alone",
+            lambda r, m, gamma=1.0: r * m,
+            "You return the rewards as they are. G_t in (14) also collects what comes after t.",
+        ),
+        Misconception(
+            "one step ahead only",
+            lambda r, m, gamma=1.0: (r * m + gamma * _next(r * m)) * m,
+            "You add the next reward only. In (15) γ multiplies G of the next token, with all rewards after it.",
+        ),
+        Misconception(
+            "discount counted from the end",
+            _discounted_from_the_end,
+            "You discount by γ^(T−1−s), from the last column. In equation (15) the exponent is s − t, the distance "
+            "from the token that is judged.",
+        ),
+        Misconception(
+            "discount turned round",
+            lambda r, m, gamma=1.0: reward_to_go(r, m, 1 / gamma if gamma else 1.0),
+            "You divide by γ. In (15) later rewards count less: multiply by γ.",
+        ),
+        Misconception(
+            "discount squared",
+            lambda r, m, gamma=1.0: reward_to_go(r, m, gamma**2),
+            "Later rewards are discounted twice for each step: in (15) γ is applied once for each token.",
+        ),
+        Misconception(
+            "mean of the rest, γ forgotten",
+            lambda r, m, gamma=1.0: _average_to_go(r, m),
+            "You average the rewards that are left, without γ. (15) is their discounted sum.",
+        ),
+        Misconception(
+            "sign turned",
+            lambda r, m, gamma=1.0: -reward_to_go(r, m, gamma),
+            "Your result has the wrong sign: G_t is the sum of the rewards themselves, not of their negatives.",
         ),
         Misconception(
             "own reward left out",
@@ -148,6 +203,28 @@ q1 = Question(
             "token by how few tokens follow it.",
         ),
         Misconception(
+            "summed over the batch, real tokens",
+            lambda r, m, gamma=1.0: (r * m).flip(0).cumsum(0).flip(0) * m,
+            "You summed from the last row up to the first, over different answers of the batch. Time runs along axis "
+            "1.",
+        ),
+        Misconception(
+            "mask of the first row",
+            lambda r, m, gamma=1.0: reward_to_go(r, m[:1].expand_as(m), gamma),
+            "You use the mask of the first row for all. Each answer has its own length.",
+        ),
+        Misconception(
+            "one number for each answer",
+            lambda r, m, gamma=1.0: (r * m).sum(1),
+            "You return one number for each answer. G has one for each token: shape (B, T).",
+        ),
+        Misconception(
+            "whitened",
+            lambda r, m, gamma=1.0: masked_whiten(reward_to_go(r, m, gamma), m),
+            "You shift and scale the result. (15) is in reward units; whitening comes in section 9, and for "
+            "advantages.",
+        ),
+        Misconception(
             "summed over the batch",
             lambda r, m, gamma=1.0: (r * m).flip(0).cumsum(0).flip(0),
             "You summed along axis 0, over different answers of the batch. Time runs along axis 1.",
@@ -166,6 +243,7 @@ def _trajectories(g: torch.Generator) -> list[tuple[object, ...]]:
             ragged_mask(g, rows, width),
         )
 
+    rows, width = whole(g, 2, 5), whole(g, 5, 9)
     return [
         (*batch(2, 4), 0.9, 0.8),
         (*batch(4, 6), 1.0, 0.95),
@@ -173,6 +251,8 @@ def _trajectories(g: torch.Generator) -> list[tuple[object, ...]]:
         (*batch(3, 5), 0.9, 0.0),
         batch(2, 5, torch.float64),
         batch(2, 1),
+        (*batch(rows, width)[:2], random_mask(g, rows, width), 0.8, 0.6),  # no row full
+        (-1 - torch.rand(2, 3, generator=g), *batch(2, 3)[1:], 0.7, 0.5),  # all rewards negative
     ]
 
 
@@ -216,6 +296,13 @@ def _masked_at_the_end(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam:
 
 def _last_value_carried_on(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Estimate:
     next_values = torch.cat([v[:, 1:] * m[:, 1:], v[:, -1:] * m[:, -1:]], dim=1)
+    return _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma, next_values=next_values)
+
+
+def _bootstrap_from_the_end(r: Tensor, v: Tensor, m: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Estimate:
+    last = m.sum(1, keepdim=True) - 1
+    is_last = torch.arange(m.shape[1]) == last
+    next_values = torch.where(is_last, v, _next(v * m))
     return _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma, next_values=next_values)
 
 
@@ -306,6 +393,86 @@ q2 = Question(
             "end is 0.",
         ),
         Misconception(
+            "value of the last token goes on",
+            _bootstrap_from_the_end,
+            "After the last real token of each answer you go on with its own value. The answer is over there: in (17) "
+            "V after the end is 0.",
+        ),
+        Misconception(
+            "advantage turned round",
+            lambda r, v, m, gamma=1.0, lam=0.95: (-gae(r, v, m, gamma, lam)[0], gae(r, v, m, gamma, lam)[1]),
+            "Your advantages have the wrong sign: (18) is what came, r_t + γ V_{t+1}, minus what was expected, V_t.",
+        ),
+        Misconception(
+            "advantage turned round, and added to V",
+            lambda r, v, m, gamma=1.0, lam=0.95: (-gae(r, v, m, gamma, lam)[0], v * m - gae(r, v, m, gamma, lam)[0]),
+            "Your advantages have the wrong sign, and so the returns are wrong too: (18) is r_t + γ V_{t+1} − V_t.",
+        ),
+        Misconception(
+            "results swapped",
+            lambda r, v, m, gamma=1.0, lam=0.95: gae(r, v, m, gamma, lam)[::-1],
+            "Both results are right, in the wrong order: return (advantages, returns).",
+        ),
+        Misconception(
+            "advantages only",
+            lambda r, v, m, gamma=1.0, lam=0.95: gae(r, v, m, gamma, lam)[0],
+            "You return the advantages alone. The pair (advantages, returns) is asked for.",
+        ),
+        Misconception(
+            "returns from rewards",
+            lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0], gae(r, v, m, gamma, lam)[0] + r * m),
+            "The advantages are right. To make the returns you add the rewards; (24) adds the values: R_t = Â_t + V_t.",
+        ),
+        Misconception(
+            "returns with the value subtracted",
+            lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0], gae(r, v, m, gamma, lam)[0] - v * m),
+            "The advantages are right. In (24) the value is added, not subtracted: R_t = Â_t + V_t.",
+        ),
+        Misconception(
+            "returns are one-step targets",
+            lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0], gae(r, v, m, gamma, 0.0)[1]),
+            "The advantages are right. Your returns are r_t + γ V_{t+1}, which is (24) only for λ = 0.",
+        ),
+        Misconception(
+            "γ missing everywhere",
+            lambda r, v, m, gamma=1.0, lam=0.95: gae(r, v, m, 1.0, lam),
+            "γ has no effect in your function. It stands in (18) and in (22).",
+        ),
+        Misconception(
+            "γ and λ exchanged",
+            lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=gamma * lam, value_gamma=lam),
+            "In the TD error you have λ in place of γ: (18) is r_t + γ V_{t+1} − V_t.",
+        ),
+        Misconception(
+            "γλ in the TD error",
+            lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma * lam),
+            "The TD error has γ alone, (18); γλ multiplies the next advantage, (22).",
+        ),
+        Misconception(
+            "γ missing from γλ, no decay",
+            lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=gamma, value_gamma=1.0),
+            "γ stands in the wrong place: (18) has γ V_{t+1}, and (22) has γλ before the next advantage.",
+        ),
+        Misconception(
+            "weights of the mixture left unscaled",
+            lambda r, v, m, gamma=1.0, lam=0.95: tuple((1 - lam) * x for x in gae(r, v, m, gamma, lam)),
+            "You multiply by 1 − λ. The weights of (20) contain it, but in the sum (21) it has cancelled.",
+        ),
+        Misconception(
+            "advantages whitened",
+            lambda r, v, m, gamma=1.0, lam=0.95: (
+                masked_whiten(gae(r, v, m, gamma, lam)[0], m),
+                gae(r, v, m, gamma, lam)[1],
+            ),
+            "The returns are right, and the advantages are shifted and scaled. (22) is in reward units; whitening "
+            "comes in section 9.",
+        ),
+        Misconception(
+            "no value at all",
+            lambda r, v, m, gamma=1.0, lam=0.95: (reward_to_go(r, m, gamma),) * 2,
+            "You return reward-to-go. The advantage compares it with the value: (18) and (22) contain V.",
+        ),
+        Misconception(
             "returns without the value",
             lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0],) * 2,
             "The advantages are right. The returns are the targets of the value function: R_t = Â_t + V_t, equation "
@@ -342,7 +509,14 @@ def _updates(g: torch.Generator) -> list[tuple[object, ...]]:
         new = old + 0.6 * torch.randn(rows, width, generator=g)
         return new, old, torch.randn(rows, width, generator=g), ragged_mask(g, rows, width)
 
-    return [batch(2, 4), (*batch(4, 6), 0.2), (*batch(3, 8), 0.1), (*batch(1, 7), 0.5)]
+    written = [batch(2, 4), (*batch(4, 6), 0.2), (*batch(3, 8), 0.1), (*batch(1, 7), 0.5)]
+    new, old, advantages, mask = batch(whole(g, 2, 5), whole(g, 5, 9))
+    return [
+        *written,
+        (new, old, advantages, random_mask(g, *new.shape), 0.3),  # no row full
+        (new, old, -advantages.abs() - 0.1, mask, 0.2),  # all advantages negative
+        (new, old, advantages.abs() + 0.1, mask),  # all positive
+    ]
 
 
 def _surrogates(new: Tensor, old: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
@@ -387,8 +561,8 @@ q3 = Question(
         Misconception(
             "clipped only",
             lambda n, o, a, m, clip=0.2: masked_mean(_surrogates(n, o, a, clip)[1], m),
-            "You always use the clipped ratio. Then a token that moved the wrong way (regions 1 and 6) gets no "
-            "gradient and can never come back. (29) compares with the unclipped term and takes the worse one.",
+            "You always use the clipped ratio. Then a token that moved far in the wrong direction gets no gradient and "
+            "can never come back. (29) compares with the unclipped term and takes the worse one.",
         ),
         Misconception(
             "not clipped",
@@ -436,7 +610,86 @@ q3 = Question(
             lambda n, o, a, m, clip=0.2: masked_mean(
                 torch.maximum(-a * (n - o).exp(), -a * (n - o).exp().clamp(max=1 + clip)), m
             ),
-            "You clip only from above. For a negative advantage the ratio must be held at 1 − ε too (region 4).",
+            "You clip only from above. For a negative advantage the ratio must be held at 1 − ε too.",
+        ),
+        Misconception(
+            "clip only from below",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n - o).exp(), -a * (n - o).exp().clamp(min=1 - clip)), m
+            ),
+            "You clip only from below. For a positive advantage the ratio must be held at 1 + ε too.",
+        ),
+        Misconception(
+            "band of quotients",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n - o).exp(), -a * (n - o).exp().clamp(1 / (1 + clip), 1 + clip)), m
+            ),
+            "Your band is 1/(1 + ε) to 1 + ε. In (28) it is 1 − ε to 1 + ε.",
+        ),
+        Misconception(
+            "logarithm clipped in its own band",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.maximum(-a * (n - o).exp(), -a * (n - o).clamp(1 - clip, 1 + clip).exp()), m
+            ),
+            "You clip the log-ratio to 1 ± ε, and take exp afterwards. The band in (28) is for the ratio itself.",
+        ),
+        Misconception(
+            "clip fixed",
+            lambda n, o, a, m, clip=0.2: clipped_loss(n, o, a, m, 0.2),
+            "`clip` has no effect: you always use 0.2. The band in (28) is 1 − ε to 1 + ε with ε = clip.",
+        ),
+        Misconception(
+            "minimum chosen by the clip",
+            lambda n, o, a, m, clip=0.2: masked_mean(
+                torch.where(((n - o).exp() - 1).abs() > clip, 0.0, -a * (n - o).exp()), m
+            ),
+            "You drop every token outside the band. (29) keeps the worse of the two terms there.",
+        ),
+        Misconception(
+            "advantages whitened",
+            lambda n, o, a, m, clip=0.2: clipped_loss(n, o, masked_whiten(a, m), m, clip),
+            "You shift and scale the advantages inside the loss. (30) takes them as they come; whitening is section 9.",
+        ),
+        Misconception(
+            "advantages whitened with n − 1",
+            lambda n, o, a, m, clip=0.2: clipped_loss(n, o, (a - a[m].mean()) / a[m].std() * m, m, clip),
+            "You shift and scale the advantages inside the loss (and with `.std()`). (30) takes them as they come.",
+        ),
+        Misconception(
+            "absolute advantages",
+            lambda n, o, a, m, clip=0.2: clipped_loss(n, o, a.abs(), m, clip),
+            "You lose the sign of the advantages. A bad token, Â < 0, must become less likely.",
+        ),
+        Misconception(
+            "not averaged",
+            lambda n, o, a, m, clip=0.2: torch.maximum(*_surrogates(n, o, a, clip)) * m,
+            "You return one loss for each token. (30) is one number: sum with the mask, divided by mask.sum().",
+        ),
+        Misconception(
+            "not averaged, padding in it",
+            lambda n, o, a, m, clip=0.2: torch.maximum(*_surrogates(n, o, a, clip)),
+            "You return one loss for each position, padding included. (30) is one number, the mean over real tokens.",
+        ),
+        Misconception(
+            "one loss for each answer",
+            lambda n, o, a, m, clip=0.2: masked_mean(torch.maximum(*_surrogates(n, o, a, clip)), m, dim=1),
+            "You return one loss for each answer. (30) is one number for the batch, the mean over all real tokens.",
+        ),
+        Misconception(
+            "mask of the first row",
+            lambda n, o, a, m, clip=0.2: clipped_loss(n, o, a, m[:1].expand_as(m), clip),
+            "You use the mask of the first row for all. Each answer has its own length.",
+        ),
+        Misconception(
+            "divided by the number of answers",
+            lambda n, o, a, m, clip=0.2: (torch.maximum(*_surrogates(n, o, a, clip)) * m).sum() / m.shape[0],
+            "You divide by the number of answers. (30) divides by the number of real tokens, mask.sum().",
+        ),
+        Misconception(
+            "all detached",
+            lambda n, o, a, m, clip=0.2: clipped_loss(n.detach(), o, a, m, clip),
+            "The value is right, but no gradient reaches `log_probs`, so nothing could be trained on it: no "
+            "`.detach()`, `.item()`, `.data`, NumPy or `torch.no_grad()`.",
         ),
         Misconception(
             "logarithm clipped",
@@ -485,6 +738,31 @@ q3 = Question(
 # --- 4 · regions without gradient -----------------------------------------------------------------------------------
 
 _TABLE = "Take one region at a time: which of the two terms in (29) is the smaller, and does it depend on ρ there?"
+_REGIONS = {
+    1: "region 1 (a good token, too unlikely): the unclipped term is the smaller one and keeps its gradient",
+    2: "region 2 (a good token, inside the band): both terms are equal and have the ordinary gradient",
+    3: "region 3 (a good token, likely enough): the clipped term is the smaller one, and it is a constant",
+    4: "region 4 (a bad token, unlikely enough): the clipped term is the smaller one, and it is a constant",
+    5: "region 5 (a bad token, inside the band): both terms are equal and have the ordinary gradient",
+    6: "region 6 (a bad token, too likely): the unclipped term is the smaller one and keeps its gradient",
+}
+
+
+def _region_by_region(right: set[int], named: tuple[Misconception, ...]) -> tuple[Misconception, ...]:
+    """The named misconceptions, and for each other set what is wrong with the first region that it gets wrong."""
+    told = [wrong.answer for wrong in named]
+    others = []
+    for size in range(len(_REGIONS) + 1):
+        for chosen in map(set, itertools.combinations(_REGIONS, size)):
+            if chosen == right or chosen in told:
+                continue
+            region = min(chosen ^ right)
+            listed = ", ".join(map(str, sorted(chosen)))
+            text = f"You named {listed}. Look at {_REGIONS[region]}. {_TABLE}"
+            others.append(Misconception(listed, chosen, text))
+    return (*named, *others)
+
+
 q4 = Question(
     title="4.4 Where is the gradient zero?",
     value={3, 4},
@@ -494,68 +772,71 @@ q4 = Question(
         "Take Â = 1 and ρ = 0.5, so the two terms are 0.5 and 0.8. Which one does the minimum choose? Now do the same "
         "for ρ = 1.5, and both again for Â = −1.",
     ),
-    misconceptions=(
-        Misconception(
-            "everything outside the band",
-            {1, 3, 4, 6},
-            "You named all regions outside the band. The minimum in (29) does not always choose the clipped term: in "
-            "regions 1 and 6 the policy moved the *wrong* way, the unclipped term is smaller, and it keeps its "
-            "gradient.",
-        ),
-        Misconception(
-            "the two that must come back",
-            {1, 6},
-            "You named the two regions where the policy moved the wrong way. There the unclipped term is the smaller "
-            "one in (29), and its gradient brings the policy back. Look at the other two outside the band.",
-        ),
-        Misconception(
-            "large ratios",
-            {3, 6},
-            "You named the large ratios. The sign of Â matters: in region 6 the token is bad and its probability grew; "
-            "the minimum in (29) chooses the unclipped term.",
-        ),
-        Misconception(
-            "small ratios",
-            {1, 4},
-            "You named the small ratios. The sign of Â matters: in region 1 the token is good and its probability "
-            "fell; the minimum in (29) chooses the unclipped term.",
-        ),
-        Misconception(
-            "inside the band",
-            {2, 5},
-            "You named the regions inside the band. There the clip changes nothing, both terms of (29) are equal, and "
-            "the gradient is the ordinary one.",
-        ),
-        Misconception(
-            "only positive advantages",
-            {3},
-            f"Region 3 is right, and one is missing: a bad token has a region of the same kind. {_TABLE}",
-        ),
-        Misconception(
-            "only negative advantages",
-            {4},
-            f"Region 4 is right, and one is missing: a good token has a region of the same kind. {_TABLE}",
-        ),
-        Misconception(
-            "all positive advantages",
-            {1, 2, 3},
-            f"You named every region with Â > 0. Only one of these has no gradient. {_TABLE}",
-        ),
-        Misconception(
-            "all negative advantages",
-            {4, 5, 6},
-            f"You named every region with Â < 0. Only one of these has no gradient. {_TABLE}",
-        ),
-        Misconception(
-            "small ratios and good tokens",
-            {1, 2, 3, 4},
-            f"Regions 3 and 4 are right, but 1 and 2 do not belong there. {_TABLE}",
-        ),
-        Misconception(
-            "none",
-            set(),
-            "You say that the gradient never vanishes. Where the clipped term is chosen and the clip is active, it is "
-            "a constant: Â(1 + ε) does not depend on θ.",
+    misconceptions=_region_by_region(
+        {3, 4},
+        (
+            Misconception(
+                "everything outside the band",
+                {1, 3, 4, 6},
+                "You named all regions outside the band. The minimum in (29) does not always choose the clipped term: "
+                "in regions 1 and 6 the policy moved the *wrong* way, the unclipped term is smaller, and it keeps its "
+                "gradient.",
+            ),
+            Misconception(
+                "the two that must come back",
+                {1, 6},
+                "You named the two regions where the policy moved the wrong way. There the unclipped term is the "
+                "smaller one in (29), and its gradient brings the policy back. Look at the other two outside the band.",
+            ),
+            Misconception(
+                "large ratios",
+                {3, 6},
+                "You named the large ratios. The sign of Â matters: in region 6 the token is bad and its probability "
+                "grew; the minimum in (29) chooses the unclipped term.",
+            ),
+            Misconception(
+                "small ratios",
+                {1, 4},
+                "You named the small ratios. The sign of Â matters: in region 1 the token is good and its probability "
+                "fell; the minimum in (29) chooses the unclipped term.",
+            ),
+            Misconception(
+                "inside the band",
+                {2, 5},
+                "You named the regions inside the band. There the clip changes nothing, both terms of (29) are equal, "
+                "and the gradient is the ordinary one.",
+            ),
+            Misconception(
+                "only positive advantages",
+                {3},
+                f"Region 3 is right, and one is missing: a bad token has a region of the same kind. {_TABLE}",
+            ),
+            Misconception(
+                "only negative advantages",
+                {4},
+                f"Region 4 is right, and one is missing: a good token has a region of the same kind. {_TABLE}",
+            ),
+            Misconception(
+                "all positive advantages",
+                {1, 2, 3},
+                f"You named every region with Â > 0. Only one of these has no gradient. {_TABLE}",
+            ),
+            Misconception(
+                "all negative advantages",
+                {4, 5, 6},
+                f"You named every region with Â < 0. Only one of these has no gradient. {_TABLE}",
+            ),
+            Misconception(
+                "small ratios and good tokens",
+                {1, 2, 3, 4},
+                f"Regions 3 and 4 are right, but 1 and 2 do not belong there. {_TABLE}",
+            ),
+            Misconception(
+                "none",
+                set(),
+                "You say that the gradient never vanishes. Where the clipped term is chosen and the clip is active, it "
+                "is a constant: Â(1 + ε) does not depend on θ.",
+            ),
         ),
     ),
 )
@@ -568,10 +849,13 @@ def _to_whiten(g: torch.Generator) -> list[tuple[object, ...]]:
         return scale * torch.randn(rows, width, generator=g) + shift, ragged_mask(g, rows, width)
 
     equal = torch.full((2, 3), 2.0)
+    rows, width = whole(g, 2, 5), whole(g, 5, 9)
     return [
         batch(2, 4, 3.0, 1.0),
         (*batch(4, 6, 0.5, -2.0), True),
         (*batch(3, 5, 2.0, 4.0), False),
+        (*batch(1, 4, 1.0, -3.0), False),
+        (50 * torch.randn(rows, width, generator=g) - 7, random_mask(g, rows, width)),  # no row full
         (equal, torch.tensor([[True, True, True], [True, False, False]])),
     ]
 
@@ -603,6 +887,23 @@ def _by_row(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     mean = masked_mean(x, mask, dim=1).unsqueeze(1)
     variance = masked_mean((x - mean) ** 2, mask, dim=1).unsqueeze(1)
     return _with(x, mask, shift_mean, mean, variance)
+
+
+def _by_column(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    count = mask.sum(0).clamp(min=1)
+    mean = (x * mask).sum(0) / count
+    return _with(x, mask, shift_mean, mean, ((x - mean) ** 2 * mask).sum(0) / count)
+
+
+def _all_positions(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean = (x * mask).mean()
+    return _with(x, mask, shift_mean, mean, ((x - mean) ** 2 * mask).mean())
+
+
+def _with_root(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    mean, variance = _moments(x, mask)
+    white = (x - mean) / variance.sqrt()
+    return torch.where(mask, white if shift_mean else white + mean, 0.0)
 
 
 def _by_variance(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
@@ -674,6 +975,55 @@ q5 = Question(
             lambda x, m, shift_mean=True: (x - x[m].mean()) / x[m].std() * m,
             "Three things: `.std()` divides by n − 1 where (31) divides by n; shift_mean has no effect; and without "
             "the 10⁻⁸, equal values give 0/0.",
+        ),
+        Misconception(
+            "all positions counted in both",
+            _all_positions,
+            "You divide both sums by the number of all positions. In (31) n is the number of real tokens, mask.sum().",
+        ),
+        Misconception(
+            "without the small number",
+            lambda x, m, shift_mean=True: _with_root(x, m, shift_mean),
+            "Right except where all values are equal: there the variance is 0, and 0/0 is nan. (31) adds 10⁻⁸ under "
+            "the root.",
+        ),
+        Misconception(
+            "real tokens only",
+            lambda x, m, shift_mean=True: masked_whiten(x, m, shift_mean)[m],
+            "You return the real tokens in a row. The shape must stay (B, T), with 0 at padding.",
+        ),
+        Misconception(
+            "scaled to 0 … 1",
+            lambda x, m, shift_mean=True: (x - x[m].min()) / (x[m].max() - x[m].min() + 1e-8) * m,
+            "You scale to the range 0 to 1. (31) brings the mean to 0 and the variance to 1.",
+        ),
+        Misconception(
+            "mean and variance exchanged",
+            lambda x, m, shift_mean=True: _with(x, m, shift_mean, _moments(x, m)[1], _moments(x, m)[0].abs()),
+            "You subtract the variance and divide by the mean. (31) subtracts the mean and divides by the root of the "
+            "variance.",
+        ),
+        Misconception(
+            "centred the wrong way",
+            lambda x, m, shift_mean=True: -masked_whiten(x, m) if shift_mean else masked_whiten(x, m, False),
+            "Your result has the wrong sign where the mean is shifted: (31) is x − mean, not mean − x.",
+        ),
+        Misconception(
+            "mask of the first row",
+            lambda x, m, shift_mean=True: masked_whiten(x, m[:1].expand_as(m), shift_mean),
+            "You use the mask of the first row for all. Each answer has its own length.",
+        ),
+        Misconception(
+            "each column by itself",
+            _by_column,
+            "You took mean and variance of each column. (31) takes them over all real tokens of the batch.",
+        ),
+        Misconception(
+            "mean absolute deviation",
+            lambda x, m, shift_mean=True: _with(
+                x, m, shift_mean, _moments(x, m)[0], masked_mean((x - _moments(x, m)[0]).abs(), m) ** 2
+            ),
+            "You divide by the mean absolute deviation. (31) has the root of the mean *square*.",
         ),
         Misconception(
             "each answer by itself",

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from week6.checks.cases import ragged_mask
+from week6.checks.cases import ragged_mask, whole
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.log_probs import masked_mean, masked_whiten
-from week6.ppo import clipped_policy_loss, clipped_value_loss, shape_rewards
+from week6.ppo import clipped_policy_loss, clipped_value_loss
 
 
 def answer_mask(responses: Int[Tensor, "B T"], eos_id: int) -> Bool[Tensor, "B T"]:
@@ -34,7 +34,10 @@ def token_rewards(
     r_t = −β (log π(y_t) − log π_ref(y_t)) + [t is last] · R(y),    R(y) = score if the answer is finished, else penalty
     """
     earned = torch.where(finished, scores, penalty)
-    return shape_rewards(earned, log_probs, ref_log_probs, mask, beta)
+    rewards = torch.where(mask, -beta * (log_probs - ref_log_probs), 0)
+    rows, last = torch.arange(len(scores), device=scores.device), mask.sum(1) - 1
+    rewards[rows, last] = rewards[rows, last] + earned
+    return rewards
 
 
 def update_loss(
@@ -60,11 +63,6 @@ def next_beta(beta: float, kl: float, target: float, n: int, horizon: float) -> 
     return beta * (1 + error * n / horizon)
 
 
-def _sizes(g: torch.Generator, rows: int = 6, width: int = 8) -> tuple[int, int]:
-    """A number of answers and a number of tokens, drawn: at least one of each."""
-    return int(torch.randint(1, rows + 1, (), generator=g)), int(torch.randint(1, width + 1, (), generator=g))
-
-
 # --- 5.1 · the mask of an answer ------------------------------------------------------------------------------------
 
 
@@ -79,7 +77,7 @@ def _answers(g: torch.Generator) -> list[tuple[object, ...]]:
         ends[never] = width
         return torch.where(torch.arange(width) < ends.unsqueeze(1), words, eos_id), eos_id
 
-    drawn = [batch(*_sizes(g), eos_id=int(torch.randint(0, 20, (), generator=g))) for _ in range(3)]
+    drawn = [batch(whole(g, 1, 6), whole(g, 1, 8), eos_id=whole(g, 0, 19)) for _ in range(3)]
     return [batch(4, 6, 1, never=0), batch(6, 9, 0), batch(3, 1, 7), batch(5, 4, 19), batch(1, 3, 2), *drawn]
 
 
@@ -195,7 +193,7 @@ def _batches(g: torch.Generator) -> list[tuple[object, ...]]:
         batch(3, 5, 0.5, -1.0),
         batch(6, 3, 0.05, 0.5, torch.float64),
         batch(2, 4, 2.0, -2.0),
-        *(batch(*_sizes(g), 0.1 + float(torch.rand((), generator=g)), -float(i)) for i in (1, 2)),
+        *(batch(whole(g, 1, 6), whole(g, 1, 8), 0.1 + float(torch.rand((), generator=g)), -float(i)) for i in (1, 2)),
         batch(1, 3, 0.3, -2.5),
     ]
 
@@ -440,7 +438,7 @@ def _updates(g: torch.Generator) -> list[tuple[object, ...]]:
         batch(3, 6, 0.1, 1.0),
         batch(5, 3, 0.3, 0.5, dtype=torch.float64),
         batch(6, 4, 0.2, 2.0),
-        *(batch(rows + 1, width + 1, 0.15, 0.7) for rows, width in (_sizes(g), _sizes(g))),  # one token has no variance
+        *(batch(whole(g, 2, 7), whole(g, 2, 9), 0.15, 0.7) for _ in range(2)),  # one token has no variance
     ]
 
 

@@ -5,15 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from week6 import dpo
+from week6.checks.cases import whole
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.log_probs import token_log_probs
-
-
-def _size(g: torch.Generator, most: int = 6) -> int:
-    """A number from 1 to `most`, drawn."""
-    return int(torch.randint(1, most + 1, (), generator=g))
-
 
 # --- 6.1 · log-probability of an answer -----------------------------------------------------------------------------
 
@@ -22,7 +16,8 @@ def answer_log_prob(
     logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"], response_mask: Bool[Tensor, "B L"]
 ) -> Float[Tensor, " B"]:
     """log π(y|x) in nats: the sum over the answer's tokens; column c of the logits predicts the token in c + 1."""
-    of_tokens = token_log_probs(logits[:, :-1], tokens[:, 1:])
+    log_probs = logits[:, :-1].log_softmax(-1)
+    of_tokens = log_probs.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
     return torch.where(response_mask[:, 1:], of_tokens, 0.0).sum(-1)
 
 
@@ -36,7 +31,7 @@ def _rows(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
 
     def drawn() -> Tensor:
         """Answers of at least one token, anywhere but in column 0."""
-        rows, width = _size(g), 2 + _size(g)
+        rows, width = whole(g, 1, 6), 2 + whole(g, 1, 6)
         start = torch.randint(1, width, (rows, 1), generator=g)
         column = torch.arange(width)
         return (column >= start) & (column < start + torch.randint(1, width, (rows, 1), generator=g))
@@ -47,7 +42,7 @@ def _rows(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
             torch.randint(vocabulary, mask.shape, generator=g),
             mask,
         )
-        for mask, vocabulary in ((first, 11), (second, 5), (third, 3), (drawn(), 1 + _size(g)), (drawn(), 4))
+        for mask, vocabulary in ((first, 11), (second, 5), (third, 3), (drawn(), 1 + whole(g, 1, 6)), (drawn(), 4))
     ]
     improbable = torch.tensor([[[0.0, 1000.0, -1000.0]] * 3], dtype=torch.float64)  # its softmax is exactly 0, 1, 0
     return [*cases, (improbable, torch.tensor([[1, 0, 2]]), third)]
@@ -210,19 +205,25 @@ q1 = Question(
 # --- 6.2 · implicit reward ------------------------------------------------------------------------------------------
 
 
+def reward_inside(
+    log_probs: Float[Tensor, "*B"], ref_log_probs: Float[Tensor, "*B"], beta: float
+) -> Float[Tensor, "*B"]:
+    """r̂ = β log(π / π_ref), in reward units."""
+    return beta * (log_probs - ref_log_probs)
+
+
 def _log_probs(g: torch.Generator, *shape: int) -> Tensor:
     return 3 * torch.randn(shape, generator=g, dtype=torch.float64) - 10
 
 
 q2 = Question(
     title="6.2 The implicit reward",
-    name="reward_inside",
-    reference=dpo.implicit_reward,
+    reference=reward_inside,
     cases=lambda g: [
         (_log_probs(g, 5), _log_probs(g, 5), 0.1),
         (_log_probs(g, 3, 4), _log_probs(g, 3, 4), 2.0),
         (_log_probs(g), _log_probs(g), 0.5),
-        (_log_probs(g, n := _size(g)), _log_probs(g, n), 0.3),
+        (_log_probs(g, n := whole(g, 1, 6)), _log_probs(g, n), 0.3),
         (_log_probs(g, 2, n) - 1000.0, _log_probs(g, 2, n) - 1000.0, 1.5),  # long answers: their exp is 0
     ],
     grad_args=(0,),
@@ -329,9 +330,8 @@ def preference_loss(
     beta: float,
 ) -> Float[Tensor, " B"]:
     """−log σ(r̂_w − r̂_l) of each pair, in nats: Bradley–Terry on implicit rewards."""
-    chosen_reward = dpo.implicit_reward(policy_chosen, ref_chosen, beta)
-    rejected_reward = dpo.implicit_reward(policy_rejected, ref_rejected, beta)
-    return -F.logsigmoid(chosen_reward - rejected_reward)
+    h = (policy_chosen - ref_chosen) - (policy_rejected - ref_rejected)
+    return -F.logsigmoid(beta * h)
 
 
 def _four(g: torch.Generator) -> list[tuple[object, ...]]:
@@ -341,7 +341,7 @@ def _four(g: torch.Generator) -> list[tuple[object, ...]]:
         (_log_probs(g, 6), _log_probs(g, 6), _log_probs(g, 6), _log_probs(g, 6), 0.1),
         (_log_probs(g, 4), _log_probs(g, 4), _log_probs(g, 4), _log_probs(g, 4), 0.7),
         (near + far, near, near - 1.0, near + 0.5, 0.1),
-        (*(_log_probs(g, n) for n in [_size(g)] * 4), 0.05 + float(torch.rand((), generator=g))),
+        (*(_log_probs(g, n) for n in [whole(g, 1, 6)] * 4), 0.05 + float(torch.rand((), generator=g))),
         (*(_log_probs(g, 1) for _ in range(4)), 1.5),
         (*(_log_probs(g, 2) - 1000.0 for _ in range(4)), 0.2),  # long answers: their exp is 0
     ]
@@ -485,14 +485,19 @@ q3 = Question(
 
 # --- 6.4 · the weight -----------------------------------------------------------------------------------------------
 
+
+def pull(chosen_rewards: Float[Tensor, " B"], rejected_rewards: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """How hard each pair pulls, between 0 and 1: σ(r̂_l − r̂_w)."""
+    return torch.sigmoid(rejected_rewards - chosen_rewards)
+
+
 q4 = Question(
     title="6.4 The weight",
-    name="pull",
-    reference=dpo.dpo_gradient_weight,
+    reference=pull,
     cases=lambda g: [
         (2 * torch.randn(7, generator=g, dtype=torch.float64), 2 * torch.randn(7, generator=g, dtype=torch.float64)),
         (torch.tensor([1000.0, -1000.0, 0.0]), torch.tensor([-1000.0, 1000.0, 0.0])),
-        (5 * torch.randn(n := _size(g), generator=g), 5 * torch.randn(n, generator=g)),
+        (5 * torch.randn(n := whole(g, 1, 6), generator=g), 5 * torch.randn(n, generator=g)),
         (torch.randn(1, generator=g), torch.randn(1, generator=g)),
     ],
     hints=(
@@ -591,7 +596,7 @@ def _differences(g: torch.Generator) -> list[tuple[Tensor, float, float]]:
         (torch.tensor([2000.0, -2000.0, 0.5], dtype=torch.float64), 0.7, 0.3),
         *(
             (
-                5 * torch.randn(_size(g), generator=g, dtype=torch.float64),
+                5 * torch.randn(whole(g, 1, 6), generator=g, dtype=torch.float64),
                 beta,
                 0.45 * float(torch.rand((), generator=g)),
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import torch
@@ -45,6 +45,28 @@ def of_values(got: Sequence[Any], want: Sequence[Any], rtol: float, atol: float)
     if all(g.shape == w.shape for g, w in pairs):
         return _constant(pairs, rtol, atol)
     return ""
+
+
+def of_parts(got: Sequence[Any], want: Sequence[Any], rtol: float, atol: float) -> str:
+    """Of results that are tuples or lists: which of their values are right, and what the one that is not shares."""
+    n = len(want[0]) if type(want[0]) in (tuple, list) else 0
+    if n < 2 or any(type(x) not in (tuple, list) or len(x) != n for x in (*got, *want)):
+        return ""
+    columns = [([g[i] for g in got], [w[i] for w in want]) for i in range(n)]
+    agree = [
+        [all(_agree(g, w, rtol, atol) for g, w in zip(mine, theirs, strict=True)) for _, theirs in columns]
+        for mine, _ in columns
+    ]
+    if n <= 4 and any(all(agree[i][order[i]] for i in range(n)) for order in permutations(range(n))):
+        return "The values are right, but in another order."
+    right = [i for i in range(n) if agree[i][i]]
+    if not right:
+        return ""
+    names = " and ".join(f"value {i + 1}" for i in right)
+    wrong = [columns[i] for i in range(n) if i not in right]
+    pattern = of_values(*wrong[0], rtol, atol) if len(wrong) == 1 else ""
+    found = f"Of your {n} values, {names} {'is' if len(right) == 1 else 'are'} right."
+    return f"{found} Of the other: {pattern[:1].lower()}{pattern[1:]}" if pattern else found
 
 
 def of_inputs(

@@ -148,7 +148,10 @@ def rewards_of_tokens(
     sentences: Sequence[str], kl_rewards: Float[Tensor, "S T"], scores: Float[Tensor, " S"]
 ) -> Figure:
     """For each sentence, a panel: the KL reward −β d_t of each word, and the score on top of the last one."""
-    figure, panels = empty_panels("Rewards of the tokens (policy trained with leash)", len(sentences), share=True)
+    figure, panels = empty_panels("Rewards of the tokens (policy trained with leash)", len(sentences))
+    for axes in panels[1:]:  # the height alone: a shared x axis has the words of one panel for all
+        axes.sharey(panels[0])
+        axes.tick_params(labelleft=False)
     for axes, sentence, rewards, score in zip(panels, sentences, kl_rewards.tolist(), scores.tolist(), strict=True):
         words = range(len(rewards))
         axes.bar(words, rewards, color=BLUE, edgecolor=BLACK, label=r"$-\beta\, d_t$")

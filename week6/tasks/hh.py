@@ -41,9 +41,9 @@ def hh(tokenizer: PreTrainedTokenizerFast, data: str, max_new_tokens: int, seed:
     Columns are prompt, chosen and rejected, or chosen and rejected with the whole conversations in Anthropic's form.
     A prompt without that form becomes the user's message of a conversation, as `week6 chat` would ask it. Pairs are
     left out that are longer than 256 tokens of prompt and `max_new_tokens` of answer, whose answers are equal, empty
-    or go on with another turn, whose conversations differ before the last answer, or, with a warning that names them,
-    whose prompt shares all its tokens with an answer. Raises RunError where `read_table` does, and for data with too
-    few pairs.
+    or go on with another turn, whose conversations differ before the last answer, that have come before, or, with a
+    warning that names them, whose prompt shares all its tokens with an answer. Raises RunError where `read_table`
+    does, and for data with too few pairs.
     """
     table = read_table(data, [["prompt", "chosen", "rejected"], ["chosen", "rejected"]])
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -55,7 +55,7 @@ def hh(tokenizer: PreTrainedTokenizerFast, data: str, max_new_tokens: int, seed:
     else:
         found = {i: row for i in index if (row := parse(chosen[i], rejected[i])) is not None}
     found = {i: row for i, row in found.items() if _usable(*row)}
-    rows = _short_enough(tokenizer, found, max_new_tokens, data)
+    rows = list(dict.fromkeys(_short_enough(tokenizer, found, max_new_tokens, data)))
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for row in rows:
         groups.setdefault(row[0], []).append(row)

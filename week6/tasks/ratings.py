@@ -4,6 +4,7 @@ Two texts, one rater of each: the text that its rater liked more is the chosen o
 people disagree in real preference data: two raters of the same two texts may rank them differently.
 """
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 
@@ -13,13 +14,20 @@ from week6.machine.checkpoint import RunError
 
 
 def parse_ratings(cells: Sequence[str], where: str) -> list[list[float]]:
-    """The ratings of each text, from cells such as "2,3,-1": at least one number each. RunError names a bad row."""
+    """The ratings of each text, from cells such as "2,3,-1": at least one number each.
+
+    RunError names a row without numbers, and says where all ratings are equal: nothing can be learned from them.
+    """
     rows = []
     for i, cell in enumerate(cells):
         try:
             rows.append([float(rating) for rating in cell.split(",")])
         except ValueError:
-            raise RunError(f"{where}: row {i + 1} is {cell!r:.60}, expected numbers with commas between them") from None
+            rows.append([])
+        if not rows[-1] or not all(map(math.isfinite, rows[-1])):
+            raise RunError(f"{where}: row {i + 1} is {cell!r:.60}, expected numbers with commas between them")
+    if len({rating for row in rows for rating in row}) == 1:
+        raise RunError(f"{where}: all ratings are {rows[0][0]:g}, expected different ones to compare")
     return rows
 
 

@@ -58,23 +58,30 @@ def sentiment(
     """The task with the reviews in `column` of `data`, a local file or a data set of the hub.
 
     `gold` is "vader" or a text classifier: a folder, or a name on the hub. Where people have rated the reviews, in the
-    column `ratings`, "2,3,-1" by three of them, their comparisons are what the reward model learns from. Raises
+    column `ratings`, "2,3,-1" by three of them, their comparisons are what the reward model learns from. Of equal
+    texts none stands on both sides of the split, none is held out twice, and none is compared with another. Raises
     RunError where `read_table`, `parse_ratings` and `classifier` do, and for data with too few texts.
     """
     table = read_table(data, [[column, ratings] if ratings else [column]])
+    opinions = parse_ratings(table[ratings], f"--data {data}, column {ratings}") if ratings else []
     texts = break_special_tokens(tokenizer, table[column])
+    words = [_spaced(text) for text in texts]
     rng = random.Random(seed)
     index = rng.sample(range(len(texts)), min(len(texts), MAX_TEXTS))
-    n_heldout = min(HELD_OUT_TEXTS, len(index) // 5)
-    heldout_index, train_index = index[:n_heldout], index[n_heldout:]
+    different: dict[str, int] = {}
+    for i in index:
+        different.setdefault(words[i], i)
+    heldout_index = list(different.values())[: min(HELD_OUT_TEXTS, len(different) // 5)]
+    held_out = {words[i] for i in heldout_index}
+    train_index = [i for i in index if words[i] not in held_out]
     train, heldout = (
         split_reviews(tokenizer, [texts[i] for i in rows], max_new_tokens, rng) for rows in (train_index, heldout_index)
     )
     if len(train) + len(heldout) < FEWEST_TEXTS:
         raise RunError(
             f"--data {data}: got {len(train) + len(heldout)} texts of at least {PROMPT_TOKENS[0] + 1} tokens (of "
-            f"{len(texts)} in all), expected {FEWEST_TEXTS} or more; a text is a line of a .txt file or a row of "
-            f"column {column!r}"
+            f"{len(different)} different ones in all), expected {FEWEST_TEXTS} or more; a text is a line of a .txt "
+            f"file or a row of column {column!r}"
         )
     begun = {prompt for prompt, _ in train}
     unseen = sorted({prompt for prompt, _ in heldout} - begun)
@@ -97,7 +104,6 @@ def sentiment(
     )
     if ratings is None:
         return task
-    opinions = parse_ratings(table[ratings], f"--data {data}, column {ratings}")
     longest = PROMPT_TOKENS[1] + max_new_tokens
     lengths = [len(ids) for ids in tokens_of(tokenizer, [text[: CHARACTERS_PER_TOKEN * longest] for text in texts])]
     short_train, short_heldout = (
@@ -105,15 +111,18 @@ def sentiment(
     )
     if min(len(short_train), len(short_heldout)) < 2:
         raise RunError(f"--data {data}: got no two texts of at most {longest} tokens to compare, expected many")
-    couples = [(i, j) for i, j in (rng.sample(short_train, 2) for _ in range(COMPARISONS))]
+    drawn = [(i, j) for i, j in (rng.sample(short_train, 2) for _ in range(COMPARISONS))]
+    couples = [(i, j) for i, j in drawn if words[i] != words[j]]
     apart = zip(short_heldout[::2], short_heldout[1::2], strict=False)  # no text in two pairs: independent
     start = str(tokenizer.eos_token)  # what stands between two texts
-    return replace(
-        task,
-        pairs=comparisons(texts, opinions, couples, start, rng),
-        heldout_pairs=comparisons(texts, opinions, apart, start, rng),
-        pairs_share_prompts=False,
-    )
+    pairs, heldout_pairs = (comparisons(texts, opinions, some, start, rng) for some in (couples, apart))
+    if not (len(pairs) and len(heldout_pairs)):
+        raise RunError(f"--data {data}, column {ratings}: got no two texts that are rated differently, expected many")
+    return replace(task, pairs=pairs, heldout_pairs=heldout_pairs, pairs_share_prompts=False)
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.replace("<br />", " ").split())
 
 
 def split_reviews(
@@ -128,7 +137,7 @@ def split_reviews(
     """
     shortest, longest = PROMPT_TOKENS
     room = CHARACTERS_PER_TOKEN * (longest + max_new_tokens)
-    texts = [" ".join(text[: 4 * room].replace("<br />", " ").split())[:room] for text in texts]
+    texts = [_spaced(text[: 4 * room])[:room] for text in texts]
     texts = [text for text in texts if text]
     if not texts:
         return []

@@ -1,5 +1,6 @@
 """Right answers to the questions of notebook 00, each written in another way than the reference."""
 
+import numpy as np
 import torch
 
 
@@ -17,6 +18,20 @@ def agreement_by_xor(first, second):
 def agreement_by_einsum(a, b):
     a, b = a.float(), b.float()
     return (torch.einsum("n,n->", a, b) + torch.einsum("n,n->", 1 - a, 1 - b)) / len(a)
+
+
+def agreement_in_double_precision(first, second):
+    return ((first & second) | (~first & ~second)).double().mean()
+
+
+def agreement_in_numpy(first, second):
+    return np.mean(first.numpy() == second.numpy())
+
+
+def kappa_over_all_pairs_of_items(first, second):
+    observed = (first == second).double().mean()
+    chance = (first[:, None] == second[None, :]).double().mean()
+    return (observed - chance) / (1 - chance)
 
 
 def kappa_by_table(first, second):
@@ -57,9 +72,19 @@ def rates_by_loop(harmful, refused):
     return tuple(rates)
 
 
+def rates_in_double_precision(harmful, refused):
+    return tuple(refused[harmful == kind].double().mean() for kind in (True, False))
+
+
 RIGHT = {
-    "q1": [agreement_by_loop, agreement_by_xor, agreement_by_einsum],
-    "q2": [kappa_by_table, kappa_by_disagreement],
+    "q1": [
+        agreement_by_loop,
+        agreement_by_xor,
+        agreement_by_einsum,
+        agreement_in_double_precision,
+        agreement_in_numpy,
+    ],
+    "q2": [kappa_by_table, kappa_by_disagreement, kappa_over_all_pairs_of_items],
     "q3": [expected_by_complement, expected_by_loop],
-    "q4": [rates_by_product, rates_by_loop],
+    "q4": [rates_by_product, rates_by_loop, rates_in_double_precision],
 }

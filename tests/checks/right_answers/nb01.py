@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -77,6 +78,27 @@ def gradient_by_einsum(wins, rewards):
     return wins.sum(1) - torch.einsum("ij,ij->i", wins + wins.t(), p)
 
 
+def probability_without_gradient(a, b):
+    with torch.no_grad():
+        return 1 / (1 + torch.exp(b - a))
+
+
+def probability_one_by_one(a, b):
+    flat = [1 / (1 + math.exp(min(float(y - x), 700.0))) for x, y in zip(a.flatten(), b.flatten(), strict=True)]
+    return torch.tensor(flat).view(a.shape)
+
+
+def ranking_in_numpy(rewards):
+    r = rewards.numpy().astype(np.float64)
+    left = [np.logaddexp.reduce(r[..., k:], axis=-1) for k in range(r.shape[-1])]
+    return r.sum(-1) - np.sum(left, axis=0)
+
+
+def gradient_in_double_precision(wins, rewards):
+    c, r = wins.double(), rewards.double()
+    return (c - (c + c.T) * torch.sigmoid(r[:, None] - r)).sum(1)
+
+
 def fit_by_zermelo(wins):
     weights = torch.ones(len(wins))
     for _ in range(2000):
@@ -111,10 +133,16 @@ def fit_by_lbfgs(wins):
 
 
 RIGHT = {
-    "q1": [probability_by_softmax, probability_by_formula, probability_by_logsigmoid],
-    "q2": [ranking_by_loop, ranking_by_mask, ranking_recursive],
+    "q1": [
+        probability_by_softmax,
+        probability_by_formula,
+        probability_by_logsigmoid,
+        probability_without_gradient,
+        probability_one_by_one,
+    ],
+    "q2": [ranking_by_loop, ranking_by_mask, ranking_recursive, ranking_in_numpy],
     "q3": [loss_by_softplus, loss_by_loop, loss_by_cross_entropy],
-    "q4": [gradient_by_loop, gradient_by_autograd, gradient_by_einsum],
+    "q4": [gradient_by_loop, gradient_by_autograd, gradient_by_einsum, gradient_in_double_precision],
     "q5": [fit_by_zermelo, fit_by_newton, fit_by_lbfgs],
     "q6": [{"A", "E"}, {"E", "A"}],
 }

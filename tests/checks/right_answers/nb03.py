@@ -19,8 +19,31 @@ def kl_by_loop(log_p, log_q):
     total = torch.zeros_like(log_q[..., 0])
     for i in range(log_p.shape[-1]):
         a, b = log_p[..., i], log_q[..., i]
-        total = total + (a.exp() * (a - b)).nan_to_num(0.0)
+        total = total + (a.exp() * (a - b)).nan_to_num(0.0, posinf=torch.inf)
     return total
+
+
+def kl_without_a_gradient_to_the_reference(log_p, log_q):
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q.detach()), 0.0).sum(-1)
+
+
+def kl_by_score_function(log_p, log_q):
+    """The gradient of equation (27): the weights carry it, and the log-ratio is held fixed."""
+    d = torch.where(torch.isinf(log_p), 0.0, (log_p - log_q).detach())
+    return (log_p.exp() * d).sum(-1)
+
+
+def objective_below_its_maximum(log_probs, ref_log_probs, rewards, beta):
+    """Equation (9): β log Z − β KL(π ‖ π*)."""
+    weighted = ref_log_probs + rewards / beta
+    gap = torch.where(torch.isinf(log_probs), 0.0, log_probs.exp() * (log_probs - weighted.log_softmax(-1))).sum(-1)
+    return beta * weighted.logsumexp(-1) - beta * gap
+
+
+def objective_of_fixed_numbers(log_probs, ref_log_probs, rewards, beta):
+    """Only the policy is trained: no gradient to the reference and the rewards."""
+    return objective_as_one_sum(log_probs, ref_log_probs.detach(), rewards.detach(), beta)
 
 
 def objective_as_one_sum(log_probs, ref_log_probs, rewards, beta):
@@ -102,8 +125,20 @@ def estimators_with_expm1(log_probs, ref_log_probs):
 
 
 RIGHT = {
-    "q1": [kl_by_library, kl_as_cross_entropy, kl_by_loop],
-    "q2": [objective_as_one_sum, objective_by_einsum, objective_by_loop],
+    "q1": [
+        kl_by_library,
+        kl_as_cross_entropy,
+        kl_by_loop,
+        kl_without_a_gradient_to_the_reference,
+        kl_by_score_function,
+    ],
+    "q2": [
+        objective_as_one_sum,
+        objective_by_einsum,
+        objective_by_loop,
+        objective_below_its_maximum,
+        objective_of_fixed_numbers,
+    ],
     "q3": [optimum_by_log_softmax, optimum_shifted, optimum_row_by_row],
     "q4": [token_rewards_by_loop, token_rewards_by_scatter, token_rewards_by_index],
     "q5": [estimators_from_ratio, estimators_with_expm1],

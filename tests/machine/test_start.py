@@ -1,0 +1,54 @@
+"""What is settled before PyTorch is loaded."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import week6
+from week6.machine import start
+
+PATH = Path(start.__file__)
+
+
+def fresh(code, name, **environment):
+    """A new process that is called `name`, loads the module alone and then runs `code`."""
+    first = (
+        "import importlib.util, os, signal, sys, time\n"
+        f"sys.argv[0] = {name!r}\n"
+        f"spec = importlib.util.spec_from_file_location('start', {str(PATH)!r})\n"
+        "spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
+    )
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    return subprocess.run(
+        [sys.executable, "-c", first + code], capture_output=True, text=True, timeout=60, env=clean | environment
+    )
+
+
+def test_it_comes_before_all_else_and_needs_no_library():
+    first = next(
+        x for x in ast.parse(Path(week6.__file__).read_text()).body if isinstance(x, ast.Import | ast.ImportFrom)
+    )
+    assert (first.module, first.names[0].name) == ("week6.machine", "start")
+    imported = [x for x in ast.walk(ast.parse(PATH.read_text())) if isinstance(x, ast.Import | ast.ImportFrom)]
+    names = {name.name for x in imported if isinstance(x, ast.Import) for name in x.names}
+    assert names | {x.module for x in imported if isinstance(x, ast.ImportFrom)} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", ["-m", "/usr/bin/week6", "week6.exe"])
+def test_ctrl_c_while_a_command_loads(name):
+    done = fresh("os.kill(os.getpid(), signal.SIGINT); time.sleep(30)", name)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "week6: interrupted\n")
+
+
+def test_ctrl_c_elsewhere_is_left_alone():
+    done = fresh("print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)", "ipykernel_launcher.py")
+    assert done.stdout == "True\n"
+
+
+def test_waiting_threads_sleep_unless_told_otherwise():
+    assert fresh("print(os.environ['OMP_WAIT_POLICY'])", "x").stdout == "PASSIVE\n"
+    assert fresh("print(os.environ['OMP_WAIT_POLICY'])", "x", OMP_WAIT_POLICY="ACTIVE").stdout == "ACTIVE\n"
