@@ -45,11 +45,11 @@ ALTERATIONS: list[Alteration] = [
         "assert_close(lost, -torch.sigmoid(r_j - r_i)",
     ),
     Alteration(
-        "01_bradley_terry", "assert_close(H, h - torch.diag(h.sum(1)))", "assert_close(H, h + torch.diag(h.sum(1)))"
+        "01_bradley_terry", "assert_close(H, nu - torch.diag(nu.sum(1)))", "assert_close(H, nu + torch.diag(nu.sum(1)))"
     ),
     Alteration("01_bradley_terry", "v @ H @ v, -0.5 *", "v @ H @ v, -1.0 *"),
     Alteration("01_bradley_terry", "weights = wins.sum(dim=1) / rate", "weights = wins.sum(dim=0) / rate"),
-    Alteration("01_bradley_terry", "torch.diag(h.sum(1)) - h\n", "torch.diag(h.sum(1)) + h\n"),
+    Alteration("01_bradley_terry", "torch.diag(nu.sum(1)) - nu\n", "torch.diag(nu.sum(1)) + nu\n"),
     Alteration("01_bradley_terry", "math.log(24 * 0.05 * k)", "math.log(12 * 0.05 * k)"),
     Alteration("01_bradley_terry", "- l2 / 2 * r.square().sum() for", "- l2 * r.square().sum() for"),
     Alteration("01_bradley_terry", "probability(three, three.roll(-1))", "probability(three, three[[1, 2, 1]])"),
