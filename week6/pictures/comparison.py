@@ -1,6 +1,7 @@
 """The drawings of notebook 07, and its tables: how far each method is from the optimum, and how sure a number is."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -52,7 +53,7 @@ def staircase(
     axes.plot(kl, reward, "o", color="0.6", markersize=5, label="runs")
     axes.step(kl[order], reward[order], where="post", color=BLUE, marker="o", label="Pareto frontier: not dominated")
     ends = torch.tensor(hull)[kl[hull].argsort()]
-    look = {"linestyle": "--", "marker": "D", "markersize": 8, "markerfacecolor": "none"}
+    look: Any = {"linestyle": "--", "marker": "D", "markersize": 8, "markerfacecolor": "none"}
     axes.plot(kl[ends], reward[ends], color=ORANGE, label="best for some price β", **look)
     axes.set(xlabel="KL(π ‖ π_ref) (nats)", ylabel="reward (reward units)", title="Two sets of runs worth keeping")
     axes.legend(loc="lower right")
