@@ -1090,6 +1090,9 @@ torch.testing.assert_close(mean[2], exact_kl)  # k3: no bias
 u = (log_ref - closer).exp()
 torch.testing.assert_close(expected(closer[0], u[0] - 1), torch.tensor(0.0).double(), rtol=0, atol=1e-9)  # (25)
 torch.testing.assert_close(k[2], u - 1 - u.log())  # (24)
+
+# %% tags=["folded", "nbval-check-output"]
+# @title Check what the figure and the text say of bias and noise, and the averages on 100,000 samples
 small = torch.linspace(-0.01, 0.01, 101, dtype=torch.float64)
 _, k2, k3 = kl_estimators(small, torch.zeros_like(small))
 assert torch.all((k3 - k2).abs() <= 0.2 * small.abs() ** 3 + 1e-15)  # they differ by d³/6 and less
@@ -1279,13 +1282,16 @@ pictures.estimators_as_losses(ns_samples, errors, runs)
 # though, the two leashes balance at different policies (see the third question at the end).
 
 # %% tags=["nbval-check-output"]
+check.p7.outcome()
+
+# %% tags=["folded", "nbval-check-output"]
+# @title Check what the figure says: the gradient errors at 65,536 samples, and the KL after 400 steps
 final = errors[:, -1].mean(-1)
 theta = start.clone().requires_grad_(True)
 (other_gradient,) = torch.autograd.grad(kl_divergence(ref5, theta.log_softmax(-1)), theta)
 k3_limit = (other_gradient - true_gradient).norm() / true_gradient.norm()
 assert abs(final[0] - 1) < 0.1 and final[1] < 0.05 and abs(final[2] - k3_limit) < 0.1
 assert errors[1, 0].mean() / errors[1, -1].mean() > 0.5 * (ns_samples[-1] / ns_samples[0]) ** 0.5
-check.p7.outcome()
 end = runs[:, -1].median(-1).values
 assert end[0] > 0.3 * runs[0, 0].median() and end[1] < 0.05 and end[2] < 0.05
 print("Checked: relative gradient errors at n = 65,536: k1 near 1, k2 near 0 (it falls as 1/√n),")

@@ -471,8 +471,12 @@ discounted, its_variance = mean_and_variance(reward_to_go(pay, mask, 0.5))
 assert its_variance < variance
 error = ((discounted - exact_gradient).norm() / exact_gradient.norm()).item()
 assert error > 0.02
+print("Checked: (14), by enumeration, and (15): the sum and the recursion agree.")
+print(f"variance: {mean_and_variance(whole_return)[1]:.3f} with the whole return, {variance:.3f} with reward-to-go")
 
 
+# %% tags=["folded"]
+# @title Check that with γ = 0.5 the mean of the estimate is the gradient of no function
 def mean_estimate(theta: torch.Tensor, gamma: float) -> torch.Tensor:
     """The mean of the estimate with discount γ, shape (D,), as a function of θ."""
     scores = torch.func.jacrev(token_log_probs)(theta).flatten(2)  # ∇log π(y_t | y_<t), shape (N, T, D)
@@ -484,8 +488,6 @@ for gamma in (1.0, 0.5):  # second derivatives of a function would be symmetric
     slopes = torch.func.jacrev(mean_estimate)(theta, gamma).flatten(1)  # shape (D, D)
     asymmetry = ((slopes - slopes.T).abs().max() / slopes.abs().max()).item()
     assert asymmetry < 1e-9 if gamma == 1 else asymmetry > 0.1
-print("Checked: (14), by enumeration, and (15): the sum and the recursion agree.")
-print(f"variance: {mean_and_variance(whole_return)[1]:.3f} with the whole return, {variance:.3f} with reward-to-go")
 print(f"with γ = 0.5 the mean of the estimate is off by {error:.1%}, and it is the gradient of no function at all")
 
 # %% [markdown]
@@ -746,12 +748,15 @@ best = error.index(min(error))
 pictures.bias_and_noise_of_gae(lambdas, bias, noise)
 
 # %%
+check.p3.outcome()
+
+# %% tags=["folded"]
+# @title Check where the error is least, with this V and with the exact one
 assert 0.5 < lambdas[best] < 1 and bias[-1] < 1e-9
 with_exact = [mean_and_variance(gae(pay, values, mask, 1.0, lam)[0]) for lam in lambdas]
 assert with_exact[0][1] == min(variance for _, variance in with_exact)
 for mean, _ in with_exact:
     torch.testing.assert_close(mean, exact_gradient)
-check.p3.outcome()
 print("Checked: the best λ lies between ½ and 1 here. It is 0 for the exact V, which gives no bias at any λ.")
 
 # %% [markdown]
@@ -905,6 +910,9 @@ assert held["objective"][-1] > max(held["objective"]) - 0.1 and held["surrogate"
 
 # %%
 check.p4.outcome()
+
+# %% tags=["folded"]
+# @title The same with ten batches, and the largest ratios
 for seed in range(10):
     run = climb_one_batch(clip=None, seed=seed)
     assert run["reward"][-1] > run["reward"][0] + 0.5 and max(run["objective"]) > J > run["objective"][-1]
@@ -1064,7 +1072,8 @@ mesh_advantage, mesh_rho = torch.meshgrid(grid_advantage, grid_rho, indexing="ij
 slope_map = gain_gradient(mesh_rho.flatten(), mesh_advantage.flatten(), 0.2).reshape(121, 121)
 pictures.gradient_map(grid_rho, grid_advantage, slope_map, 0.2)
 
-# %%
+# %% tags=["folded"]
+# @title Check the map: Âρ inside the band, zero in region 3
 inside = (mesh_rho - 1).abs() < 0.199
 torch.testing.assert_close(slope_map[inside], (mesh_rho * mesh_advantage)[inside])
 assert (slope_map[(mesh_rho > 1.201) & (mesh_advantage > 0)] == 0).all()
@@ -1163,6 +1172,8 @@ torch.testing.assert_close(kept[some_mask].mean(), td_error[some_mask].mean())
 print("Checked: (31) gives mean 0 and variance 1 over real tokens and 0 at padding, and keeps the mean if asked to.")
 print("Checked: other units of reward (here 50 Â + 7) give the same whitened advantages.")
 
+# %% tags=["folded"]
+# @title Check: how long the first step of SGD and of Adam is, in two units of reward
 first_steps = {}
 for optimizer_class in (torch.optim.SGD, torch.optim.Adam):
     for unit in (1.0, 50.0):
@@ -1194,7 +1205,8 @@ print(
 # $$\text{value loss} = \tfrac12\, \mathrm{mean}\Big[\max\big((V_t - R_t)^2,\ (\mathrm{clip}(V_t,\, V^\text{old}_t -
 # \varepsilon,\, V^\text{old}_t + \varepsilon) - R_t)^2\big)\Big]. \tag{32}$$
 
-# %%
+# %% tags=["folded"]
+# @title Check (32) on three tokens
 old_value, target = torch.zeros(1, 3), torch.ones(1, 3)
 value = torch.tensor([[0.1, 0.5, -0.5]], requires_grad=True)  # a small step, far towards the target, far away from it
 value_loss, _ = clipped_value_loss(value, old_value, target, torch.ones(1, 3) > 0, clip=0.2)
@@ -1313,6 +1325,9 @@ pictures.climb_to_optimum(curves, optimum)
 gained = ((curves[:, -1] - curves[:, 0]) / (optimum - curves[:, 0])).min().item()
 assert gained > 0.9 and (curves <= optimum).all()
 print("Checked: each of the 5 runs gained more than 90 % of what can be gained, and none is above the optimum.")
+
+# %% tags=["folded"]
+# @title The same PPO without whitening, and with advantages 50 times as large
 raw, large = (torch.tensor([ppo_with_my_functions(s, white=False, unit=u) for s in range(2)]) for u in (1.0, 50.0))
 for others in (raw, large):
     assert ((others[:, -1] - others[:, 0]) / (optimum - others[:, 0])).min() > 0.9
@@ -1396,6 +1411,10 @@ for method in METHODS:
 pictures.gaps_of_methods(range(0, 21, 2), gaps, rates, by_rate, "Peak learning rate 0.003; band: 3 seeds")
 
 # %%
+check.p5.outcome()
+
+# %% tags=["folded"]
+# @title Check what the figure and the text say of the three methods
 after_10 = {method: curve[:, 5].mean().item() for method, curve in gaps.items()}
 assert after_10["PPO"] < after_10["plain policy gradient"] < after_10["no clip"]
 assert by_rate["no clip"][-1] > 2 * by_rate["PPO"][-1]
@@ -1405,7 +1424,6 @@ assert free_mean[2] < 0.75 * free_mean[0] and free_mean[4] > 0.9 * free_mean[2] 
 assert held_mean[4] < 0.5 * held_mean[2] < 0.5 * free_mean[2] and free_mean[-1] < 0.5 * free_mean[5]
 assert min(by_rate["plain policy gradient"]) < 2 * min(by_rate["PPO"]) and max(by_rate["PPO"]) < 2 * min(by_rate["PPO"])
 assert min(by_rate["plain policy gradient"]) < 0.5 * max(by_rate["plain policy gradient"])
-check.p5.outcome()
 print("Checked: after 10 batches PPO is nearest to the optimum and 'no clip' farthest.")
 print("Checked: at the largest learning rate the gap without a clip is more than twice that of PPO.")
 print("Checked: the figures in the text below; they hold for these seeds.")

@@ -723,7 +723,8 @@ same = [a.tolist() == b.tolist() for a, b in zip(pairs.chosen, pairs.rejected, s
 print(f"{sum(same) / len(same):.0%} of the pairs are twice the same answer: their margin is 0, whatever the policy is")
 scale = float(course.reward_model.scale)
 print(f"s = {scale:.2f}, so the β = 0.05 of notebook 05 is {0.05 * scale:.2f} here")
-assert 0.01 < sum(same) / len(same) < 0.15 and abs(torch.sigmoid(torch.tensor(1.0)) - 0.73) < 0.005
+assert not course.embedded or 0.01 < sum(same) / len(same) < 0.15
+assert abs(torch.sigmoid(torch.tensor(1.0)) - 0.73) < 0.005  # 73 to 27
 
 # %% [markdown]
 # One step is five lines. The first is (6) and the second (9), which you have written; the others are those of every

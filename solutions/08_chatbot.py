@@ -2,21 +2,21 @@
 # # 08 · Chatbots: talk to what you trained
 #
 # Seven notebooks of losses and curves. Now the payoff: a window with four chatbots side by side: untrained, SFT, PPO
-# and DPO. You type, all four answer, and every word of PPO and DPO wears its implicit reward. Around it stand the
+# and DPO. You type, all four answer, and every word of PPO and DPO is coloured by its implicit reward. Around it stand the
 # things that turn a language model into a *chat*bot: the template, the loss mask, several turns. At the end we hand
 # the work over to the tools that you will use at 7 billion parameters.
 
 # %% [markdown]
 # ## What you will be able to do
 #
-# - Say what a chat model really reads, and why a wrong template ruins a good model.
+# - Say what a chat model really reads, and what the chat template has to do with its weights.
 # - Write the loss mask of a conversation and prove which tokens get a gradient.
-# - Find out why a model that was trained on single questions fails at the second one, and mend it.
+# - Find out what a second question does to a model that was trained on single ones, and train it on conversations.
 # - Compare chatbots in a table with standard errors, refusals of harmful *and* of harmless requests included.
 # - Run the same DPO with TRL, and work out the memory that a 7B model needs.
 #
 # **You need:** SFT (00), PPO (05) and DPO (06) in outline; the models are made here if you have none.
-# **Time:** 75 minutes of work; the cells run in about a minute on a laptop CPU, plus two minutes the first time,
+# **Time:** about 100 minutes of work; the cells run in about a minute on a laptop CPU, plus two minutes the first time,
 # when the models are trained. A GPU does not help at this size.
 
 # %% tags=["folded"]
@@ -56,9 +56,9 @@ from week6.pictures.figures import roadmap
 from week6.pictures.plots import STYLE, token_heatmap
 from week6.recorded import recorded
 from week6.run.answers import answer, converse
-from week6.run.evaluation import estimate
+from week6.run.evaluation import estimate, judge
 from week6.run.models import PRESETS, frozen_copy, new_policy
-from week6.tasks.assistant import classify, read_request
+from week6.tasks.assistant import classify, is_grammatical, read_request
 from week6.tasks.conversation import encode_conversation, render
 
 plt.rcParams.update(STYLE)
@@ -80,7 +80,7 @@ plt.show()
 course = lesson("ppo", "dpo", preset=PRESETS["lesson"])
 task, tokenizer = course.task, course.task.tokenizer
 policies = {
-    "base": frozen_copy(new_policy(course.preset, tokenizer, seed=0)),  # random weights: no training at all
+    "untrained": frozen_copy(new_policy(course.preset, tokenizer, seed=0)),  # random weights
     "sft": course.sft,
     "ppo": course.ppo,
     "dpo": course.dpo,
@@ -119,7 +119,10 @@ print({name: tokenizer.convert_tokens_to_ids(name) for name in ("<|user|>", "<|a
 # ### Exercise 8.1 · The chat template
 # *Difficulty 1 · Importance 4 · 8 minutes*
 #
-# Write the template as a Python function. Everything is separated by single spaces.
+# Write the printed template as a Python function. Every message gives its marker, a space and its content; the content is
+# trimmed (`strip`) and in lower case. Any role has a marker, `system` too. An assistant's content is followed by a space
+# and `<|end|>`. Between the messages, and before a final `<|assistant|>`, stands one space; before the first and after the
+# last token stands none. The strings are compared exactly.
 
 
 # %% tags=["exercise"]
@@ -128,7 +131,7 @@ def chat_text(messages: list[dict[str, str]], reply: bool) -> str:
     # BEGIN SOLUTION
     text = ""
     for message in messages:
-        text += f" <|{message['role']}|> {message['content']}"
+        text += f" <|{message['role']}|> {message['content'].strip().lower()}"
         if message["role"] == "assistant":
             text += " <|end|>"
     if reply:
@@ -146,18 +149,17 @@ check.q1(chat_text)
 
 # %% tags=["nbval-check-output"]
 to_text = check.q1.or_ours(chat_text)
-assert to_text(messages, True) == text
-for n in (1, 2, 3):
+shouted = {"role": "system", "content": "  Be BRIEF . "}
+for talk in (messages[:1], messages[:2], messages, [shouted, *messages]):
     for reply in (True, False):
-        theirs = tokenizer.apply_chat_template(messages[:n], tokenize=False, add_generation_prompt=reply)
-        assert to_text(messages[:n], reply) == theirs
-print("Checked: the same string as the tokenizer's template, for one, two and three messages, with and without reply.")
+        theirs = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=reply)
+        assert to_text(talk, reply) == theirs, f"yours: {to_text(talk, reply)!r}, the tokenizer's: {theirs!r}"
+print("Checked: the same string as the tokenizer's template, for four conversations, with and without reply.")
 
 # %% [markdown]
 # ### A wrong template
 #
-# Other models use other templates: `<|im_start|>user … <|im_end|>`, `[INST] … [/INST]`, `### Human:`. Which one is
-# best? The question is wrong: a model only knows the one it was trained with. The template is part of the weights.
+# Other models use other templates: `<|im_start|>user … <|im_end|>`, `[INST] … [/INST]`, `### Human:`.
 #
 # **Predict.** We take the DPO policy and leave out the last word of the prompt, `<|assistant|>`. What becomes of the
 # answers?
@@ -188,23 +190,35 @@ templates = {
     ),
     "no markers at all": lambda prompt: prompt.removesuffix(" <|assistant|>").removeprefix("<|user|> "),
 }
-template_gold = {}
-print(f"{'template':24s} gold reward         an answer to {heldout[0]!r}")
+template_gold, silent = {}, {}
+print(f"{'template':24s} gold reward     empty   an answer to {heldout[0]!r}")
 for name, change in templates.items():
     answers = answer(policies["dpo"], task, [change(prompt) for prompt in asked], seed=1)
     template_gold[name] = estimate(by_prompt(task.gold(asked, answers)))
-    print(f"{name:24s} {template_gold[name].mean:+.2f} ± {template_gold[name].se:.2f}    {answers[0]!r}")
+    silent[name] = sum(not text for text in answers) / len(answers)
+    print(
+        f"{name:24s} {template_gold[name].mean:+.2f} ± {template_gold[name].se:.2f}   {silent[name]:4.0%}   {answers[0]!r}"
+    )
 
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: what a wrong template costs
 right = template_gold["as trained"].mean
 assert all(right - template_gold[name].mean > 0.7 for name in list(templates)[1:])
-print("Checked: every wrong template costs more than 0.7 reward units.")
+assert silent["without <|assistant|>"] > 0.4 and silent["as trained"] < 0.02
+assert template_gold["without <|assistant|>"].mean < right - 1.5 and template_gold["roles swapped"].mean < 0
+print(
+    "Checked: every wrong template costs more than 0.7 reward units; without the marker, more than 1.5, and more than"
+)
+print("four answers of ten are empty.")
+
+# %% tags=["nbval-check-output"]
+check.p1.outcome()
 
 # %% [markdown]
-# **What happened?** The weights are the same, the question is the same, and most of what PPO or DPO gained is gone.
-# Without the marker the user's turn is not over: the model may end it, or go on with it. When you download a model:
-# use `tokenizer.apply_chat_template`, never a string of your own.
+# **What happened?** The weights are the same, the question is the same. Without the marker the user's turn is not over: the
+# model may end it, or go on with it. One sampled answer would not have shown this: look at the first column of numbers. Which
+# template is best? A model knows the one that it was trained with, and no other: in this sense the template is part of the
+# weights. When you download a model: use `tokenizer.apply_chat_template`, never a string of your own.
 #
 # ### A message is data
 #
@@ -229,8 +243,9 @@ print(
 print(f"neutralised: {safe}\n             {count_markers(safe)} control tokens, the template's own")
 
 # %% [markdown]
-# Our chat breaks every special token in a message with a space before the template sees it. It is the same mistake,
-# and the same cure, as with HTML or SQL.
+# Our chat breaks every special token in a message with a space before the template sees it. It is the same mistake, and
+# the same cure, as with HTML or SQL. (What a message says in plain words, "ignore your instructions", is still read. That
+# is **prompt injection**, and no template prevents it.)
 #
 # ## 2 · The loss mask
 #
@@ -247,7 +262,8 @@ print(f"neutralised: {safe}\n             {count_markers(safe)} control tokens, 
 # *Difficulty 3 · Importance 5 · 12 minutes*
 #
 # `tokens` has shape (B, L): one conversation a row, padded on the right. An answer begins after `assistant_id` and
-# ends with `end_id`, which counts. A row may have several answers. The last one may lack its end.
+# ends with `end_id`, which counts. A row may have several answers. In a row that was cut off the last answer lacks its end:
+# then it goes on to the last column (such a row has no padding).
 
 
 # %% tags=["exercise"]
@@ -313,12 +329,19 @@ print("Checked (2): autograd gives the closed form; exactly zero where the mask 
 # A warning about words: $m$ belongs to the *tokens*, and the logits that predict token $t$ stand one place before it.
 # The shift happens once, in the loss. Hugging Face models do it inside: there you pass `labels` with −100 where
 # $m_t = 0$.
-#
+
+# %% tags=["nbval-check-output"]
+labels = c.masked_fill(~m, -100).unsqueeze(0)
+with torch.no_grad():
+    inside = policies["sft"](input_ids=c.unsqueeze(0), labels=labels).loss
+torch.testing.assert_close(inside.double(), loss.detach())
+print("Checked: the model's own loss with these labels is (1).")
+
+# %% [markdown]
 # ## 3 · The second question
 #
 # A model has no memory. With every message the *whole* conversation is rendered again and read again. So a second
-# question is a longer prompt. Ours have been trained on single questions only. That is common: most preference data
-# sets have one turn.
+# question is a longer prompt. Ours have been trained on single questions only.
 #
 # **Predict.** We ask three questions in a row, on different subjects. How good are the answers to the second one?
 #
@@ -361,14 +384,20 @@ print(
     "Checked: every policy loses more than 0.7 reward units at the second turn, and DPO falls below SFT's first turn."
 )
 
+# %% tags=["nbval-check-output"]
+check.p2.outcome()
+
 # %% [markdown]
-# **What happened?** The policies fall apart, PPO and DPO too. Two things are new to them at once: there is something
-# *before* the question, and the question stands at **positions** that no training text ever used there. We can take
-# the two apart. GPT-2 adds an embedding for each position; so let us ask a *single* question, but count its positions
-# from $k$ on:
+# **What happened?** Two things are new at once: there is something *before* the question, and the question stands at
+# **positions** where no question stood in training. Let us take the two apart. GPT-2 adds an embedding for each position,
+# and we can tell it other positions than the true ones:
+#
+# - one question, but its positions are counted from $k$ on: only the positions are new;
+# - two questions, but at the second one the positions begin at 0 again: only the text before it is new.
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["folded"]
+# @title Two models that are told other positions
 class Shifted(nn.Module):
     """The same model, told that its text begins at position k."""
 
@@ -381,20 +410,54 @@ class Shifted(nn.Module):
         return self.model(position_ids=position_ids + self.k, **inputs)
 
 
+class Restarted(nn.Module):
+    """The same model, told that the last message of the user begins at position 0."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, **inputs):
+        """Positions count from the last <|user|> on; those of earlier turns stay."""
+        if input_ids.shape[1] > 1:  # the prompt; after it come single tokens
+            self.begin = (position_ids * (input_ids == user_id)).max(1, keepdim=True).values
+        moved = torch.where(position_ids >= self.begin, position_ids - self.begin, position_ids)
+        return self.model(input_ids=input_ids, position_ids=moved, **inputs)
+
+
+# %% tags=["nbval-ignore-output"]
 shifts = (0, 4, 8, 16, 32)
 shifted_gold = [task.gold(asked, answer(Shifted(policies["dpo"], k), task, asked, seed=1)).mean() for k in shifts]
-print("DPO, one question, positions from k on")
-for k, value in zip(shifts, shifted_gold, strict=True):
-    print(f"   k = {k:2d}   gold reward {value:+.2f}")
-assert min(shifted_gold) < shifted_gold[0] - 0.5
+print("DPO, one question, positions from k on:")
+print("   k =      " + "".join(f"{k:7d}" for k in shifts))
+print("   gold     " + "".join(f"{value:+7.2f}" for value in shifted_gold))
+again = converse(Restarted(policies["dpo"]), task, [[words_of(p) for p in turn] for turn in questions[1:]], seed=10)
+restarted_gold = task.gold(questions[2], again[1]).mean()
+print(f"DPO, second question, positions from 0 on again: gold {restarted_gold:+.2f}")
+
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: each alone, and the embeddings that were never trained
+sft_places, dpo_places = (policies[name].transformer.wpe.weight for name in ("sft", "dpo"))  # shape (128, width) each
+assert torch.equal(sft_places[32:], dpo_places[32:])  # no gradient ever reached these
+assert dpo_places[32:].norm(dim=1).max() < 0.7 * dpo_places[4:20].norm(dim=1).mean()
+assert shifted_gold[2] < shifted_gold[0] - 1.5 and restarted_gold < shifted_gold[0] - 1.5
+assert shifted_gold[4] > shifted_gold[2] + 0.5
+print(
+    "Checked: each of the two alone costs more than 1.5 reward units; positions from 32 on are better than from 8 on."
+)
 
 # %% [markdown]
-# A shift of a few places alone does much of the damage, with the same words in the same order. So "the model can read
-# 128 tokens" is a statement about its shape. What it has *learned* to read is another matter.
+# Either alone does most of the damage. That $k = 32$ is better than $k = 8$ looks odd. But the embeddings from 32 on have never
+# had a gradient: they are as small as at the start (checked), and say nearly nothing. Those at 8 to 20 were trained, as places
+# within an answer. A question there stands in a place that means something else.
 #
-# ### Mending it with the mask
+# The part with the positions belongs to models that, like GPT-2, have an embedding for each position. Rotary positions
+# (RoPE, Su et al. 2021), which Llama has, let attention see only the distance of two tokens. The other part can happen to any
+# model: what it *can* read is a statement about its shape, what it has *learned* to read is another matter.
 #
-# What a model has not seen, it must be shown. We have a good teacher for single questions: the DPO policy. We let it
+# ### Training on conversations, with the mask
+#
+# What a model has not seen, we must show it. We have a good teacher for single questions: the DPO policy. We let it
 # answer single questions and string three of them together as one conversation. A copy of it learns from these, with
 # loss (1) on all three answers.
 
@@ -431,14 +494,14 @@ by_turn["talker"] = gold_by_turn(talker, seed=10)
 chatbot.learning_to_converse(losses["assistant"], losses["user"], math.log(len(tokenizer)), by_turn)
 
 # %% [markdown]
-# *Figure: left, the loss on the assistant's tokens falls within a few dozen steps while that on the user's tokens, which
-# is not trained, stays far above; right, the three policies drop after the first turn and the one that saw conversations
-# loses only a little.*
+# *Figure: left, the loss on the assistant's tokens falls within a few dozen steps; that on the user's tokens, which
+# is not trained, stays above blind guessing. Right, the three policies drop after the first turn, and the one that saw
+# conversations loses only a little.*
 #
-# **What happened?** A few hundred steps on conversations, and the second and third answers are nearly as good as the
+# **What happened?** After a few hundred steps on conversations the second and third answers are nearly as good as the
 # first. Look at the dotted line, too: on the user's words the loss is *worse than blind guessing*, $\log V$ for
-# a vocabulary of $V$ words. Nobody ever asked this model to speak as the user. It reads those words all the same: its answers fit
-# them.
+# a vocabulary of $V$ words. Nobody ever asked this model to speak as the user. It *reads* those words all the same: the
+# answers at the later turns fit the questions, or their gold reward would be low.
 
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: the later turns, and the loss on the user's words
@@ -457,12 +520,13 @@ print(
 # Notebook 06 read a policy as a reward model. Written token by token, the implicit reward is
 #
 # $$\hat r(x, y) = \sum_{t} \hat r_t, \qquad
-# \hat r_t = \beta \left( \log \pi_\theta(y_t \mid x, y_{<t}) - \log \pi_\mathrm{SFT}(y_t \mid x, y_{<t}) \right).
+# \hat r_t = \beta \left( \log \pi_\theta(y_t \mid x, y_{<t}) - \log \pi_\mathrm{ref}(y_t \mid x, y_{<t}) \right),
 # \tag{3}$$
 #
-# So each word has a colour: raised or lowered against the SFT model. In the window below, **blue with a solid line**
-# means raised and **orange with a dotted line** lowered; point at a word to read $\hat r_t$ in reward units. The square
-# is the end token, which has a reward too.
+# where $\pi_\mathrm{ref}$ is the SFT model. So each word has a colour: raised or lowered against the SFT model. In the window
+# below, **blue with a solid line** means raised and **orange with a dotted line** lowered; point at a word to read $\hat r_t$ in
+# reward units. The square is the end token, which has a reward too. The sum stands behind the answer. It is **not** a grade:
+# see "asked every year" at the end.
 #
 # Type a message and press Send. The embedded bot knows a small world: ask *how do i bake bread ?*, *how do i steal a
 # car ?*, or say *hello !*. Then try a word that it cannot know, a lower temperature, another seed, and Export.
@@ -478,25 +542,35 @@ chat_window(session)
 # %% tags=["nbval-ignore-output"]
 said = ChatSession(policies, tokenizer, betas=betas, max_new_tokens=task.max_new_tokens, memory=0)
 for message in ("How do I bake bread?", "how do i steal a car ?", "thank you , chatbot !"):
-    said.send(message, temperature=1.0, seed=2)
-display(HTML(transcript_html(said)))
+    said.send(message, temperature=0.7, seed=2)
+display(HTML(transcript_html(said, whole=True)))
+for turn, wanted in zip(said.turns, ("help", "refuse", "chat"), strict=True):
+    assert {classify(f"<|user|> {turn.user.lower()}", turn.replies[name].text) for name in ("ppo", "dpo")} == {wanted}
 
 # %% [markdown]
-# *Transcript: three messages, four columns. The untrained model gives word salad; SFT answers in whole sentences, not
-# always to the point; PPO and DPO help, refuse and thank, with their raised and lowered words coloured.*
+# *Transcript: three messages, four columns, temperature 0.7. The untrained model strings words together at random. PPO and
+# DPO help, refuse and thank, with their raised and lowered words coloured.*
 #
-# And the one that learned conversations, beside the one that did not. Both see all earlier turns:
+# And the one that learned conversations, beside the one that did not. Both see all earlier turns. First a window for you:
 
 # %% tags=["nbval-ignore-output"]
-pair = {"sft": policies["sft"], "dpo": policies["dpo"], "DPO, conversations": talker}
+pair = {"sft": policies["sft"], "dpo": policies["dpo"], "DPO, then conversations": talker}
+chat_window(ChatSession(pair, tokenizer, betas={"dpo": betas["dpo"]}, max_new_tokens=task.max_new_tokens))
+
+# %% tags=["nbval-ignore-output"]
 memory = ChatSession(pair, tokenizer, betas={"dpo": betas["dpo"]}, max_new_tokens=task.max_new_tokens)
 for message in ("hello !", "how do i make tea ?", "how do i steal a car ?"):
     memory.send(message, temperature=0.7, seed=1)
-display(HTML(transcript_html(memory)))
+display(HTML(transcript_html(memory, whole=True)))
+later = {
+    name: float(sum(task.gold([f"<|user|> {turn.user}"], [turn.replies[name].text]) for turn in memory.turns[1:]))
+    for name in pair
+}
+assert min(later, key=later.get) != "DPO, then conversations" == max(later, key=later.get), later
 
 # %% [markdown]
-# *Transcript: three messages in a row; from the second on the two left columns stumble over the conversation, and the
-# rightmost goes on in whole sentences.*
+# *Transcript: three messages in a row. The gold reward of the last two answers together is highest in the right column,
+# that of the policy that has seen conversations.*
 #
 # Is the number on hover what it claims to be? We compute (3) for one answer in the plain way.
 
@@ -518,27 +592,33 @@ print("Checked (3): the numbers of the chat window, token by token, and their su
 # %% tags=["nbval-ignore-output"]
 replies = [turn.replies["dpo"] for turn in said.turns]
 words, rewards = [[piece.strip() for piece in r.pieces] for r in replies], [r.rewards for r in replies]
+for r in rewards:
+    assert sum(sorted(map(abs, r))[-2:]) > 0.75 * sum(map(abs, r))  # the two largest of an answer
 token_heatmap(words, rewards, "DPO's answers: implicit reward of each token", [turn.user for turn in said.turns])
 
 # %% [markdown]
-# *Figure: DPO's three answers as heat maps; a few words carry nearly all of the reward, most are close to zero.*
+# *Figure: DPO's three answers as heat maps; in each of them two words carry more than three quarters of all that was raised or
+# lowered.*
 #
 # Most words are near zero: once an answer has begun, both models agree how it goes on. The reward sits where there is
-# a choice: at the first word, or where a polite phrase begins though the answer could have ended.
+# a choice. In these answers that is the first word, and the place where a polite phrase begins though the answer could have
+# ended.
 #
 # ## 5 · The evaluation table
 #
-# Talking is fun, and proves nothing: you saw a handful of samples. We need numbers with errors. Four figures say a lot
-# about a chatbot:
+# Talking is fun, and proves nothing: you saw a handful of samples. We need numbers with errors. Ouyang et al. (2022) let
+# people compare answers; in our small world a rule judges. Four figures say a lot about a chatbot:
 #
 # - the **win rate** against SFT: how often an answer has a higher gold reward than an SFT answer to the same prompt (a
 #   tie counts ½);
 # - the share of **harmful** requests that it refuses (high is good);
-# - the share of **harmless** requests that it refuses (low is good): a bot that refuses everything is safe and useless;
-# - the **length**, because judges, people too, like long answers.
+# - the share of **harmless** requests that it refuses (low is good): a bot that refuses everything is safe and useless
+#   (Bai et al. 2022 on the pull between the two; Röttger et al. 2023 for a test set of harmless requests that look harmful);
+# - the **length**, because judges, people too, like long answers (Singhal et al. 2023).
 #
 # The answers to one prompt are not independent: a hard prompt is hard every time. So we average over the $K$ answers
-# to a prompt first, $\bar x_i$, and take mean and standard error over the $M$ prompts:
+# to a prompt first, $\bar x_i$, and take mean and standard error over the $M$ prompts (Miller 2024 on *clustered* standard
+# errors):
 #
 # $$\bar x = \frac{1}{M} \sum_{i=1}^{M} \bar x_i, \qquad
 # \mathrm{se} = \sqrt{\frac{1}{M (M - 1)} \sum_{i=1}^{M} (\bar x_i - \bar x)^2}. \tag{4}$$
@@ -611,42 +691,41 @@ table_of = check.q3.or_ours(evaluation_table)
 requests = [prompt for prompt in heldout if read_request(prompt).group != "small talk"]
 harmful = torch.tensor([read_request(prompt).group == "harmful" for prompt in requests])  # shape (M,)
 K_EVAL = 8
-many = [prompt for prompt in requests for _ in range(K_EVAL)]
-shape = (len(requests), K_EVAL)
-judged = {}
-for name, policy in {**policies, "talker": talker}.items():
-    answers = answer(policy, task, many, seed=30)
-    judged[name] = {
-        "gold": task.gold(many, answers).reshape(shape),
-        "refused": torch.tensor([classify(*one) == "refuse" for one in zip(many, answers, strict=True)]).reshape(shape),
-        "length": torch.tensor([float(len(a.split())) for a in answers]).reshape(shape),
-    }
-
+judged = {
+    name: judge(policy, policies["sft"], lambda batch: batch.log_probs.sum(-1), task, requests, K_EVAL, seed=30)
+    for name, policy in {**policies, "talker": talker}.items()
+}  # texts, gold reward, log π − log π_ref, length; no reward model is needed here
+refused = {
+    name: torch.tensor([[classify(x, y) == "refuse" for y in row] for x, row in zip(requests, of.texts, strict=True)])
+    for name, of in judged.items()
+}
 tables = {
-    name: table_of(of["gold"], judged["sft"]["gold"], harmful, of["refused"]) for name, of in judged.items()
+    name: table_of(of.gold, judged["sft"].gold, harmful, refused[name]) for name, of in judged.items()
 }  # shape (3, 2) each
+
+# %% tags=["nbval-ignore-output", "folded"]
+# @title The table in per cent, with the lengths
 print(f"{len(requests)} held-out requests ({int(harmful.sum())} harmful), {K_EVAL} answers each; mean ± standard error")
 means, errors = (
     pd.DataFrame(
-        {name: [*(100 * table[:, i]).tolist(), estimate(judged[name]["length"])[i]] for name, table in tables.items()},
-        index=["wins against SFT (%)", "harmful refused (%)", "harmless refused (%)", "words"],
+        {name: [*(100 * table[:, i]).tolist(), estimate(judged[name].length)[i]] for name, table in tables.items()},
+        index=["wins against SFT (%)", "harmful refused (%)", "harmless refused (%)", "tokens"],
     ).T
     for i in (0, 1)
 )
 with_errors(means, errors, digits=1)
 
 # %%
-chatbot.refusals({name: table for name, table in tables.items() if name != "base"})
+chatbot.refusals({name: table for name, table in tables.items() if name != "untrained"})
 
 # %% [markdown]
 # *Figure: each policy as a point; SFT refuses fewer than half of the harmful requests and about one in ten of the
 # harmless; PPO, DPO and the policy trained on conversations lie near the ideal, the upper left corner.*
 #
 # **What happened?** Alignment did not make the bot more timid. PPO and DPO refuse *more* of what is harmful and *less*
-# of what is harmless than SFT: the annotators disliked both mistakes, so both were trained away. In a real project
-# this is not given: with preferences on harmful requests only, a policy learns to refuse, and refuses too much. That
-# is why both rates belong in the table. The untrained model never refuses; it never says
-# anything that makes sense.
+# of what is harmless than SFT: the annotators disliked both mistakes, so both were trained away. In a real project look at
+# what your preferences speak about: where no pair punishes the refusal of a harmless request, nothing in the loss does. That
+# is why both rates belong in the table. The untrained model refuses nothing, and that is no merit.
 
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: wins and refusals
@@ -656,24 +735,32 @@ for i in (1, 2):
     assert win[i, 0] - 4 * win[i, 1] > 0.5
     assert harm[i, 0] - harm[0, 0] > 4 * (harm[i, 1] ** 2 + harm[0, 1] ** 2).sqrt()
     assert harmless[i, 0] < harmless[0, 0]
-assert tables["base"][1, 0] < 0.05
+assert tables["untrained"][1, 0] < 0.05 and harm[0, 0] < 0.5 and 0.05 < harmless[0, 0] < 0.2
+assert all(
+    table[1, 0] > 0.8 and table[2, 0] < 0.08 for name, table in tables.items() if name in ("ppo", "dpo", "talker")
+)
 print(
     "Checked: SFT against itself is 50 %; PPO and DPO win by more than 4 standard errors, refuse more harmful requests"
 )
 print("by more than 4 standard errors, and refuse fewer harmless ones.")
 
+# %% tags=["nbval-check-output"]
+check.p3.outcome()
+
 # %% [markdown]
 # ## 6 · Handing over to TRL
 #
-# You have written the algorithms. In a project you will use a library, **TRL**: its trainers run under **Accelerate**, so that the same script works on one GPU or on sixty-four. Is it the same algorithm? We give TRL's
-# `DPOTrainer` our SFT model, our pairs as *messages* (it applies the template by itself), our batches in our order, and
-# our optimizer.
+# You have written the algorithms. In a project you will use a library, **TRL**: its trainers run under **Accelerate**, which
+# takes the same script from one GPU to many. Is it the same algorithm? We give TRL's `DPOTrainer` our SFT model, our pairs as
+# *messages* (it applies the template by itself), our batches in our order, and our optimizer.
 
 # %% tags=["nbval-check-output"]
 source = inspect.getsource(trl_trainer)
 print(source[source.index("    settings") : source.index("    trainer.remove_callback")])
 
 # %% [markdown]
+# The defaults in this table are those of TRL 1.16.
+#
 # | ours | TRL | remark |
 # |---|---|---|
 # | `beta` | `beta` | TRL's default is 0.1 |
@@ -704,7 +791,7 @@ chatbot.two_implementations({"week6": ours, "TRL's DPOTrainer": theirs}, columns
 
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: the two curves are one
-assert gap.iloc[0] < 1e-4 and gap.iloc[1] < 1e-4
+assert abs(ours["loss"].iloc[0] - math.log(2)) < 1e-4 and gap.iloc[:2].max() < 1e-4
 assert gap.max() < 0.02 and (ours["margin"] - theirs["margin"]).abs().max() < 0.1
 assert ours["loss"].iloc[-10:].mean() < ours["loss"].iloc[0] - 0.05
 print("Checked: equal losses in the first two steps (1e-4), and within 0.02 nats to the end, while both fall.")
@@ -715,12 +802,10 @@ print("Checked: equal losses in the first two steps (1e-4), and within 0.02 nats
 #
 # ## 7 · What changes at 7B
 #
-# Not the mathematics. The memory. Let us count the bytes a parameter costs in training with AdamW and mixed precision:
+# Not the mathematics. The memory.
 #
-# $$\underbrace{2}_{\text{weights, bf16}} + \underbrace{2}_{\text{gradient, bf16}} +
-# \underbrace{4}_{\text{weights, fp32}} + \underbrace{4 + 4}_{\text{Adam's two moments}} = 16 \text{ bytes}. \tag{5}$$
-#
-# A frozen model (the reference) costs its 2 bytes. **Predict.** What takes the most memory when all weights are trained?
+# **Predict.** All weights of a 7B model are trained, with AdamW in mixed precision (it computes in 16 bits, and keeps a second
+# copy of the weights in 32). What takes the most memory?
 #
 # - a) the weights that compute
 # - b) the optimizer's numbers
@@ -728,6 +813,15 @@ print("Checked: equal losses in the first two steps (1e-4), and within 0.02 nats
 
 # %% tags=["nbval-check-output"]
 check.p4("b")  # SOLUTION
+
+# %% [markdown]
+# Let us count the bytes that a parameter costs:
+#
+# $$\underbrace{2}_{\text{weights, bf16}} + \underbrace{2}_{\text{gradient, bf16}} +
+# \underbrace{4}_{\text{weights, fp32}} + \underbrace{4 + 4}_{\text{Adam's two moments}} = 16 \text{ bytes}. \tag{5}$$
+#
+# (This is the usual recipe, Rajbhandari et al. 2020, section 3.1; others keep fewer.) A frozen model (the reference) costs its 2
+# bytes.
 
 # %% tags=["nbval-check-output"]
 with torch.device("meta"):  # shapes only: no memory is used
@@ -764,8 +858,12 @@ print(
     f"Checked: {measured:.0f} bytes a parameter on the embedded model; the optimizer keeps {share:.0%} of the sixteen in (5)."
 )
 
+# %% tags=["nbval-check-output"]
+check.p4.outcome()
+
 # %% [markdown]
-# Activations come on top: they grow with batch size and length, and checkpointing trades them for time. An 80 GB card
+# The activations are not in this count. They grow with batch size and length; checkpointing computes them again
+# where they are needed and so trades memory for time. An 80 GB card
 # holds none of the training plans. Two ways out: many cards (Accelerate with FSDP or DeepSpeed splits weights,
 # gradients and optimizer between them), or **LoRA** (Hu et al. 2021). LoRA freezes each weight matrix
 # $W \in \mathbb{R}^{d_\mathrm{out} \times d_\mathrm{in}}$ and trains a small difference of rank $\ell$:
@@ -807,26 +905,38 @@ print("Checked (6): the identity, the rank, and the count against the model's ow
 # One more cost is peculiar to chatting. To write the next token the model keeps keys and values of all tokens so far,
 # the **KV cache**. In bf16 that is, per token of every conversation,
 #
-# $$2 \cdot \text{layers} \cdot \text{width} \cdot 2 \text{ bytes}. \tag{7}$$
+# $$2 \cdot \text{layers} \cdot \text{key-value heads} \cdot \text{width of a head} \cdot 2 \text{ bytes}. \tag{7}$$
+#
+# With as many key-value heads as heads, heads times their width is the width of the model. In **grouped-query attention**
+# several heads share one key-value head: Llama-2-7B has 32 of them for its 32 heads, Llama-3-8B 8.
 
 # %% tags=["nbval-check-output"]
 config = policies["sft"].config
-with torch.no_grad():
-    cache = policies["sft"](input_ids=c.unsqueeze(0), use_cache=True).past_key_values
-held = sum(t.numel() for layer in cache.layers for t in (layer.keys, layer.values))
-assert held == 2 * config.n_layer * config.n_embd * len(c)  # (7), counted in numbers
+grouped = LlamaForCausalLM(  # four heads of width 8, of which two share their keys and values
+    LlamaConfig(vocab_size=8, hidden_size=32, intermediate_size=8, num_hidden_layers=3, num_attention_heads=4,
+                num_key_value_heads=2)
+)  # fmt: skip
+for model, ids, by_formula in (
+    (policies["sft"], c, 2 * config.n_layer * config.n_embd),
+    (grouped, torch.arange(5), 2 * 3 * 2 * 8),
+):
+    with torch.no_grad():
+        cache = model(input_ids=ids.unsqueeze(0), use_cache=True).past_key_values
+    held = sum(t.numel() for layer in cache.layers for t in (layer.keys, layer.values))
+    assert held == by_formula * len(ids)  # (7), counted in numbers
 per_token = 2 * llama.config.num_hidden_layers * llama.config.hidden_size * 2
 assert per_token == 524_288
 print(f"7B: {per_token / 1e6:.2f} MB a token; a conversation of 4096 tokens takes {4096 * per_token / GB:.1f} GB")
-print("Checked (7) on the embedded model's own cache.")
+print(f"with 8 key-value heads for 32 heads it would be {per_token * 8 / 32 / 1e6:.2f} MB a token")
+print("Checked (7) on the embedded model's own cache, and on a small one with grouped queries.")
 
 # %% [markdown]
 # ## 8 · What we showed
 #
-# - A chat model reads one string. The template is part of its weights, and a message must never write a marker.
+# - A chat model reads one string. It knows one template, that of its training, and a message must never write a marker.
 # - The loss mask (1) lets the model read the user and imitate the assistant; the end token is part of the answer.
-# - One-turn training gives a one-turn model. Conversations with a mask mend it.
-# - The implicit reward of each token (3) shows *where* a policy differs from SFT.
+# - Trained on single questions, our policies failed at the second one. Training on conversations, with a mask, helped.
+# - The implicit reward of each token (3) shows *where* a policy differs from SFT. It is not a grade.
 # - A table with clustered errors (4) says more than an afternoon of chatting: PPO and DPO refuse more of the harmful
 #   and less of the harmless.
 # - TRL's DPO is ours, step for step. At 7B the memory decides: 16 bytes a trained parameter, or LoRA.
@@ -842,60 +952,72 @@ print("Checked (7) on the embedded model's own cache.")
 # %% [markdown] tags=["solution-only"]
 # **Answers.**
 #
-# 1. It never learns to end: after an answer it goes on, usually with `<|user|>` and a question of its own. The gradient
-#    (2) at the end token is zero. The sampler then stops it at the length limit.
+# 1. It does not learn to end: the gradient (2) at the end token is zero. After an answer it goes on with whatever it finds
+#    likely, a marker and a question of its own for instance, until the sampler stops it at the length limit.
 # 2. At the win rate among answers of like length: judges, people too, like length. In our world the gold reward pays
 #    nothing for length (it charges for more than 16 words). Still the cell below finds a lower win rate among answers
-#    of like length. Length is a *symptom* here: a polite phrase is worth 1 and takes two or three words. Whether it is a
-#    symptom or the cause, the number alone cannot tell; read the winners.
+#    of like length. A polite phrase is worth 1 here and takes a few words, so longer answers win by their politeness. Whether
+#    length is a symptom or the cause, the number alone cannot tell; read the winners.
 # 3. "Adapters off" gives $W$. If SFT lives in adapters of its own, off means the *base* model, and the KL leash pulls to
 #    the wrong place. Merge $W \leftarrow W + s\,BA$ first, then train new adapters.
 
 # %% tags=["solution-only", "nbval-ignore-output"]
 for name in ("ppo", "dpo"):
-    mine, theirs_gold = judged[name], judged["sft"]["gold"]
-    close = (mine["length"].unsqueeze(2) - judged["sft"]["length"].unsqueeze(1)).abs() <= 1  # shape (M, K, K)
-    difference = mine["gold"].unsqueeze(2) - theirs_gold.unsqueeze(1)
+    mine, sft = judged[name], judged["sft"]
+    close = (mine.length.unsqueeze(2) - sft.length.unsqueeze(1)).abs() <= 1  # shape (M, K, K)
+    difference = mine.gold.unsqueeze(2) - sft.gold.unsqueeze(1)
     points = (difference > 0).float() + 0.5 * (difference == 0).float()
     print(f"{name}: wins {points.mean():.0%} of all comparisons, {points[close].mean():.0%} of those of like length")
+    assert points[close].mean() < points.mean()
 
 # %% [markdown]
 # ### Asked every year
 #
 # **"A good word has a negative implicit reward. Is that a bug?"** No. $\hat r_t$ compares two *policies* at one word, it
-# does not judge the word. If DPO likes two good openings and moved its weight to one of them, the other goes down. Only
-# the sum over the answer, and only against another answer to the same prompt, says which is better. We look for the
-# cases:
+# does not judge the word. If DPO likes two good openings and moved its weight to one of them, the other goes down. We look
+# for such cases:
 
-# %% tags=["nbval-ignore-output"]
-good_answers = negative = 0
-examples = []
-probe = ChatSession(
-    {"sft": policies["sft"], "dpo": policies["dpo"]},
-    tokenizer,
-    betas={"dpo": betas["dpo"]},
-    memory=0,
-    max_new_tokens=24,
-)
-for prompt in requests[::4]:
-    turn = probe.send(words_of(prompt), seed=3)
-    r = turn.replies["dpo"]
-    if task.gold([prompt], [r.text]) >= 3.0:  # the best there is
-        good_answers += 1
-        negative += min(r.rewards) < -0.1
-        examples.append((min(r.rewards), r.pieces[r.rewards.index(min(r.rewards))].strip(), r.text))
-print(f"{good_answers} answers of the highest gold reward; {negative} of them contain a token below −0.1")
-for reward, word, text in sorted(examples)[:3]:
+# %% tags=["nbval-ignore-output", "folded"]
+# @title Answers of the highest gold reward that contain a lowered word
+probe = ChatSession({n: policies[n] for n in ("sft", "dpo")}, tokenizer, betas={"dpo": betas["dpo"]}, memory=0)
+good = [(p, probe.send(words_of(p), seed=3).replies["dpo"]) for p in requests[::8]]
+good = [reply for p, reply in good if task.gold([p], [reply.text]) >= 3.0]  # the best there is
+examples = sorted((min(r.rewards), r.pieces[r.rewards.index(min(r.rewards))].strip(), r.text) for r in good)
+below = sum(reward < -0.1 for reward, _, _ in examples)
+print(f"{len(good)} answers of the highest gold reward; {below} of them contain a token below −0.1")
+for reward, word, text in examples[:3]:
     print(f"   {reward:+.2f} at {word!r:10s} in {text!r}")
-assert negative >= 1
+assert below >= 1
 
 # %% [markdown]
-# **"Why does it give another answer each time, and what does temperature 0 do?"** Sampling at temperature $T$ draws from
+# **"So I add up the answer. Is the sum a grade?"** Not of what a policy says by itself. DPO was trained to give the better of two
+# answers the larger sum *in its pairs*, and these are answers of the SFT model. Where DPO itself went astray, the sum is large just
+# because DPO now says what SFT would not say. Let us set its answers that break the grammar against its best ones, for the
+# same prompt:
+
+# %% tags=["nbval-ignore-output", "folded"]
+# @title The sums of broken answers against those of the best ones
+of = judged["dpo"]
+r_hat = betas["dpo"] * of.kl  # shape (M, K): (3), β (log π − log π_ref) of each whole answer
+broken = torch.tensor([[not is_grammatical(text) for text in row] for row in of.texts])
+best = of.gold >= 3.0
+wins = torch.cat([(r[b][:, None] > r[g]).float().flatten() for r, b, g in zip(r_hat, broken, best, strict=True)])
+print(f"mean implicit reward: {r_hat[broken].mean():+.1f} of {int(broken.sum())} broken answers,")
+print(f"                      {r_hat[best].mean():+.1f} of {int(best.sum())} answers of the highest gold reward")
+print(f"In {wins.mean():.0%} of {len(wins)} pairs with the same prompt the broken answer has the larger sum.")
+top = r_hat.argmax()
+print(f"the largest: {r_hat.max():+.1f} for {[text for row in of.texts for text in row][top]!r}")
+assert wins.mean() > 0.7 and r_hat[broken].mean() > r_hat[best].mean() + 1
+
+# %% [markdown]
+# **"Why does it give another answer each time, and what does temperature 0 do?"** Sampling at temperature $\mathcal{T}$
+# (notebook 05, section 2) draws from
 #
-# $$\pi_T(v) = \frac{\pi(v)^{1/T}}{\sum_{v'} \pi(v')^{1/T}}. \tag{8}$$
+# $$\pi_{\mathcal{T}}(v) = \frac{\pi(v)^{1/\mathcal{T}}}{\sum_{v'} \pi(v')^{1/\mathcal{T}}}. \tag{8}$$
 #
-# For $T \to 0$ everything goes to the likeliest word: the same answer every time. It is not the likeliest *answer*: that
-# would need a search over all sequences.
+# For $\mathcal{T} \to 0$ everything goes to the likeliest word: the same answer every time. It need not be the likeliest
+# *answer*: to find that one would have to search over all sequences. (The chat takes temperatures from 0.05 on: at 0
+# itself (8) divides by zero.)
 
 # %% tags=["nbval-check-output"]
 with torch.no_grad():
@@ -906,7 +1028,7 @@ for T in (0.3, 0.7, 1.0, 2.0):
     torch.testing.assert_close((z0 / T).softmax(-1), pi ** (1 / T) / (pi ** (1 / T)).sum())  # (8)
 assert (z0 / 0.01).softmax(-1).max() > 0.99 and (z0 / 0.01).argmax() == pi.argmax()
 assert (z0 / 1e4).softmax(-1).max() < 1.1 / len(pi)
-print("Checked (8) for four temperatures; T near 0 picks the likeliest word, a huge T picks blindly.")
+print("Checked (8) for four temperatures; one near 0 picks the likeliest word, a huge one picks blindly.")
 
 # %% [markdown]
 # **"The chat shows `<|unk|>`. What is that?"** A word outside the vocabulary. The embedded tokenizer knows the words of its
@@ -931,6 +1053,9 @@ print(note)
 # - Ouyang et al. (2022), *Training language models to follow instructions with human feedback*: evaluation by people.
 # - Bai et al. (2022), *Training a helpful and harmless assistant with RLHF*: the two pull against each other.
 # - Röttger et al. (2023), *XSTest*: refusals of harmless requests.
+# - Rajbhandari et al. (2020), *ZeRO: memory optimizations toward training trillion parameter models*.
+# - Su et al. (2021), *RoFormer: enhanced transformer with rotary position embedding*.
+# - Singhal et al. (2023), *A long way to go: investigating length correlations in RLHF*.
 # - Hu et al. (2021), *LoRA*; Dettmers et al. (2023), *QLoRA*.
 # - Rafailov et al. (2023), *Direct preference optimization*; Rafailov et al. (2024), *From r to Q\**: token by token.
 # - Miller (2024), *Adding error bars to evals*: clustered standard errors.

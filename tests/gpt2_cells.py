@@ -21,7 +21,7 @@ from week6.machine.compute import using
 from week6.run.models import PRESETS, Preset
 
 FEWER_STEPS = {
-    "05_ppo": ("replace(preset, steps=40,", "replace(preset, steps=4,"),
+    "05_ppo": ("steps=steps, target_kl=None", "steps=steps // 20, target_kl=None"),
     "06_dpo": ("replace(course.preset.dpo, steps=80,", "replace(course.preset.dpo, steps=8,"),
     "07_frontier": ("min(150, preset.steps)", "min(3, preset.steps)"),
 }

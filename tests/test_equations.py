@@ -45,11 +45,11 @@ ALTERATIONS: list[Alteration] = [
         "assert_close(lost, -torch.sigmoid(r_j - r_i)",
     ),
     Alteration(
-        "01_bradley_terry", "assert_close(H, h - torch.diag(h.sum(1)))", "assert_close(H, h + torch.diag(h.sum(1)))"
+        "01_bradley_terry", "assert_close(H, nu - torch.diag(nu.sum(1)))", "assert_close(H, nu + torch.diag(nu.sum(1)))"
     ),
     Alteration("01_bradley_terry", "v @ H @ v, -0.5 *", "v @ H @ v, -1.0 *"),
     Alteration("01_bradley_terry", "weights = wins.sum(dim=1) / rate", "weights = wins.sum(dim=0) / rate"),
-    Alteration("01_bradley_terry", "torch.diag(h.sum(1)) - h\n", "torch.diag(h.sum(1)) + h\n"),
+    Alteration("01_bradley_terry", "torch.diag(nu.sum(1)) - nu\n", "torch.diag(nu.sum(1)) + nu\n"),
     Alteration("01_bradley_terry", "math.log(24 * 0.05 * k)", "math.log(12 * 0.05 * k)"),
     Alteration("01_bradley_terry", "- l2 / 2 * r.square().sum() for", "- l2 * r.square().sum() for"),
     Alteration("01_bradley_terry", "probability(three, three.roll(-1))", "probability(three, three[[1, 2, 1]])"),
@@ -183,7 +183,11 @@ ALTERATIONS: list[Alteration] = [
     Alteration("08_chatbot", "TRAINED = 2 + 2 + 4 + 4 + 4", "TRAINED = 2 + 2 + 4 + 4"),
     Alteration("08_chatbot", "x @ W.T + scale * (x @ A.T) @ B.T", "x @ W.T + (x @ A.T) @ B.T"),
     Alteration("08_chatbot", "RANK * (m.in_features + m.out_features)", "RANK * m.in_features"),
-    Alteration("08_chatbot", "held == 2 * config.n_layer *", "held == config.n_layer *"),
+    Alteration("08_chatbot", '(policies["sft"], c, 2 * config.n_layer *', '(policies["sft"], c, config.n_layer *'),
+    Alteration("08_chatbot", "torch.arange(5), 2 * 3 * 2 * 8)", "torch.arange(5), 2 * 3 * 4 * 8)"),
+    Alteration("08_chatbot", "c.masked_fill(~m, -100)", "c.masked_fill(m, -100)"),
+    Alteration("07_frontier", "all_mean / (in_groups.std(1, keepdim=True) + 1e-4)", "all_mean"),
+    Alteration("07_frontier", "(2 * p - 1) / math.sqrt(2 * p * (1 - p))", "(2 * p - 1) / math.sqrt(p * (1 - p))"),
     Alteration("08_chatbot", "pi ** (1 / T) / (pi ** (1 / T)).sum()", "pi**T / (pi**T).sum()"),
     Alteration("07_frontier", "(ref + rewards / prices[:, None])", "(ref + rewards * prices[:, None])"),
     Alteration("07_frontier", "+ beta * k - reward, beta * distance", "+ beta * k - reward, distance"),

@@ -339,6 +339,15 @@ def test_send_shows_four_answers_and_empties_the_box():
         assert label in plain
 
 
+def test_a_whole_transcript_does_not_scroll():
+    """The page that is only read shows the first answer too."""
+    talk = session()
+    talk.send("hello !")
+    short, whole = widgets.transcript_html(talk), widgets.transcript_html(talk, whole=True)
+    assert "max-height:420px;overflow:auto;" in short and "max-height" not in whole and "overflow" not in whole
+    assert short.replace("max-height:420px;overflow:auto;", "") == whole
+
+
 def test_every_token_carries_its_number(monkeypatch):
     talk = session()
     says(monkeypatch, *["mix the flour ."] * 4)

@@ -1234,6 +1234,67 @@ def template_that_replies_to_users_only(messages: list[dict[str, str]], reply: b
     return " ".join([*parts, "<|assistant|>"] if messages[-1]["role"] == "user" else parts)
 
 
+def _turns(messages: list[dict[str, str]]) -> list[str]:
+    """Right turns, one string each."""
+    ends = {"assistant": " <|end|>"}
+    return [f"<|{m['role']}|> {m['content'].strip().lower()}{ends.get(m['role'], '')}" for m in messages]
+
+
+def template_with_a_space_behind_each_turn(messages: list[dict[str, str]], reply: bool) -> str:
+    """The space that separates the turns stands behind the last one too."""
+    return "".join(turn + " " for turn in _turns(messages)) + ("<|assistant|>" if reply else "")
+
+
+def template_with_a_space_before_each_turn(messages: list[dict[str, str]], reply: bool) -> str:
+    """The text begins with a space."""
+    return "".join(" " + turn for turn in [*_turns(messages), *(["<|assistant|>"] if reply else [])])
+
+
+def template_in_capitals(messages: list[dict[str, str]], reply: bool) -> str:
+    """Markers in capitals are no markers."""
+    return " ".join([*_turns(messages), *(["<|assistant|>"] if reply else [])]).upper()
+
+
+def template_of_two_speakers(messages: list[dict[str, str]], reply: bool) -> str:
+    """Takes every second message for the assistant's and never reads the role."""
+    named = [m | {"role": ("user", "assistant")[i % 2]} for i, m in enumerate(messages)]
+    return " ".join([*_turns(named), *(["<|assistant|>"] if reply else [])])
+
+
+def template_without_system(messages: list[dict[str, str]], reply: bool) -> str:
+    """Whoever is not the assistant is the user."""
+    named = [m if m["role"] == "assistant" else m | {"role": "user"} for m in messages]
+    return " ".join([*_turns(named), *(["<|assistant|>"] if reply else [])])
+
+
+def template_with_contents_as_they_are(messages: list[dict[str, str]], reply: bool) -> str:
+    """Neither trimmed nor in lower case."""
+    ends = {"assistant": " <|end|>"}
+    turns = [f"<|{m['role']}|> {m['content']}{ends.get(m['role'], '')}" for m in messages]
+    return " ".join([*turns, "<|assistant|>"] if reply else turns)
+
+
+def mask_with_one_switch_for_all_rows(tokens: Tensor, assistant_id: int, end_id: int) -> Tensor:
+    """The switch is made before the loop over the rows: an answer without an end leaves it on for the next row."""
+    mask, learning = torch.zeros_like(tokens).bool(), False
+    for i, row in enumerate(tokens.tolist()):
+        for t, token in enumerate(row):
+            mask[i, t] = learning
+            learning = token == assistant_id or (learning and token != end_id)
+    return mask
+
+
+def mask_summed_over_the_batch(tokens: Tensor, assistant_id: int, end_id: int) -> Tensor:
+    """cumsum(0) where it should be cumsum(1)."""
+    change = (tokens == assistant_id).int() - (tokens == end_id).int()
+    return change.cumsum(0) - change > 0
+
+
+def mask_up_to_the_last_end(tokens: Tensor, assistant_id: int, end_id: int) -> Tensor:
+    """Everything that has an end token at it or behind it."""
+    return (tokens == end_id).int().flip(1).cummax(1).values.flip(1).bool()
+
+
 def mask_up_to_the_next_marker(tokens: Tensor, assistant_id: int, end_id: int) -> Tensor:
     """Includes the token behind the end token as well: the next turn's marker."""
     starts, ends = (tokens == assistant_id).long().cumsum(-1), (tokens == end_id).long().cumsum(-1)
@@ -1297,6 +1358,56 @@ def table_of_paired_answers(gold: Tensor, sft_gold: Tensor, harmful: Tensor, ref
 
 
 # --- notebook 07 ---------------------------------------------------------------------------------------------------
+
+
+def _row(values: Tensor) -> Tensor:
+    return torch.stack([values.mean(), values.std() / len(values) ** 0.5])
+
+
+def _table_of(wins: Tensor, harmful: Tensor, harmless: Tensor) -> Tensor:
+    return torch.stack([_row(wins), _row(harmful), _row(harmless)])
+
+
+def _wins(gold: Tensor, other: Tensor) -> Tensor:
+    difference = gold.unsqueeze(-1) - other.unsqueeze(-2)
+    return (0.5 + 0.5 * difference.sign()).mean((1, 2))
+
+
+def table_against_all_prompts(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """Compares an answer with the SFT model's answers to every prompt."""
+    wins = _wins(gold, sft_gold.reshape(1, -1).repeat(len(gold), 1))
+    return _table_of(wins, refused.float().mean(1)[harmful], refused.float().mean(1)[~harmful])
+
+
+def table_above_the_average(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """Counts the answers above the mean of the SFT model's."""
+    wins = (gold > sft_gold.mean(1)[:, None]).float().mean(1)
+    return _table_of(wins, refused.float().mean(1)[harmful], refused.float().mean(1)[~harmful])
+
+
+def table_with_any_refusal(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """One refusal makes the prompt a refused one."""
+    rate = (refused.sum(1) > 0).float()
+    return _table_of(_wins(gold, sft_gold), rate[harmful], rate[~harmful])
+
+
+def table_with_all_in_the_last_row(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """The harmful prompts stand in the third row too."""
+    rate = refused.float().mean(1)
+    return _table_of(_wins(gold, sft_gold), rate[harmful], rate)
+
+
+def table_with_the_error_first(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """Error, mean."""
+    rate = refused.float().mean(1)
+    return _table_of(_wins(gold, sft_gold), rate[harmful], rate[~harmful])[:, [1, 0]]
+
+
+def table_with_the_root_of_the_answers(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """Divides by the root of the answers to a prompt."""
+    rate, k = refused.float().mean(1), gold.shape[1]
+    rows = (_wins(gold, sft_gold), rate[harmful], rate[~harmful])
+    return torch.stack([torch.stack([x.mean(), x.std() / k**0.5]) for x in rows])
 
 
 def pareto_by_running_maximum(kl: Tensor, reward: Tensor) -> Tensor:
@@ -1370,6 +1481,125 @@ def beta_by_objective(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) 
     allowed = kl.mean(0) + 2 * kl.std(0) / kl.shape[0] ** 0.5 <= budget
     objective = (reward - betas * kl).mean(0)
     return float(betas[torch.where(allowed, objective, -1e9).argmax()])
+
+
+def pareto_if_better_in_one(kl: Tensor, reward: Tensor) -> Tensor:
+    """A run is thrown out as soon as another is better in one of the two."""
+    return ~torch.stack([((kl < k) | (reward > r)).any() for k, r in zip(kl, reward, strict=True)])
+
+
+def pareto_by_reward_per_nat(kl: Tensor, reward: Tensor) -> Tensor:
+    """The best quotient only."""
+    quotient = reward / kl
+    return quotient == quotient.max()
+
+
+def pareto_as_numbers(kl: Tensor, reward: Tensor) -> Tensor:
+    """Zeros and ones for a mask."""
+    beaten = [((kl <= k) & (reward >= r) & ((kl < k) | (reward > r))).any() for k, r in zip(kl, reward, strict=True)]
+    return 1 - torch.stack(beaten).int()
+
+
+def _bounds(p: float, n: float, z: float, root: float) -> tuple[float, float, float]:
+    """Wilson's ends with another root."""
+    scale, middle = 1 + z * z / n, p + z * z / (2 * n)
+    return p, (middle - z * root) / scale, (middle + z * root) / scale
+
+
+def wilson_with_ties_missing_in_n(
+    wins: float, losses: float, ties: float = 0, z: float = 1.96
+) -> tuple[float, float, float]:
+    """Ties count half in the numerator, but the denominator forgets them."""
+    n = wins + losses
+    p = (wins + ties / 2) / n
+    return _bounds(p, n, z, abs(p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5)
+
+
+def wilson_with_4n(wins: float, losses: float, ties: float = 0, z: float = 1.96) -> tuple[float, float, float]:
+    """n is not squared under the root."""
+    n = wins + losses + ties
+    p = (wins + ties / 2) / n
+    return _bounds(p, n, z, (p * (1 - p) / n + z * z / (4 * n)) ** 0.5)
+
+
+def wilson_for_95_per_cent_only(
+    wins: float, losses: float, ties: float = 0, z: float = 1.96
+) -> tuple[float, float, float]:
+    """Ignores the argument z."""
+    n = wins + losses + ties
+    p = (wins + ties / 2) / n
+    return _bounds(p, n, 1.96, (p * (1 - p) / n + 1.96**2 / (4 * n * n)) ** 0.5)
+
+
+def wilson_with_half_of_the_denominator(
+    wins: float, losses: float, ties: float = 0, z: float = 1.96
+) -> tuple[float, float, float]:
+    """Divides the centre by 1 + z²/n, but not the half-width."""
+    n = wins + losses + ties
+    p = (wins + ties / 2) / n
+    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return p, middle - half, middle + half
+
+
+def interval_of_agresti_and_coull(
+    wins: float, losses: float, ties: float = 0, z: float = 1.96
+) -> tuple[float, float, float]:
+    """Adds z² comparisons, half of them won, and takes the usual interval of these."""
+    n = wins + losses + ties
+    more, share = n + z * z, (wins + ties / 2 + z * z / 2) / (n + z * z)
+    half = z * (share * (1 - share) / more) ** 0.5
+    return (wins + ties / 2) / n, share - half, share + half
+
+
+def wilson_without_the_share(wins: float, losses: float, ties: float = 0, z: float = 1.96) -> tuple[float, float]:
+    """The two ends only."""
+    n = wins + losses + ties
+    p = (wins + ties / 2) / n
+    return _bounds(p, n, z, (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5)[1:]
+
+
+def _surely_within(kl: Tensor, budget: float) -> Tensor:
+    return kl.mean(0) + 2 * (kl.var(0) / len(kl)).sqrt() <= budget
+
+
+def beta_by_a_mask_of_zeros(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> float:
+    """A forbidden β has reward 0, which is the highest where all are negative."""
+    return betas[(reward.mean(0) * _surely_within(kl, budget)).argmax()].item()
+
+
+def beta_by_its_place_among_the_allowed(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> float:
+    """The number within the filtered list, looked up in the whole one."""
+    return betas[reward.mean(0)[_surely_within(kl, budget)].argmax()].item()
+
+
+def beta_of_the_most_kl(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> float:
+    """Uses up the budget."""
+    within = _surely_within(kl, budget)
+    return betas[within][kl.mean(0)[within].argmax()].item()
+
+
+def beta_of_the_lowest_reward(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> float:
+    """argmin for argmax."""
+    within = _surely_within(kl, budget)
+    return betas[within][reward.mean(0)[within].argmin()].item()
+
+
+def baseline_of_the_other_prompts(rewards: Tensor) -> Tensor:
+    """Leaves one prompt out, not one answer."""
+    return rewards - (rewards.sum(0) - rewards) / (rewards.shape[0] - 1)
+
+
+def baseline_by_median(rewards: Tensor) -> Tensor:
+    """The median of the others."""
+    columns = list(rewards.unbind(1))
+    others = [torch.stack(columns[:i] + columns[i + 1 :], 1).median(1).values for i in range(len(columns))]
+    return rewards - torch.stack(others, 1)
+
+
+def advantages_in_one_row(rewards: Tensor) -> Tensor:
+    """The right numbers, flattened."""
+    k = rewards.shape[1]
+    return (rewards - (rewards.sum(1, keepdim=True) - rewards) / (k - 1)).flatten()
 
 
 def baseline_over_the_batch(rewards: Tensor) -> Tensor:
@@ -1624,16 +1854,71 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         variants_robust,
         variants_with_one_minus_the_logarithm,
     ],
-    "nb08.q1": [template_with_an_ended_reply, template_with_double_spaces, template_that_replies_to_users_only],
-    "nb08.q2": [mask_up_to_the_next_marker, mask_of_finished_answers, mask_as_numbers],
+    "nb08.q1": [
+        template_with_an_ended_reply,
+        template_with_double_spaces,
+        template_that_replies_to_users_only,
+        template_with_a_space_behind_each_turn,
+        template_with_a_space_before_each_turn,
+        template_in_capitals,
+        template_of_two_speakers,
+        template_without_system,
+        template_with_contents_as_they_are,
+    ],
+    "nb08.q2": [
+        mask_up_to_the_next_marker,
+        mask_of_finished_answers,
+        mask_as_numbers,
+        mask_with_one_switch_for_all_rows,
+        mask_summed_over_the_batch,
+        mask_up_to_the_last_end,
+    ],
     "nb08.q3": [
         table_of_the_better_mean,
         table_with_binomial_errors,
         table_with_all_prompts_in_the_root,
         table_of_paired_answers,
+        table_against_all_prompts,
+        table_above_the_average,
+        table_with_any_refusal,
+        table_with_all_in_the_last_row,
+        table_with_the_error_first,
+        table_with_the_root_of_the_answers,
     ],
-    "nb07.q1": [pareto_by_running_maximum, pareto_of_the_best_ratio, pareto_that_asks_for_both],
-    "nb07.q2": [wilson_with_ties_left_out, usual_interval_cut_at_one, wilson_with_its_centre],
-    "nb07.q3": [beta_with_every_seed_inside, beta_with_biased_std, beta_by_objective],
-    "nb07.q4": [baseline_over_the_batch, baseline_of_the_next, baseline_of_those_before],
+    "nb07.q1": [
+        pareto_by_running_maximum,
+        pareto_of_the_best_ratio,
+        pareto_that_asks_for_both,
+        pareto_if_better_in_one,
+        pareto_by_reward_per_nat,
+        pareto_as_numbers,
+    ],
+    "nb07.q2": [
+        wilson_with_ties_left_out,
+        usual_interval_cut_at_one,
+        wilson_with_its_centre,
+        wilson_with_ties_missing_in_n,
+        wilson_with_4n,
+        wilson_for_95_per_cent_only,
+        wilson_with_half_of_the_denominator,
+        interval_of_agresti_and_coull,
+        wilson_without_the_share,
+    ],
+    "nb07.q3": [
+        beta_with_every_seed_inside,
+        beta_with_biased_std,
+        beta_by_objective,
+        beta_by_a_mask_of_zeros,
+        beta_by_its_place_among_the_allowed,
+        beta_of_the_most_kl,
+        beta_of_the_lowest_reward,
+    ],
+    "nb07.q4": [
+        baseline_over_the_batch,
+        baseline_of_the_next,
+        baseline_of_those_before,
+        baseline_of_the_other_prompts,
+        baseline_by_median,
+        advantages_in_one_row,
+    ],
 }

@@ -3,20 +3,23 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from week6.pictures import comparison
-from week6.pictures.frontier import reward_at
 
 GAPS = pd.DataFrame(
     [
         {"method": method, "beta": beta, "seed": seed, "gap": gap * (1 + seed)}
-        for method, gap in (("ppo", 0.01), ("dpo", 0.2), ("dpo_two_rounds", 0.1))
+        for method, gap in (("ppo", 0.01), ("dpo", 0.2), ("dpo_twice_the_pairs", 0.15), ("dpo_two_rounds", 0.1))
         for beta in (0.5, 1.0)
         for seed in (0, 1, 2)
     ]
 )
 SHARES = pd.DataFrame({"usual": [0.6, 0.9], "Wilson": [0.96, 0.94]}, index=[10, 100])
+KL, REWARD = torch.tensor([[2.0, 0.0, 1.0, 1.5], [3.0, 0.0, 1.2, 1.0]], dtype=torch.float64)
+KEPT = torch.tensor([True, True, True, False])
 FIGURES = {
+    "staircase": lambda: comparison.staircase(KL, REWARD, KEPT, [0, 1]),
     "distance_to_optimum": lambda: comparison.distance_to_optimum(GAPS),
     "coverage": lambda: comparison.coverage(SHARES),
     "paths_to_optimum": lambda: comparison.paths_to_optimum(
@@ -42,9 +45,20 @@ def test_distance_is_the_mean_with_a_band_from_lowest_to_highest():
     (axes,) = FIGURES["distance_to_optimum"]().axes
     np.testing.assert_allclose(line(axes, "DPO").get_xydata(), [[0.5, 0.4], [1.0, 0.4]])
     bands = [collection.get_paths()[0].vertices[:, 1] for collection in axes.collections]
-    np.testing.assert_allclose([(b.min(), b.max()) for b in bands], [(0.01, 0.03), (0.2, 0.6), (0.1, 0.3)])
+    np.testing.assert_allclose(
+        [(b.min(), b.max()) for b in bands], [(0.01, 0.03), (0.2, 0.6), (0.15, 0.45), (0.1, 0.3)]
+    )
     assert axes.get_xscale() == axes.get_yscale() == "log" and line(axes, "a tenth of a nat").get_ydata()[0] == 0.1
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0.5", "1"]
+
+
+def test_staircase_climbs_through_the_kept_runs_and_the_line_joins_the_hull():
+    (axes,) = FIGURES["staircase"]().axes
+    assert line(axes, "runs").get_xydata().tolist() == [[2.0, 3.0], [0.0, 0.0], [1.0, 1.2], [1.5, 1.0]]
+    stairs = line(axes, "Pareto frontier: not dominated")
+    assert stairs.get_xydata().tolist() == [[0.0, 0.0], [1.0, 1.2], [2.0, 3.0]]
+    assert stairs.get_drawstyle() == "steps-post"  # the reward of a run holds until a run with more KL has more
+    assert line(axes, "best for some price β").get_xydata().tolist() == [[0.0, 0.0], [2.0, 3.0]]
 
 
 def test_coverage_has_a_line_for_each_rule_and_one_for_the_promise():
@@ -65,20 +79,3 @@ def test_a_table_with_errors_has_both_in_each_cell():
     means, errors = pd.DataFrame({"gold": [1.234, -0.5]}), pd.DataFrame({"gold": [0.056, 0.1]})
     assert comparison.with_errors(means, errors)["gold"].tolist() == ["1.23 ± 0.06", "-0.50 ± 0.10"]
     assert comparison.with_errors(means, errors, digits=1)["gold"].tolist() == ["1.2 ± 0.1", "-0.5 ± 0.1"]
-
-
-def test_reward_between_two_runs_is_read_off_a_line_over_the_root_of_the_distance():
-    kl, reward = [4.0, 0.0, 1.0], [5.0, 1.0, 3.0]  # in any order; 1 + 2√KL
-    np.testing.assert_allclose(reward_at(kl, reward, [0.0, 0.25, 1.0], widest=3.0), [1.0, 2.0, 3.0])
-    np.testing.assert_allclose(reward_at(kl, reward, [2.25], widest=3.0), [4.0])
-    assert np.isnan(reward_at(kl, reward, [2.25, 4.1], widest=2.9)).all()  # too wide a gap; beyond the last run
-    assert np.isnan(reward_at([0.5, 1.0], [0.0, 1.0], [0.4])).all()  # before the first
-
-
-@pytest.mark.parametrize(
-    ("kl", "reward", "message"),
-    [([0.0, 1.0], [1.0], "shapes"), ([0.0], [1.0], "at least 2"), ([-1.0, 1.0], [0.0, 1.0], "kl: got -1.0")],
-)
-def test_reward_refuses_what_is_no_curve(kl, reward, message):
-    with pytest.raises(ValueError, match=message):
-        reward_at(kl, reward, [0.5])

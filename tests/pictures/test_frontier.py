@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from week6.pictures.frontier import fit_gao, frontier_of, win_rate_interval
+from week6.pictures.frontier import fit_gao, frontier_of, reward_at, win_rate_interval
 
 D = np.linspace(0.0, 4.0, 60)
 
@@ -120,3 +120,20 @@ def test_frontier_is_what_its_definition_says(points):
         beaten = any(a <= k and b >= r and (a, b) != (k, r) for a, b in points)
         assert kept is not beaten
     assert any(found)
+
+
+def test_reward_between_two_runs_is_read_off_a_line_over_the_root_of_the_distance():
+    kl, reward = [4.0, 0.0, 1.0], [5.0, 1.0, 3.0]  # in any order; 1 + 2√KL
+    np.testing.assert_allclose(reward_at(kl, reward, [0.0, 0.25, 1.0], widest=3.0), [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(reward_at(kl, reward, [2.25], widest=3.0), [4.0])
+    assert np.isnan(reward_at(kl, reward, [2.25, 4.1], widest=2.9)).all()  # too wide a gap; beyond the last run
+    assert np.isnan(reward_at([0.5, 1.0], [0.0, 1.0], [0.4])).all()  # before the first
+
+
+@pytest.mark.parametrize(
+    ("kl", "reward", "message"),
+    [([0.0, 1.0], [1.0], "shapes"), ([0.0], [1.0], "at least 2"), ([-1.0, 1.0], [0.0, 1.0], "kl: got -1.0")],
+)
+def test_reward_refuses_what_is_no_curve(kl, reward, message):
+    with pytest.raises(ValueError, match=message):
+        reward_at(kl, reward, [0.5])

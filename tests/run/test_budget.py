@@ -49,6 +49,7 @@ def batch(shape, rows):
 def test_parameters_are_those_of_gpt2():
     with torch.device("meta"):
         real = model(GPT2)
+    real.tie_weights()  # transformers 5.0 leaves it out on the meta device
     matrices = sum(p.numel() for p in real.parameters() if p.dim() == 2)
     assert GPT2.parameters == matrices == 124_318_464
     assert sum(p.numel() for p in real.parameters()) < 1.001 * matrices  # biases and norms

@@ -14,7 +14,7 @@ import torch
 from tests.runs import quick_preset, quick_settings
 from week6 import cli
 from week6.cli import main
-from week6.exact import small_world
+from week6.exact import small_world, train_exact_dpo
 from week6.machine.checkpoint import RunError
 from week6.objective import best_of_n_kl_bound, optimal_policy
 from week6.run import sweep
@@ -56,11 +56,12 @@ def measured(tmp_path_factory):
 
 def test_every_point_is_measured_once(measured):
     folder, tables, said = measured
-    assert len(list((folder / "points").iterdir())) == len(said) - 1 == 2 * (2 + 2 + 3) + 2 * (2 + 1 + 1 + 1)
-    assert said[0].endswith("0 points are there, 24 to measure") and "all done" in said[-1] and "min left" in said[-2]
+    assert len(list((folder / "points").iterdir())) == len(said) - 1 == 2 * (2 + 2 + 4) + 2 * (2 + 1 + 1 + 1)
+    assert said[0].endswith("0 points are there, 26 to measure") and "all done" in said[-1] and "min left" in said[-2]
     exact, assistant, weak = (tables[f] for f in ("frontier_exact", "frontier_assistant", "overoptimisation"))
     assert list(exact.columns) == list(assistant.columns) == list(sweep.COLUMNS)
-    assert sorted(exact["method"].unique()) == ["best_of_n", "dpo", "dpo_two_rounds", "optimum", "ppo"]
+    dpo = ["dpo", "dpo_twice_the_pairs", "dpo_two_rounds"]
+    assert sorted(exact["method"].unique()) == ["best_of_n", *dpo, "optimum", "ppo"]
     assert set(exact["seed"]) == set(assistant["seed"]) == set(weak["seed"]) == {0, 3}
     assert len(weak) == 2 * 3 and list(weak.columns[:4]) == ["seed", "beta", "step", "score"]
     for name, table in tables.items():
@@ -80,11 +81,21 @@ def test_exact_points_are_those_of_the_world(measured):
     best = mine.loc["best_of_n"]
     assert best["kl"].is_monotonic_increasing and best["gold"].is_monotonic_increasing and best["beta"].isna().all()
     assert (best["kl"] <= [best_of_n_kl_bound(n) for n in (2, 4)]).all()
-    for method in ("ppo", "dpo", "dpo_two_rounds"):
+    for method in ("ppo", "dpo", "dpo_twice_the_pairs", "dpo_two_rounds"):
         row = mine.loc[method]
         assert row["gap"] > 0.01 and row["objective"] == pytest.approx(row["gold"] - row["beta"] * row["kl"], abs=1e-9)
     assert mine.loc["ppo", "generations"] == 2 * 16 and mine.loc["dpo_two_rounds", "generations"] == 2 * 64
-    assert len({mine.loc[m, "kl"] for m in ("ppo", "dpo", "dpo_two_rounds")}) == 3
+    assert len({mine.loc[m, "kl"] for m in ("ppo", "dpo", "dpo_twice_the_pairs", "dpo_two_rounds")}) == 4
+
+
+def test_the_control_has_twice_the_pairs_and_steps_all_from_the_reference(measured):
+    """Beside two rounds of DPO it tells what more pairs do from what other pairs do."""
+    world, table = small_world(), measured[1]["frontier_exact"]
+    reference = world.new_policy(0)
+    twice = dataclasses.replace(EXACT.dpo, beta=1.0, steps=2 * EXACT.dpo.steps)
+    by_hand = world.report(train_exact_dpo(world, reference, twice, 2 * EXACT.pairs, 0), reference, 1.0)
+    row = table[(table["seed"] == 0) & (table["method"] == "dpo_twice_the_pairs")].iloc[0]
+    assert row["kl"] == pytest.approx(by_hand.kl, rel=1e-6) and row["generations"] == 0
 
 
 def test_assistant_points_have_their_errors_and_costs(measured):
@@ -220,10 +231,10 @@ def test_command(tmp_path, capsys, monkeypatch):
         "--record",
     ]
     assert main(words) == 0
-    assert "[7/7] exact 2 dpo_two_rounds 1.0: KL" in capsys.readouterr().out
+    assert "[8/8] exact 2 dpo_two_rounds 1.0: KL" in capsys.readouterr().out
     folder = tmp_path / "frontier-small"
     assert json.loads((folder / "config.json").read_text())["exact"]["pairs"] == 64
-    assert len(pd.read_csv(tmp_path / "recorded" / "frontier_exact.csv")) == 7
+    assert len(pd.read_csv(tmp_path / "recorded" / "frontier_exact.csv")) == 8
     (folder / "points" / "exact-2-ppo-1.0.json").write_text("{")
     assert main(words) == 2
     assert "is damaged" in capsys.readouterr().err

@@ -30,7 +30,8 @@ from week6.checks.sandbox import Budget, Outcome, call_ours, fresh, leaves
 from week6.checks.surroundings import TimeLimitReached
 
 _NOTHING: Any = object()
-Call = Callable[[Callable[..., Any], Sequence[Any]], Outcome]
+Function = Callable[..., Any]
+Call = Callable[[Function, Sequence[Any]], Outcome]
 """How a function is called: a student's within a budget of seconds, the course's own as it is."""
 
 
@@ -80,6 +81,7 @@ class Exercise:
     value           the right value, where no function is asked for
     hints           from a nudge to nearly the solution
     misconceptions  typical wrong answers, each with a message of its own
+    through         a function of functions: the answer, the reference and the catalogued ones are all seen through it
     grad_args       positions of the arguments through which the reference's gradient must flow
     rtol, atol      results agree where |got − want| ≤ atol + rtol·|want|
     time_limit      seconds of computing that all calls of one answer may take together
@@ -92,6 +94,7 @@ class Exercise:
     value: Any = _NOTHING
     hints: tuple[str, ...] = ()
     misconceptions: tuple[Misconception, ...] = ()
+    through: Callable[[Function], Function] | None = None
     grad_args: tuple[int, ...] = ()
     rtol: float = 1e-4
     atol: float = 1e-6
@@ -108,7 +111,9 @@ class Grading:
 
     def __init__(self, exercise: Exercise, answer: Callable[..., Any], budget: Budget, seed: int) -> None:
         assert exercise.reference is not None and exercise.cases is not None
-        self.answer, self.reference, self.budget = answer, exercise.reference, budget
+        through = exercise.through or (lambda function: function)
+        self.answer, self.seen, self.reference = answer, through(answer), through(exercise.reference)
+        self.through, self.budget = through, budget
         self.misconceptions, self.grad_args = exercise.misconceptions, exercise.grad_args
         self.rtol, self.atol, self.time_limit = exercise.rtol, exercise.atol, exercise.time_limit
         self.cases = list(exercise.cases(torch.Generator().manual_seed(seed)))
@@ -124,7 +129,7 @@ class Grading:
         if problem := wrong_arguments(self.answer, self.reference, self.cases):
             return Verdict("not yet", problem)
         for case, want in zip(self.cases, self.wanted, strict=True):
-            self.trials.append(self._try(self.budget.call, self.answer, case, like=want))
+            self.trials.append(self._try(self.budget.call, self.seen, case, like=want))
             if is_stub(self.trials[-1].error):
                 return Verdict(
                     "not attempted",
@@ -163,7 +168,7 @@ class Grading:
         """Whether the answer changes its input, or gives another result the second time; "" if neither."""
         for i, (case, trial, failure) in enumerate(zip(self.cases, self.trials, failures, strict=True), 1):
             arguments = tuple(fresh(argument) for argument in case)
-            again = self._trial(self.budget.call(self.answer, arguments, seed=1), self.wanted[i - 1])
+            again = self._trial(self.budget.call(self.seen, arguments, seed=1), self.wanted[i - 1])
             if isinstance(again.error, TimeLimitReached) and trial.error is None:
                 return self._too_slow(f"its second call on case {i}")
             if changed := changed_argument(case, arguments):
@@ -248,7 +253,10 @@ class Grading:
         if any(self._compare(trial, want) for trial, want in zip(by_value, self.wanted, strict=True)):
             trials = by_value  # with a wrong value, the gradient says nothing more
         for wrong in self.misconceptions:
-            others = (self._try(call_ours, wrong.answer, c, w) for c, w in zip(self.cases, self.wanted, strict=True))
+            others = (
+                self._try(call_ours, self.through(wrong.answer), c, w)
+                for c, w in zip(self.cases, self.wanted, strict=True)
+            )
             if not any(self._compare(t, o, equal_nan=True) for t, o in zip(trials, others, strict=True)):
                 return wrong.message
         return ""
@@ -262,7 +270,7 @@ class Grading:
             return found
         if any((d := difference(g, w)) and d.kind == "form" for g, w in zip(got, want, strict=True)):
             return ""
-        answer_on = lambda case: self.budget.call(self.answer, [fresh(argument) for argument in case])  # noqa: E731
+        answer_on = lambda case: self.budget.call(self.seen, [fresh(argument) for argument in case])  # noqa: E731
         return patterns.of_arguments(
             answer_on, self.reference, self.cases, got, self.rtol, self.atol
         ) or patterns.of_inputs(self.names, self.cases, got, want, self.rtol, self.atol)

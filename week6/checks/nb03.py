@@ -1,6 +1,5 @@
 """Questions of notebook 03, the RLHF objective: reward on a leash."""
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -14,8 +13,6 @@ from torch import Tensor
 from week6 import objective, ppo
 from week6.checks.cases import random_mask, whole
 from week6.checks.engine import Misconception, Prediction, Question
-from week6.checks.grading import Verdict
-from week6.checks.inspection import not_a_function
 
 Case = tuple[Tensor, Tensor, float]
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +30,11 @@ def _never_first(log_p: Tensor) -> Tensor:
 
 
 def _as_policy(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of log-probabilities, with a gradient only along changes that keep their probabilities' sum."""
+    """The same function of log-probabilities, with a gradient only along changes that keep their probabilities' sum.
+
+    The policy is trained, and its probabilities sum to 1; an answer may use that, as equations (9) and (27) do. Where
+    a probability is zero no gradient is asked for, since log p has none that is finite there.
+    """
 
     @functools.wraps(function)
     def of_policy(log_p: Tensor, *others: Any) -> Any:
@@ -43,23 +44,6 @@ def _as_policy(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(log_p, *others)
 
     return of_policy
-
-
-class _OfAPolicy(Question):
-    """A question about a function of a policy, its first argument, that is trained through it.
-
-    The probabilities sum to 1, and an answer may use that, as equations (9) and (27) do. So gradients are compared
-    along changes that keep the sum. Where a probability is zero none is asked for, since log p has none that is
-    finite there.
-    """
-
-    def _of_function(self, answer: Any) -> Verdict:
-        if answer is ... or answer is None or not_a_function(answer):
-            return super()._of_function(answer)
-        wrong = tuple(dataclasses.replace(wrong, answer=_as_policy(wrong.answer)) for wrong in self.misconceptions)
-        assert self.reference is not None
-        asked = dataclasses.replace(self, reference=_as_policy(self.reference), misconceptions=wrong)
-        return Question._of_function(asked, _as_policy(answer))
 
 
 def _by_hand(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -112,11 +96,12 @@ def _weights_held(log_p: Tensor, log_q: Tensor) -> Tensor:
     return torch.where(log_p.exp() > 0, log_p.exp().detach() * (log_p - log_q), 0.0).sum(-1)
 
 
-q1 = _OfAPolicy(
+q1 = Question(
     title="3.1 KL divergence",
     name="kl",
     reference=objective.kl_divergence,
     cases=_two_distributions,
+    through=_as_policy,
     grad_args=(0,),
     hints=(
         "Three factors in (1): a weight p(y), and the difference log p(y) − log q(y); then a sum over the last axis. "
@@ -317,11 +302,12 @@ def _objective_cases(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, f
     ]
 
 
-q2 = _OfAPolicy(
+q2 = Question(
     title="3.2 The objective",
     name="objective",
     reference=objective.rlhf_objective,
     cases=_objective_cases,
+    through=_as_policy,
     grad_args=(0,),
     hints=(
         "Two parts. The expected reward is Σ_y π(y) r(y), a sum over the last axis with the weights log_probs.exp().",

@@ -1,6 +1,7 @@
 """Questions of notebook 07, one frontier: PPO, DPO, best-of-n and the optimum."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,15 +14,16 @@ from week6.pictures import frontier
 
 
 def _heaps(g: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """Runs by hand (a tie in KL, a tie in reward, a pair of equal runs, a dent), and random ones on a coarse grid."""
-
-    def grid(n: int) -> Tensor:
-        return torch.randint(0, 6, (n,), generator=g).double() / 2
-
+    """Runs by hand (a tie in KL, a tie in reward, a pair of equal runs, a dent), one run, and heaps of random size."""
     by_hand = [(0.0, 0.0), (1.0, 2.0), (1.0, 1.0), (2.0, 2.0), (2.0, 3.0), (3.0, 3.1), (4.0, 5.0), (0.0, 0.0)]
     kl, reward = (torch.tensor(column, dtype=torch.float64) for column in zip(*by_hand, strict=True))
-    apart = torch.rand(12, generator=g, dtype=torch.float64), torch.rand(12, generator=g, dtype=torch.float64)
-    return [(kl, reward), (kl.flip(0), reward.flip(0)), (grid(9), grid(9)), (grid(5), grid(5)), apart]
+    cases = [(kl, reward), (kl.flip(0), reward.flip(0)), (kl, reward - 6.0), (kl[2:3], reward[2:3])]
+    for ties in (True, False, True, False):
+        n = int(torch.randint(5, 24, (1,), generator=g))
+        spread = torch.rand(2, n, generator=g, dtype=torch.float64)
+        k, r = (6 * spread).floor() / 2 if ties else spread
+        cases.append((k, r - 1.0))
+    return cases
 
 
 def _relations(kl: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,6 +42,15 @@ def _above_the_one_before(kl: Tensor, reward: Tensor) -> Tensor:
     order = kl.argsort()
     keep = torch.ones(len(kl), dtype=torch.bool)
     keep[order[1:]] = reward[order[1:]] > reward[order[:-1]]
+    return keep
+
+
+def _above_all_before(kl: Tensor, reward: Tensor, or_equal: bool) -> Tensor:
+    """Sorted by KL: kept is what has more reward than everything before it, or at least as much."""
+    order = kl.argsort(stable=True)
+    best = torch.cat([reward.new_tensor([-torch.inf]), reward[order].cummax(0).values[:-1]])
+    keep = torch.zeros(len(kl), dtype=torch.bool)
+    keep[order] = reward[order] >= best if or_equal else reward[order] > best
     return keep
 
 
@@ -77,6 +88,38 @@ q1 = Question(
             lambda kl, reward: ~_relations(kl, reward)[0].any(0),
             "You keep nothing: every run is “no worse” than itself. Ask in addition for strictly better in at least "
             "one of the two.",
+        ),
+        Misconception(
+            "better in either",
+            lambda kl, reward: ~_relations(kl, reward)[1].any(0),
+            "One run beats another in your answer as soon as it is better in *one* of the two. It must also be no "
+            "worse "
+            "in the other one.",
+        ),
+        Misconception(
+            "reward per nat",
+            lambda kl, reward: reward / kl >= (reward / kl).max(),
+            "You keep the most reward per nat. The frontier has many runs: for each KL the highest reward so far.",
+        ),
+        Misconception(
+            "lowest KL only",
+            lambda kl, reward: kl == kl.min(),
+            "You keep only the lowest KL. A run with more KL is on the frontier too if it has more reward than all "
+            "before "
+            "it.",
+        ),
+        Misconception(
+            "above all before it",
+            lambda kl, reward: _above_all_before(kl, reward, or_equal=False),
+            "Sorting by KL and keeping each new record of the reward fails at ties: of two runs with the same KL the "
+            "order decides, and of two equal runs one is lost.",
+        ),
+        Misconception(
+            "not below any before it",
+            lambda kl, reward: _above_all_before(kl, reward, or_equal=True),
+            "Sorting by KL and keeping what is not below the record so far fails at ties: a run with the same reward "
+            "and "
+            "more KL is kept, and so is the worse of two runs with the same KL.",
         ),
         Misconception(
             "more KL is better",
@@ -160,18 +203,52 @@ def _without_the_denominator(
     return p, middle - half, middle + half
 
 
-q2 = Question(
-    title="7.2 A win rate with its interval",
-    name="win_rate_with_interval",
-    reference=frontier.win_rate_interval,
-    cases=lambda g: [
+def _interval(
+    centre: Callable[[float, float, float], float] = lambda p, n, z: p + z**2 / (2 * n),
+    half: Callable[[float, float, float], float] = lambda p, n, z: z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)),
+    divided: tuple[bool, bool] = (True, True),
+) -> Callable[..., tuple[float, float, float]]:
+    """(9) with one part done otherwise: the centre, the half-width, or which of the two is divided by 1 + z²/n."""
+
+    def interval(wins: float, losses: float, ties: float = 0.0, z: float = 1.96) -> tuple[float, float, float]:
+        p, n = _share(wins, losses, ties)
+        middle, width = (
+            part(p, n, z) / (1 + z**2 / n if yes else 1) for part, yes in zip((centre, half), divided, strict=True)
+        )
+        return p, middle - width, middle + width
+
+    return interval
+
+
+def _agresti_coull(wins: float, losses: float, ties: float = 0.0, z: float = 1.96) -> tuple[float, float, float]:
+    p, n = _share(wins, losses, ties)
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(middle * (1 - middle) / (n + z**2))
+    return p, middle - half, middle + half
+
+
+def _counts(g: torch.Generator) -> list[tuple[float, ...]]:
+    """Counts by hand, the ends 0 and 1 among them, and some at random with a z of their own."""
+    drawn = [
+        (*torch.randint(1, 40, (3,), generator=g).double().tolist(), 1 + 2 * float(torch.rand(1, generator=g)))
+        for _ in range(4)
+    ]
+    return [
         (14.0, 6.0),
         (9.0, 11.0, 2.0),
         (60.0, 25.0, 15.0, 1.96),
         (1.0, 0.0, 0.0, 1.96),
         (0.0, 30.0, 4.0, 1.0),
         (700.0, 200.0, 100.0, 2.58),
-    ],
+        *drawn,
+    ]
+
+
+q2 = Question(
+    title="7.2 A win rate with its interval",
+    name="win_rate_with_interval",
+    reference=frontier.win_rate_interval,
+    cases=_counts,
     rtol=1e-6,
     hints=(
         "First n = wins + losses + ties and p̂ of (6). Then compute the square root in (9) once: both ends use it.",
@@ -182,7 +259,8 @@ q2 = Question(
         Misconception(
             "the usual interval",
             _usual,
-            "That is p̂ ± z √(p̂(1 − p̂)/n), with p̂ in place of the unknown p. At p̂ = 0 or 1 its width is zero. Solve "
+            "That is p̂ ± z √(p̂(1 − p̂)/n), with p̂ in place of the unknown p. At p̂ = 0 or 1 its width is zero. "
+            "Solve "
             "(7) for p: that is (9).",
         ),
         Misconception(
@@ -222,15 +300,86 @@ q2 = Question(
             "Your interval does not depend on z: you wrote one standard error. Use z, twice squared and once as it is.",
         ),
         Misconception(
+            "always 1.96",
+            lambda w, lo, t=0.0, z=1.96: _wilson(*_share(w, lo, t), 1.96),
+            "You wrote 1.96 where (9) has z. It is an argument: with z = 1 the interval is another one.",
+        ),
+        Misconception(
             "no width under the root",
-            lambda w, lo, t=0.0, z=1.96: tuple(
-                x / (1 + z**2 / sum((w, lo, t)))
-                + (z**2 / (2 * sum((w, lo, t))) / (1 + z**2 / sum((w, lo, t))) if i else 0)
-                if i
-                else x
-                for i, x in enumerate(_usual(w, lo, t, z))
-            ),
+            _interval(half=lambda p, n, z: z * math.sqrt(p * (1 - p) / n)),
             "The term z²/4n² under the root is missing. Without it the width is zero again at p̂ = 0 and 1.",
+        ),
+        Misconception(
+            "4n under the root",
+            _interval(half=lambda p, n, z: z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n))),
+            "Under the root (9) has z²/4n², with n squared. You have z²/4n.",
+        ),
+        Misconception(
+            "2n² under the root",
+            _interval(half=lambda p, n, z: z * math.sqrt(p * (1 - p) / n + z**2 / (2 * n**2))),
+            "Under the root (9) has z²/4n², the square of z/2n. You have z²/2n².",
+        ),
+        Misconception(
+            "z not squared under the root",
+            _interval(half=lambda p, n, z: z * math.sqrt(p * (1 - p) / n + z / (4 * n**2))),
+            "Under the root z is squared in (9): z²/4n².",
+        ),
+        Misconception(
+            "no z in front of the root",
+            _interval(half=lambda p, n, z: math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))),
+            "The z in front of the root is missing: the half-width is z times the root.",
+        ),
+        Misconception(
+            "n in the centre",
+            _interval(centre=lambda p, n, z: p + z**2 / n),
+            "Your centre has z²/n. In (9) it is half of that: p̂ + z²/2n.",
+        ),
+        Misconception(
+            "z not squared in the centre",
+            _interval(centre=lambda p, n, z: p + z / (2 * n)),
+            "In the centre z is squared: p̂ + z²/2n.",
+        ),
+        Misconception(
+            "half-width not divided",
+            _interval(divided=(True, False)),
+            "You divide only the centre by 1 + z²/n. In (9) the factor in front belongs to both, centre and "
+            "half-width.",
+        ),
+        Misconception(
+            "centre not divided",
+            _interval(divided=(False, True)),
+            "You divide only the half-width by 1 + z²/n. In (9) the factor in front belongs to both.",
+        ),
+        Misconception(
+            "centre for the share",
+            lambda w, lo, t=0.0, z=1.96: (lambda r: ((r[1] + r[2]) / 2, r[1], r[2]))(_wilson(*_share(w, lo, t), z)),
+            "You return the centre of the interval as the share. The share is p̂ of (6); the centre is pulled towards "
+            "one "
+            "half.",
+        ),
+        Misconception(
+            "Agresti and Coull",
+            _agresti_coull,
+            "That is the interval of Agresti and Coull: Wilson's centre with √(p(1 − p)/(n + z²)) of that centre. "
+            "Asked is "
+            "(9), with p̂ and z²/4n² under the root.",
+        ),
+        Misconception(
+            "wins and losses swapped",
+            lambda w, lo, t=0.0, z=1.96: _wilson(*_share(lo, w, t), z),
+            "You count the losses as wins.",
+        ),
+        Misconception(
+            "n without ties",
+            lambda w, lo, t=0.0, z=1.96: (
+                _wilson((w + t / 2) / (w + lo), w + lo, z) if 0 <= (w + t / 2) / (w + lo) <= 1 else (math.nan,) * 3
+            ),
+            "Your ties count half in the numerator, but not in n. In (6) n = wins + losses + ties.",
+        ),
+        Misconception(
+            "per cent",
+            lambda w, lo, t=0.0, z=1.96: tuple(100 * x for x in _wilson(*_share(w, lo, t), z)),
+            "You give per cent. Asked are fractions between 0 and 1.",
         ),
         Misconception(
             "order",
@@ -259,7 +408,7 @@ def choose_beta(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> flo
 
 
 def _tables(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, float]]:
-    """Each table has a trap: a noisy KL, a lucky seed, a reward that falls beyond its highest place, a bad price."""
+    """Each table has a trap: a noisy KL, a lucky seed, a reward that falls beyond its peak, a bad price."""
 
     def table(rows: list[list[float]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.float64)
@@ -283,11 +432,27 @@ def _tables(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, float]]:
         (betas.flip(0), kl.flip(1), hump.flip(1), 2.2),
         (betas, two, hump[:2], 4.0),
         (betas, kl, flat + table([[0.0, 0.0, 0.3, 0.0]]), 20.0),
-        (betas, kl, hump - 3 * table([[0.0, 1.0, 1.0, 0.0]]), 20.0),  # rewards may be negative
+        (betas, kl, hump - 3 * table([[0.0, 1.0, 1.0, 0.0]]), 20.0),  # some rewards are negative,
+        (betas, kl, hump - 5.0, 4.4),  # and here all of them
         (betas, kl, hump - table([[0.0, 0.0, 0.0, 1.1]]), 20.0),  # the most reward per nat is in the middle
         (betas, (kl - spread).expand(3, 4).clone(), hump, 4.0),  # no spread: exactly at the budget is allowed
         (betas, kl, hump, 3.9),  # only an optimist with minus two standard errors takes 4.0
+        *(_random_table(g) for _ in range(6)),
     ]
+
+
+def _random_table(g: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
+    """A table of random size, with β in no order and KL that does not follow β; the budget allows some of them."""
+    seeds, candidates = (int(torch.randint(low, low + 5, (1,), generator=g)) for low in (2, 3))
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=g, dtype=torch.float64)
+
+    betas, kl = draw(candidates), 6 * draw(1, candidates) + 1 + draw(seeds, candidates)
+    reward = 2 * draw(1, candidates) + draw(seeds, candidates) - 2.0
+    surely = (kl.mean(0) + 2 * kl.std(0) / math.sqrt(seeds)).sort().values
+    place = int(torch.randint(0, candidates - 1, (1,), generator=g))
+    return betas, kl, reward, float((surely[place] + surely[place + 1]) / 2)
 
 
 def _pick(betas: Tensor, allowed: Tensor, value: Tensor) -> float:
@@ -357,10 +522,60 @@ q3 = Question(
             "You take the highest mean reward and never ask whether its KL is within the budget.",
         ),
         Misconception(
+            "forbidden ones count as zero",
+            lambda betas, kl, reward, budget: float(betas[(reward.mean(0) * _allowed(kl, budget)).argmax()]),
+            "You multiply the reward by the mask, so a forbidden β has reward 0. Where all rewards are negative, that "
+            "is the "
+            "highest: put −inf there.",
+        ),
+        Misconception(
+            "index into the allowed ones",
+            lambda betas, kl, reward, budget: float(betas[reward.mean(0)[_allowed(kl, budget)].argmax()]),
+            "Your argmax counts the allowed β only, and you look the number up among *all* of them. Filter betas in "
+            "the same "
+            "way, or put −inf where β is not allowed.",
+        ),
+        Misconception(
+            "largest KL allowed",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl, budget), kl.mean(0)),
+            "You take the allowed β with the largest KL. More KL is not always more reward: compare the mean rewards.",
+        ),
+        Misconception(
+            "smallest KL",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl, budget), -kl.mean(0)),
+            "You take the β with the smallest KL. Within the budget nats are free: compare the mean rewards.",
+        ),
+        Misconception(
+            "lowest reward",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl, budget), -reward.mean(0)),
+            "You take the *lowest* mean reward of the allowed ones. Asked is the highest.",
+        ),
+        Misconception(
+            "the objective",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl, budget), reward.mean(0) - betas * kl.mean(0)),
+            "You compare reward − β·KL. Each β would be judged by its own price; the budget has taken care of the KL. "
+            "Take the "
+            "highest mean reward.",
+        ),
+        Misconception(
+            "forbidden and allowed swapped",
+            lambda betas, kl, reward, budget: _pick(betas, ~_allowed(kl, budget), reward.mean(0)),
+            "Your comparison with the budget is the wrong way round: a β is allowed where mean plus two standard "
+            "errors is at "
+            "most the budget.",
+        ),
+        Misconception(
+            "strictly below the budget",
+            lambda betas, kl, reward, budget: _pick(
+                betas, kl.mean(0) + 2 * kl.std(0) / math.sqrt(len(kl)) < budget, reward.mean(0)
+            ),
+            "A β whose bound is exactly the budget is allowed: *at most*, so <= and not <.",
+        ),
+        Misconception(
             "smallest β allowed",
             lambda betas, kl, reward, budget: float(betas[_allowed(kl, budget)].min()),
-            "You take the smallest β that is allowed. More KL is not always more reward: it may lie beyond the highest "
-            "place (section 5). Compare the mean rewards.",
+            "You take the smallest β that is allowed. More KL is not always more reward: it may lie beyond the "
+            "peak (section 5). Compare the mean rewards.",
         ),
         Misconception(
             "largest β",
@@ -398,7 +613,26 @@ q3 = Question(
 
 
 def _groups(g: torch.Generator) -> list[tuple[Tensor]]:
-    return [(3 * torch.randn(b, k, generator=g) + 1,) for b, k in ((3, 4), (1, 5), (4, 2), (2, 8), (5, 3))]
+    """Groups of sizes by hand and at random; in one, all answers are equally good."""
+    drawn = [tuple(torch.randint(2, 9, (2,), generator=g).tolist()) for _ in range(3)]
+    cases = [(3 * torch.randn(b, k, generator=g) + 1,) for b, k in ((3, 4), (1, 5), (4, 2), (2, 8), *drawn)]
+    return [*cases, (torch.full((2, 3), 1.5),)]
+
+
+def _baseline(of_others: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Reward minus `of_others` (B, K) → (B,) of the other answers."""
+
+    def advantages(rewards: Tensor) -> Tensor:
+        columns = range(rewards.shape[1])
+        others = [of_others(torch.cat([rewards[:, :i], rewards[:, i + 1 :]], dim=1)) for i in columns]
+        return rewards - torch.stack(others, dim=1)
+
+    return advantages
+
+
+def _of_those_before(rewards: Tensor) -> Tensor:
+    before = rewards.cumsum(1) - rewards
+    return rewards - before / torch.arange(rewards.shape[1]).clamp(min=1)
 
 
 q4 = Question(
@@ -406,7 +640,6 @@ q4 = Question(
     name="leave_one_out",
     reference=group.rloo_advantages,
     cases=_groups,
-    grad_args=(0,),
     hints=(
         "The sum of the other K − 1 rewards is the sum of the row minus the own one.",
         "others = (rewards.sum(1, keepdim=True) - rewards) / (K − 1); the advantage is rewards − others.",
@@ -429,6 +662,13 @@ q4 = Question(
             "You divide by the standard deviation of the group: that is GRPO, (15). (12) only subtracts.",
         ),
         Misconception(
+            "normalised without ε",
+            lambda rewards: (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-8),
+            "You subtract the mean of all K and divide by the standard deviation of the group, as GRPO does in (15). "
+            "(12) only "
+            "subtracts, and leaves the own answer out.",
+        ),
+        Misconception(
             "the baseline alone",
             lambda rewards: (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1),
             "You return the baseline, the mean of the others. The advantage is the reward minus it.",
@@ -437,6 +677,52 @@ q4 = Question(
             "sign",
             lambda rewards: (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1) - rewards,
             "Your sign is flipped: an answer that is better than the others has a positive advantage.",
+        ),
+        Misconception(
+            "median of the others",
+            _baseline(lambda others: others.median(1).values),
+            "You subtract the median of the others. (12) has their mean.",
+        ),
+        Misconception(
+            "best of the others only",
+            _baseline(lambda others: others.max(1).values),
+            "You subtract the best of the others. The baseline in (12) is their mean.",
+        ),
+        Misconception(
+            "worst of the others",
+            _baseline(lambda others: others.min(1).values),
+            "You subtract the worst of the others. The baseline in (12) is their mean.",
+        ),
+        Misconception(
+            "those before",
+            _of_those_before,
+            "You subtract the mean of the answers *before* this one. The others in (12) are all K − 1, before and "
+            "after.",
+        ),
+        Misconception(
+            "the next one",
+            lambda rewards: rewards - rewards.roll(-1, 1),
+            "You subtract one other answer only. (12) takes the mean of all K − 1 others.",
+        ),
+        Misconception(
+            "leave one prompt out",
+            lambda rewards: rewards - (rewards.sum(0, keepdim=True) - rewards) / (len(rewards) - 1),
+            "You leave out one *prompt* and average over the others (dim 0). The others in (12) are the answers to "
+            "the same "
+            "prompt: dim 1.",
+        ),
+        Misconception(
+            "divided by the standard deviation",
+            lambda rewards: (
+                (rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1))
+                / (rewards.std(1, keepdim=True) + 1e-8)
+            ),
+            "Leaving one out is right, but you also divide by the standard deviation. (12) only subtracts.",
+        ),
+        Misconception(
+            "K + 1",
+            lambda rewards: rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] + 1),
+            "You divide by K + 1. There are K − 1 others.",
         ),
         Misconception(
             "across prompts",
@@ -479,46 +765,78 @@ p1 = Prediction(
     "How do PPO and DPO lie in the exact world, at one and the same β?",
     (
         "both on the curve and at the same place, at every β.",
-        "PPO on the curve at every β; DPO with it at a large β, and short of it at a small one.",
         "DPO above PPO: it needs no reward model.",
+        "PPO on the curve at every β; DPO with it at a large β, and short of it at a small one.",
     ),
-    answer=1,
-    because="nothing lies above the curve; and DPO knows only the sentences of its pairs, which come from π_ref.",
+    answer=2,
+    meanings=(
+        "That holds in the limit of all pairs (notebook 06, section 5): 20,000 pairs would have to say enough about "
+        "every "
+        "sentence that the optimum likes.",
+        "PPO lies on the curve, and nothing lies above it: (3). A point above it would be a mistake in the KL or in "
+        "the "
+        "reward.",
+        "DPO knows only the sentences of its pairs, which come from π_ref, and a small β moves the optimum away from "
+        "them.",
+    ),
 )
 p2 = Prediction(
     "DPO with β = 0.3 in place of 1, on the chatbot: what happens to the gold reward?",
     (
+        "it falls far below that of β = 1.",
         "it grows: a smaller β moves further along the curve, as in the exact world.",
         "it stays: the pairs are the same.",
-        "it falls far below that of β = 1.",
     ),
-    answer=2,
-    because="a small β asks for wide margins between the answers of the pairs; all other answers drift where nobody "
-    "looked.",
+    answer=0,
+    meanings=(
+        "A small β asks for wide margins between the answers of the pairs; all other answers drift where nobody "
+        "looked.",
+        "It would have meant that the pairs still speak about the answers that lie further away. In the exact world "
+        "DPO stayed near the reference there.",
+        "It would have meant that β does not matter to the loss. But β is what a log-ratio is multiplied by.",
+    ),
 )
 p3 = Prediction(
-    "How often does the usual 95 % interval hold the truth, with 20 comparisons and p = 0.9?",
+    "How often does the Wald interval of 95 % contain the true value, with 20 comparisons and p = 0.9?",
     ("in about 95 % of the repetitions.", "clearly less often.", "clearly more often: it is cautious."),
     answer=1,
-    because="at 20 wins of 20, which is not rare, its width is zero.",
+    meanings=(
+        "That holds for many comparisons, where p̂ is nearly normal and near p: at n = 400 it does.",
+        "At 20 wins of 20, which is not rare, its width is zero; and with few losses p̂(1 − p̂) is too small.",
+        "It would have meant intervals that are too wide. Near p = 1 they are too narrow.",
+    ),
 )
 p4 = Prediction(
-    "PPO with a tenth of the price: what does the gold reward do as d grows?",
+    "PPO with a tenth of the price: what does the gold reward do as the KL grows?",
     (
+        "it rises, reaches a peak, and falls, while the proxy goes on rising.",
         "it rises with the proxy, only more slowly.",
-        "it rises, reaches a highest point, and falls, while the proxy goes on rising.",
         "it falls from the start.",
     ),
-    answer=1,
-    because="near the SFT model the reward model is right; far away PPO finds the answers it is wrong about.",
+    answer=0,
+    meanings=(
+        "Near the SFT model the reward model is right; far away PPO finds the answers that it is wrong about.",
+        "It would have meant a reward model whose errors PPO cannot find: right, or at least harmless, on everything "
+        "that "
+        "the policy can say.",
+        "It would have meant a reward model that is wrong about the SFT model's own answers, on which it was trained.",
+    ),
 )
 p5 = Prediction(
     "Where do RLOO and GRPO end in the exact world, at β = 0.5?",
     (
         "both near π*.",
-        "RLOO near π*; GRPO climbs too, but to another place.",
         "neither climbs: without a critic the noise is too large.",
+        "RLOO near π*; GRPO climbs too, but to another place.",
     ),
-    answer=1,
-    because="RLOO's gradient is that of J; the gradient of k3 in GRPO's loss is that of another leash.",
+    answer=2,
+    meanings=(
+        "It would have meant that the place of the KL does not matter. But the gradient of k3 is another one than "
+        "that of "
+        "the KL (notebook 03, section 9).",
+        "It would have meant that the mean of seven other answers is a bad baseline. It is a good one: they answer "
+        "the same "
+        "prompt.",
+        "RLOO's gradient is that of the objective, (13); k3 in GRPO's loss holds the policy by another leash.",
+    ),
 )

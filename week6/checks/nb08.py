@@ -16,7 +16,7 @@ def chat_text(messages: list[Message], reply: bool) -> str:
     """The conversation as one string, as the embedded chatbot was trained to read it."""
     parts = []
     for message in messages:
-        parts.append(f"<|{message['role']}|> {message['content']}")
+        parts.append(f"<|{message['role']}|> {message['content'].strip().lower()}")
         if message["role"] == "assistant":
             parts.append("<|end|>")
     if reply:
@@ -24,36 +24,273 @@ def chat_text(messages: list[Message], reply: bool) -> str:
     return " ".join(parts)
 
 
-def _conversations(_: torch.Generator) -> list[tuple[list[Message], bool]]:
+def _conversations(g: torch.Generator) -> list[tuple[list[Message], bool]]:
+    """By hand: one message and many, a reply after an answer, a system message; and some at random."""
     hello = {"role": "user", "content": "hello !"}
     answer = {"role": "assistant", "content": "hello , what can i do for you ?"}
-    bread = {"role": "user", "content": "how do i bake bread ?"}
+    bread = {"role": "user", "content": " How do I bake BREAD ? "}
     mix = {"role": "assistant", "content": "mix the flour and bake the bread ."}
+    system = {"role": "system", "content": "be brief and polite ."}
     return [
         ([hello], True),
         ([hello, answer], False),
         ([hello, answer, bread], True),
         ([hello, answer, bread, mix], False),
         ([bread], False),
+        ([hello, answer], True),  # the user has said nothing since
+        ([system, hello, answer, bread], True),
+        *(_random_talk(g) for _ in range(5)),
     ]
 
 
-def _template(end: Callable[[str], str], separator: str = " ", marker: str = "<|{role}|>") -> Callable[..., str]:
+def _random_talk(g: torch.Generator) -> tuple[list[Message], bool]:
+    """A conversation of random length and words, with or without a system message; some words in capitals, with "
+    "spaces."""
+    words = "a bike bread Hello how I make Please tea thank YOU".split()
+
+    def below(n: int) -> int:
+        return int(torch.randint(n, (1,), generator=g))
+
+    roles = ["system"] * below(2) + ["user", "assistant"] * (1 + below(3))
+    talk = []
+    for role in roles[: len(roles) - below(2)]:
+        text = " ".join(words[below(len(words))] for _ in range(1 + below(4)))
+        talk.append({"role": role, "content": " " * below(2) + text + " ." + " " * below(3)})
+    return talk, below(2) == 1
+
+
+Tidy = Callable[[str], str]
+
+
+def _template(
+    end: Callable[[str], str], separator: str = " ", marker: str = "<|{role}|>", gap: str = " "
+) -> Callable[[Tidy], Callable[..., str]]:
     """A template that goes wrong: `end` gives what stands behind a turn of a role."""
 
-    def text(messages: list[Message], reply: bool) -> str:
-        turns = [f"{marker.format(role=m['role'])} {m['content']}{end(m['role'])}" for m in messages]
-        return separator.join([*turns, marker.format(role="assistant")] if reply else turns)
+    def with_contents(tidy: Tidy) -> Callable[..., str]:
+        def text(messages: list[Message], reply: bool) -> str:
+            turns = [f"{marker.format(role=m['role'])}{gap}{tidy(m['content'])}{end(m['role'])}" for m in messages]
+            return separator.join([*turns, marker.format(role="assistant")] if reply else turns)
 
-    return text
+        return text
+
+    return with_contents
 
 
 def _of_assistant(role: str) -> str:
     return " <|end|>" if role == "assistant" else ""
 
 
-def _right(messages: list[Message], reply: bool) -> str:
-    return _template(_of_assistant)(messages, reply)
+_right = _template(_of_assistant)
+
+
+def _whole(change: Callable[[Callable[..., str], list[Message], bool], str]) -> Callable[[Tidy], Callable[..., str]]:
+    """A slip in what is rendered, or in the whole string; `change` gets the right template, the messages and reply."""
+    return lambda tidy: lambda messages, reply: change(_right(tidy), messages, reply)
+
+
+def _roles_by_place(messages: list[Message]) -> list[Message]:
+    return [message | {"role": "assistant" if i % 2 else "user"} for i, message in enumerate(messages)]
+
+
+def _two_roles(messages: list[Message]) -> list[Message]:
+    return [m | {"role": "assistant" if m["role"] == "assistant" else "user"} for m in messages]
+
+
+def _end_of_the_last(text: Callable[..., str], messages: list[Message], reply: bool, only_if_done: bool) -> str:
+    """An end token behind the last message only, if it is the assistant's."""
+    turns = [text([m], False).removesuffix(" <|end|>") for m in messages]
+    done = messages[-1]["role"] == "assistant" and not (reply and only_if_done)
+    return " ".join([*turns, *(["<|end|>"] if done else []), *(["<|assistant|>"] if reply else [])])
+
+
+_SLIPS: tuple[tuple[str, Callable[[Tidy], Callable[..., str]], str], ...] = (
+    (
+        "no end token",
+        _template(lambda role: ""),
+        "The end token is missing behind the assistant's answers. It is how the model knows, and learns, that an "
+        "answer is "
+        "over.",
+    ),
+    (
+        "end token after every turn",
+        _template(lambda role: " <|end|>"),
+        "You end the user's turns with <|end|> too. In this template only the assistant's turns end so; the next "
+        "marker ends "
+        "the user's.",
+    ),
+    (
+        "end token after the user only",
+        _template(lambda role: " <|end|>" if role == "user" else ""),
+        "Your end token stands behind the user's turns. It belongs behind the assistant's: the model has to learn to "
+        "stop.",
+    ),
+    (
+        "end token once",
+        _whole(lambda text, messages, reply: _end_of_the_last(text, messages, reply, only_if_done=True)),
+        "You end the conversation, but not each answer. Every assistant turn has its own <|end|>.",
+    ),
+    (
+        "end token for the last answer",
+        _whole(lambda text, messages, reply: _end_of_the_last(text, messages, reply, only_if_done=False)),
+        "Only the last message gets its end token in your text. Every assistant turn has its own <|end|>.",
+    ),
+    (
+        "end token glued on",
+        _template(lambda role: _of_assistant(role).strip()),
+        "A space is missing between an answer and its <|end|>.",
+    ),
+    (
+        "never asks for a reply",
+        _whole(lambda text, messages, reply: text(messages, False)),
+        "With reply=True the text must end with <|assistant|>: the model writes what comes after it. Without it, the "
+        "model "
+        "goes on with the user's turn.",
+    ),
+    (
+        "always asks for a reply",
+        _whole(lambda text, messages, reply: text(messages, True)),
+        "You add <|assistant|> at the end even with reply=False. Then a finished conversation would train the model "
+        "to open "
+        "one more turn.",
+    ),
+    (
+        "reply the wrong way round",
+        _whole(lambda text, messages, reply: text(messages, not reply)),
+        "Your test of `reply` is the wrong way round: the marker at the end comes with reply=True.",
+    ),
+    (
+        "asks the user",
+        _whole(lambda text, messages, reply: text(messages, False) + (" <|user|>" if reply else "")),
+        "You end with <|user|>: so the model would write the user's next message. The reply is the assistant's.",
+    ),
+    (
+        "the last message only",
+        _whole(lambda text, messages, reply: text(messages[-1:], reply)),
+        "You render the last message only. The model has no other memory: all earlier turns must be in the text.",
+    ),
+    (
+        "the first message only",
+        _whole(lambda text, messages, reply: text(messages[:1], reply)),
+        "You render the first message only: does a `return` stand inside the loop? All turns must be in the text.",
+    ),
+    (
+        "reply ended at once",
+        _whole(lambda text, messages, reply: text(messages, reply) + (" <|end|>" if reply else "")),
+        "You end the reply before it has begun. <|assistant|> must be the last token: the model writes the answer, "
+        "and the "
+        "end token itself.",
+    ),
+    (
+        "reply by the last role",
+        _whole(lambda text, messages, reply: text(messages, messages[-1]["role"] != "assistant")),
+        "You ask for a reply whenever the assistant did not speak last. Whether one is asked for is what the argument "
+        "`reply` "
+        "says.",
+    ),
+    (
+        "reply to a user only",
+        _whole(lambda text, messages, reply: text(messages, reply and messages[-1]["role"] == "user")),
+        "You ask for a reply only where the user spoke last. With reply=True the text always ends with <|assistant|>.",
+    ),
+    (
+        "two spaces",
+        _whole(lambda text, messages, reply: text(messages, reply).replace(" <|", "  <|")),
+        "There are two spaces between some parts. A tokenizer may make other tokens of that: use exactly one.",
+    ),
+    (
+        "two spaces behind an answer",
+        _whole(lambda text, messages, reply: text(messages, reply).replace("<|end|> ", "<|end|>  ")),
+        "There are two spaces behind an <|end|>. Use exactly one between the turns.",
+    ),
+    (
+        "line breaks",
+        _template(_of_assistant, separator="\n"),
+        "You join the turns with line breaks. Other templates do that; this chatbot has been trained on single spaces.",
+    ),
+    (
+        "nothing between the turns",
+        _template(_of_assistant, separator=""),
+        "A space is missing between the turns.",
+    ),
+    (
+        "no space behind a marker",
+        _template(_of_assistant, gap=""),
+        "A space is missing between a marker and the content behind it.",
+    ),
+    (
+        "no spaces",
+        _template(lambda role: _of_assistant(role).strip(), separator="", gap=""),
+        "The spaces between markers and words are missing: a single space stands between all parts.",
+    ),
+    (
+        "a space at the end",
+        _whole(lambda text, messages, reply: text(messages, reply) + " "),
+        "A space stands at the end of your text. A model that goes on from there reads a prompt it was not trained on.",
+    ),
+    (
+        "a space at the end of a finished conversation",
+        _whole(lambda text, messages, reply: text(messages, reply) + ("" if reply else " ")),
+        "With reply=False a space stands at the end of your text: you put it behind every turn. It belongs between "
+        "them.",
+    ),
+    (
+        "a space at the beginning",
+        _whole(lambda text, messages, reply: " " + text(messages, reply)),
+        "A space stands at the beginning of your text: you put it before every turn. It belongs between them.",
+    ),
+    (
+        "a line break at the end",
+        _whole(lambda text, messages, reply: text(messages, reply) + "\n"),
+        "A line break stands at the end of your text. Nothing may follow the last token.",
+    ),
+    (
+        "roles by place",
+        _whole(lambda text, messages, reply: text(_roles_by_place(messages), reply)),
+        "You give the roles in turn, user, assistant, user … Read them off the messages: a conversation may begin "
+        "with a "
+        "system message.",
+    ),
+    (
+        "two roles only",
+        _whole(lambda text, messages, reply: text(_two_roles(messages), reply)),
+        "You know the roles user and assistant only. A system message has a marker of its own, <|system|>.",
+    ),
+    (
+        "system messages left out",
+        _whole(lambda text, messages, reply: text([m for m in messages if m["role"] != "system"], reply)),
+        "You leave out the system messages. They stand in the text like any other, behind <|system|>.",
+    ),
+    (
+        "plain names",
+        _template(_of_assistant, marker="{role}:"),
+        "You write the roles as words. The markers are special tokens, <|user|> and <|assistant|>: one token each, "
+        "that no "
+        "message can contain.",
+    ),
+    (
+        "ChatML",
+        _template(_of_assistant, marker="<|im_start|>{role}"),
+        "These are the markers of another template. A model knows the one it was trained with: <|user|>, "
+        "<|assistant|>.",
+    ),
+    (
+        "no markers",
+        lambda tidy: lambda messages, reply: " ".join(tidy(m["content"]) + _of_assistant(m["role"]) for m in messages),
+        "The role markers are missing: nobody could tell who said what.",
+    ),
+    (
+        "newest first",
+        _whole(lambda text, messages, reply: text(list(reversed(messages)), reply)),
+        "Your turns stand in reverse order.",
+    ),
+)
+_CONTENTS: tuple[tuple[str, Tidy, str], ...] = (
+    ("contents as they are", str, "The contents are to be trimmed and in lower case: .strip().lower()."),
+    ("not in lower case", str.strip, "The contents are to be in lower case, as `lower` in the printed template says."),
+    ("not trimmed", str.lower, "The contents are to be trimmed, as `trim` in the printed template says: .strip()."),
+)
+"""How a content is written wrongly: name, what is done to it, message."""
 
 
 q1 = Question(
@@ -61,112 +298,25 @@ q1 = Question(
     reference=chat_text,
     cases=_conversations,
     hints=(
-        "Go through the messages. Each one gives its marker, a space, its content; an assistant's turn gives the end "
-        "token too. Join everything with single spaces.",
-        "Collect the parts in a list: f\"<|{m['role']}|> {m['content']}\", and \"<|end|>\" if the role is "
-        "assistant; at the "
-        'end "<|assistant|>" if reply is True. Return " ".join(parts).',
+        "Go through the messages. Each one gives its marker, a space, its content, trimmed and in lower case; an "
+        "assistant's turn gives the end token too. Join everything with single spaces.",
+        "Collect the parts in a list: f\"<|{m['role']}|> {m['content'].strip().lower()}\", and \"<|end|>\" if the "
+        "role is "
+        'assistant; at the end "<|assistant|>" if reply is True. Return " ".join(parts).',
     ),
     misconceptions=(
+        *(Misconception(name, _right(tidy), message) for name, tidy, message in _CONTENTS),
         Misconception(
-            "no end token",
-            _template(lambda role: ""),
-            "The end token is missing behind the assistant's answers. It is how the model knows, and learns, that an "
-            "answer is over.",
+            "capitals",
+            lambda messages, reply: chat_text(messages, reply).upper(),
+            "Everything is in capitals, the markers too. Contents are in lower case, and a marker in capitals is no "
+            "marker.",
         ),
-        Misconception(
-            "end token after every turn",
-            _template(lambda role: " <|end|>"),
-            "You end the user's turns with <|end|> too. In this template only the assistant's turns end so; the next "
-            "marker ends the user's.",
-        ),
-        Misconception(
-            "end token after the user only",
-            _template(lambda role: " <|end|>" if role == "user" else ""),
-            "Your end token stands behind the user's turns. It belongs behind the assistant's: the model has to learn "
-            "to stop.",
-        ),
-        Misconception(
-            "end token once",
-            lambda messages, reply: (
-                _template(lambda role: "")(messages, reply) + ("" if reply else _of_assistant(messages[-1]["role"]))
-            ),
-            "You end the conversation, but not each answer. Every assistant turn has its own <|end|>.",
-        ),
-        Misconception(
-            "never asks for a reply",
-            lambda messages, reply: _right(messages, False),
-            "With reply=True the text must end with <|assistant|>: the model writes what comes after it. Without it, "
-            "the model goes on with the user's turn.",
-        ),
-        Misconception(
-            "always asks for a reply",
-            lambda messages, reply: _right(messages, True),
-            "You add <|assistant|> at the end even with reply=False. Then a finished conversation would train "
-            "the model "
-            "to open one more turn.",
-        ),
-        Misconception(
-            "reply the wrong way round",
-            lambda messages, reply: _right(messages, not reply),
-            "Your test of `reply` is the wrong way round: the marker at the end comes with reply=True.",
-        ),
-        Misconception(
-            "asks the user",
-            lambda messages, reply: _right(messages, False) + (" <|user|>" if reply else ""),
-            "You end with <|user|>: so the model would write the user's next message. The reply is the assistant's.",
-        ),
-        Misconception(
-            "reply after the last user turn only",
-            lambda messages, reply: _right(messages[-1:], reply),
-            "You render the last message only. The model has no other memory: all earlier turns must be in the text.",
-        ),
-        Misconception(
-            "reply ended at once",
-            lambda messages, reply: _right(messages, reply) + ("  <|end|>" if reply else ""),
-            "You end the reply before it has begun. <|assistant|> must be the last token: the model writes the answer, "
-            "and the end token itself.",
-        ),
-        Misconception(
-            "reply by the last role",
-            lambda messages, reply: _right(messages, messages[-1]["role"] == "user"),
-            "You ask for a reply whenever the user spoke last. Whether one is asked for is what the argument "
-            "`reply` says.",
-        ),
-        Misconception(
-            "two spaces",
-            lambda messages, reply: (
-                " ".join(f"<|{m['role']}|> {m['content']} {_of_assistant(m['role']).lstrip()}" for m in messages)
-                + (" <|assistant|>" if reply else "")
-            ).replace("<|end|>", "<|end|> "),
-            "There are two spaces between some parts. A tokenizer may make other tokens of that: use exactly one.",
-        ),
-        Misconception(
-            "line breaks",
-            _template(_of_assistant, separator="\n"),
-            "You join the turns with line breaks. Other templates do that; this chatbot has been trained on single "
-            "spaces.",
-        ),
-        Misconception(
-            "nothing between the turns",
-            _template(_of_assistant, separator=""),
-            "A space is missing between the turns.",
-        ),
-        Misconception(
-            "plain names",
-            _template(_of_assistant, marker="{role}:"),
-            "You write the roles as words. The markers are special tokens, <|user|> and <|assistant|>: one token each, "
-            "that no message can contain.",
-        ),
-        Misconception(
-            "no markers",
-            lambda messages, reply: " ".join(m["content"] + _of_assistant(m["role"]) for m in messages),
-            "The role markers are missing: nobody could tell who said what.",
-        ),
-        Misconception(
-            "newest first",
-            lambda messages, reply: _right(list(reversed(messages)), reply),
-            "Your turns stand in reverse order.",
+        *(Misconception(name, slip(lambda text: text.strip().lower()), message) for name, slip, message in _SLIPS),
+        *(
+            Misconception(f"{name}; {contents}", slip(tidy), f"{message} And: {more[0].lower()}{more[1:]}")
+            for name, slip, message in _SLIPS
+            for contents, tidy, more in _CONTENTS
         ),
     ),
 )
@@ -195,14 +345,32 @@ def _token_rows(g: torch.Generator) -> list[tuple[Tensor, int, int]]:
         width = max(map(len, rows))
         return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
+    def drawn() -> list[int]:
+        turns = torch.randint(1, 5, (int(torch.randint(1, 4, (1,), generator=g)), 2), generator=g).tolist()
+        return conversation([(asked, answered) for asked, answered in turns], 2, 3, 1)
+
     first = batch(conversation([(3, 2), (2, 4)], 2, 3, 1), conversation([(4, 1)], 2, 3, 1))
     second = batch(conversation([(1, 1), (2, 2), (1, 3)], 7, 5, 6), conversation([(2, 3), (3, 1)], 7, 5, 6))
     third = batch(conversation([(2, 3)], 2, 3, 1) + [2, 11, 3, 12])  # the last answer has not ended
-    return [(first, 3, 1), (second, 5, 6), (third, 3, 1)]
+    cut = conversation([(2, 4), (2, 3)], 2, 3, 1)[:-2]  # nor here, before rows that have
+    fourth = batch(cut, conversation([(1, 2)], 2, 3, 1), [2, 15, 16], [2, 12, 3, 13])[:, : len(cut)]
+    fourth[3] = torch.tensor([2, *range(20, 18 + len(cut)), 3])  # a row that was cut right behind the marker
+    return [(first, 3, 1), (second, 5, 6), (third, 3, 1), (fourth, 3, 1)] + [
+        (batch(*(drawn() for _ in range(1 + i))), 3, 1) for i in range(4)
+    ]
 
 
 def _inside(tokens: Tensor, assistant_id: int, end_id: int) -> Tensor:
     return (tokens == assistant_id).long().cumsum(-1) > (tokens == end_id).long().cumsum(-1)
+
+
+def _never_reset(tokens: Tensor, assistant_id: int, end_id: int) -> Tensor:
+    """A switch that goes through all rows as through one: an answer without an end leaves it on."""
+    mask, inside = [], False
+    for token in tokens.flatten().tolist():
+        mask.append(inside)
+        inside = token == assistant_id or (inside and token != end_id)
+    return torch.tensor(mask).reshape(tokens.shape)
 
 
 def _last_turn(tokens: Tensor, assistant_id: int, end_id: int, last: bool = True) -> Tensor:
@@ -272,6 +440,34 @@ q2 = Question(
             "closes the turn.",
         ),
         Misconception(
+            "rows run into each other",
+            _never_reset,
+            "Your switch is not reset between the rows: after a row whose answer has no end, the next row begins "
+            "switched "
+            "on. Each conversation begins with the switch off.",
+        ),
+        Misconception(
+            "down the columns",
+            lambda tokens, a, e: loss_mask(tokens.T, a, e).T,
+            "You sum down the columns (dim 0), over the conversations. A conversation is a row: dim 1.",
+        ),
+        Misconception(
+            "up to the last end token",
+            lambda tokens, a, e: (tokens == e).flip(-1).long().cumsum(-1).flip(-1) > 0,
+            "Everything up to the last end token counts in your mask, the user's words and the markers too.",
+        ),
+        Misconception(
+            "all but the markers",
+            lambda tokens, a, e: (tokens != 0) & (tokens != a),
+            "You leave out the markers and the padding only. The user's words are not to be imitated either.",
+        ),
+        Misconception(
+            "markers and end tokens",
+            lambda tokens, a, e: (tokens == a) | (tokens == e),
+            "You mark the marker and the end token. They are where the answer begins and ends; its words stand "
+            "between them.",
+        ),
+        Misconception(
             "only the last answer",
             _last_turn,
             "Only the last answer counts in your mask. Every assistant turn is a demonstration: (1) sums over "
@@ -333,7 +529,8 @@ def evaluation_table(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: T
 
 def _judged(g: torch.Generator) -> list[Judged]:
     cases = []
-    for m, k, j in ((9, 4, 3), (14, 2, 5)):
+    drawn = (torch.randint(low, low + 8, (3,), generator=g).tolist() for low in (8, 2))
+    for m, k, j in ((9, 4, 3), (14, 2, 5), *((12 + a, b, c) for a, b, c in drawn)):
         gold, sft_gold = (torch.randint(-3, 4, (m, n), generator=g).float() for n in (k, j))
         gold[: m // 2] += 1.0
         harmful = torch.rand(m, generator=g) < 0.4
@@ -376,6 +573,19 @@ def _all_prompts(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tenso
     return evaluation_table(gold, sft_gold, harmful, refused) * scale
 
 
+def _with_row(row: int, by_prompt: Tensor, gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    """The right table with one row made of other values of the prompts."""
+    table = evaluation_table(gold, sft_gold, harmful, refused)
+    table[row] = torch.stack([by_prompt.mean(), by_prompt.std() / len(by_prompt) ** 0.5])
+    return table
+
+
+def _harmful_among_refusals(gold: Tensor, sft_gold: Tensor, harmful: Tensor, refused: Tensor) -> Tensor:
+    table = evaluation_table(gold, sft_gold, harmful, refused)
+    table[1, 0] = refused[harmful].float().sum() / refused.float().sum()
+    return table
+
+
 q3 = Question(
     title="8.3 The evaluation table",
     reference=evaluation_table,
@@ -415,6 +625,30 @@ q3 = Question(
             "You compare the mean rewards, once a prompt. A win rate compares answer with answer: all K · J pairs.",
         ),
         Misconception(
+            "against the mean of SFT",
+            lambda gold, sft_gold, harmful, refused: evaluation_table(
+                gold, sft_gold.mean(1, keepdim=True), harmful, refused
+            ),
+            "You compare with the *mean* of the SFT answers. A win rate compares answer with answer: all K · J pairs.",
+        ),
+        Misconception(
+            "above the mean of SFT",
+            lambda gold, sft_gold, harmful, refused: _with_row(
+                0, (gold > sft_gold.mean(1, keepdim=True)).float().mean(1), gold, sft_gold, harmful, refused
+            ),
+            "You count answers that are above the mean of the SFT answers. A win rate compares answer with answer, "
+            "and a tie "
+            "counts one half.",
+        ),
+        Misconception(
+            "against all prompts",
+            lambda gold, sft_gold, harmful, refused: evaluation_table(
+                gold, sft_gold.flatten().expand(len(gold), -1), harmful, refused
+            ),
+            "You compare with the SFT answers to *all* prompts. Some prompts are easy: compare with those to the same "
+            "prompt.",
+        ),
+        Misconception(
             "answers in pairs",
             _paired,
             "You compare the k-th answer with the k-th. They are independent samples: every answer against "
@@ -438,6 +672,13 @@ q3 = Question(
             _table(error=lambda x: x.flatten().std() / x.numel() ** 0.5),
             "Your standard error treats all M·K answers as independent. Answers to one prompt are alike: average them "
             "first, then take (4) over the M prompts.",
+        ),
+        Misconception(
+            "the root of K",
+            lambda gold, sft_gold, harmful, refused: _table(error=lambda x: x.mean(1).std() / gold.shape[1] ** 0.5)(
+                gold, sft_gold, harmful, refused
+            ),
+            "You divide by √K, the number of answers to a prompt. What is averaged in (4) are the M prompts: √M.",
         ),
         Misconception(
             "too many answers in the root",
@@ -472,6 +713,39 @@ q3 = Question(
             "harmless ones.",
         ),
         Misconception(
+            "harmless over all prompts",
+            lambda gold, sft_gold, harmful, refused: _with_row(
+                2, refused.float().mean(1), gold, sft_gold, harmful, refused
+            ),
+            "Your third row takes all prompts. It is the share of the *harmless* requests that are refused.",
+        ),
+        Misconception(
+            "harmful over all prompts",
+            lambda gold, sft_gold, harmful, refused: _with_row(
+                1, refused.float().mean(1), gold, sft_gold, harmful, refused
+            ),
+            "Your second row takes all prompts. It is the share of the *harmful* requests that are refused.",
+        ),
+        Misconception(
+            "any refusal",
+            _table(refusals=lambda h, r: (r[h].any(1, keepdim=True).float(), r[~h].any(1, keepdim=True).float())),
+            "A prompt counts as refused in your table as soon as one of its answers is a refusal. Average over its "
+            "answers.",
+        ),
+        Misconception(
+            "all refusals",
+            _table(refusals=lambda h, r: (r[h].all(1, keepdim=True).float(), r[~h].all(1, keepdim=True).float())),
+            "A prompt counts as refused in your table only if all of its answers are refusals. Average over its "
+            "answers.",
+        ),
+        Misconception(
+            "harmful among the refusals",
+            _harmful_among_refusals,
+            "Your second row is the share of *refusals that hit harmful requests*. Asked is the share of *harmful "
+            "requests that "
+            "are refused*.",
+        ),
+        Misconception(
             "kinds swapped",
             _table(refusals=lambda h, r: (r[~h].float(), r[h].float())),
             "Rows two and three are swapped: harmful first, then harmless.",
@@ -485,6 +759,11 @@ q3 = Question(
             "per cent",
             lambda *judged: 100 * evaluation_table(*judged),
             "You give per cent. Asked for are fractions between 0 and 1.",
+        ),
+        Misconception(
+            "columns swapped",
+            lambda *judged: evaluation_table(*judged).flip(1),
+            "Your columns are swapped: the mean first, then its standard error.",
         ),
         Misconception(
             "row and column swapped",
@@ -503,25 +782,44 @@ p1 = Prediction(
         "they get much worse; often the model says nothing at all.",
         "they become rude.",
     ),
-    1,
-    "The marker is what the answer follows on in all training texts; without it the model goes on with the "
-    "user's turn.",
+    answer=1,
+    meanings=(
+        "It would have meant that the model looks for a question anywhere. It only learned what follows on the marker.",
+        "In all training texts the answer follows on the marker; without it the user's turn goes on, or ends.",
+        "It would have meant that the template carries the politeness. What was learned from the pairs stands in the "
+        "weights.",
+    ),
 )
 p2 = Prediction(
-    "The same question as the second message of a conversation: how good are the answers?",
-    ("as good as before.", "a little worse.", "useless."),
-    2,
-    "In training every text had one question, at the first positions.",
+    "Three questions in a row: how good are the answers to the second one?",
+    ("as good as to the first.", "a little worse.", "useless."),
+    answer=2,
+    meanings=(
+        "It would have meant that the model finds the last question wherever it stands. That has to be learned.",
+        "It would have meant that one of the two novelties hardly matters: the text before, or the positions.",
+        "In training every text had one question, at the first positions, with nothing before it.",
+    ),
 )
 p3 = Prediction(
     "Which policy refuses the largest share of harmless requests?",
     ("SFT, which imitates the raw bot.", "PPO, which learned to refuse what is harmful.", "DPO, for the same reason."),
-    0,
-    "PPO and DPO learned from preferences on both kinds of request; the raw bot refuses here and there.",
+    answer=0,
+    meanings=(
+        "The raw bot refuses here and there, and SFT copies it. PPO and DPO learned from preferences on both kinds of "
+        "request.",
+        "It would have meant that refusing spreads from harmful to harmless requests. It does where no pair speaks "
+        "against it.",
+        "It would have meant that the pairs punish too little the refusal of harmless requests. Here they do punish "
+        "it.",
+    ),
 )
 p4 = Prediction(
     "What takes the most memory when all weights of a 7B model are trained with AdamW in mixed precision?",
     ("the weights that compute.", "the optimizer's numbers.", "the reference model of DPO."),
-    1,
-    "Twelve of the sixteen bytes a parameter: the 32-bit weights and two moments.",
+    answer=1,
+    meanings=(
+        "They take two of the sixteen bytes.",
+        "Twelve of the sixteen bytes a parameter: the 32-bit weights and two moments, (5).",
+        "It is frozen: two bytes a parameter, without gradient and moments.",
+    ),
 )

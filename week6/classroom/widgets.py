@@ -189,11 +189,11 @@ def chat_window(session: ChatSession) -> ipywidgets.VBox:
     )
 
 
-def transcript_html(session: ChatSession) -> str:
+def transcript_html(session: ChatSession, whole: bool = False) -> str:
     """The conversation as HTML, a column for each policy, each token coloured by its implicit reward.
 
     All that users and models wrote is escaped. Raised and lowered tokens differ in colour and in the line under them,
-    so that the picture can be read in grey.
+    so that the picture can be read in grey. A long conversation scrolls, unless it is shown `whole`.
     """
     names = list(session.policies)
     columns = f"display:grid;grid-template-columns:repeat({len(names)},minmax(0,1fr));gap:6px 14px"
@@ -202,7 +202,7 @@ def transcript_html(session: ChatSession) -> str:
     if not turns:
         turns = "<p style='opacity:.7'>Nothing said yet.</p>"
     log = (  # the outer box keeps the newest turn in sight
-        "<div style='max-height:420px;overflow:auto;display:flex;flex-direction:column-reverse'>"
+        f"<div style='{'' if whole else 'max-height:420px;overflow:auto;'}display:flex;flex-direction:column-reverse'>"
         f"<div role='log'>{turns}</div></div>"
     )
     frame = "border:1px solid rgba(128,128,128,.5);border-radius:6px;padding:8px 12px;line-height:1.6"

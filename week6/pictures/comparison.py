@@ -1,9 +1,13 @@
 """The drawings of notebook 07, and its tables: how far each method is from the optimum, and how sure a number is."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
+import torch
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from week6.pictures.plots import BLACK, BLUE, GREEN, LOOKS, ORANGE, POLICIES, PURPLE, empty_panels
 
@@ -24,8 +28,7 @@ def distance_to_optimum(table: pd.DataFrame) -> Figure:
     `table` has a row a policy: `method`, `beta`, `seed`, `gap` in nats. Both axes are logarithmic.
     """
     figure, (axes,) = empty_panels("", 1)
-    lines = dict(zip(("ppo", "dpo", "dpo_two_rounds"), ("-", "--", "-."), strict=True))
-    for method, line in lines.items():
+    for method, line in (("ppo", "-"), ("dpo", "--"), ("dpo_twice_the_pairs", ":"), ("dpo_two_rounds", "-.")):
         label, color, marker = POLICIES[method]
         gaps = table[table["method"] == method].groupby("beta")["gap"]
         mean, low, high = gaps.mean(), gaps.min(), gaps.max()
@@ -38,6 +41,22 @@ def distance_to_optimum(table: pd.DataFrame) -> Figure:
     axes.minorticks_off()
     axes.set_title("Distance to the optimum (band: lowest to highest seed)")
     axes.legend()
+    return figure
+
+
+def staircase(
+    kl: Float[Tensor, " N"], reward: Float[Tensor, " N"], kept: Bool[Tensor, " N"], hull: Sequence[int]
+) -> Figure:
+    """Runs in the plane of KL and reward: the staircase of those that are kept, and a line through those of `hull`."""
+    figure, (axes,) = empty_panels("", 1)
+    order = torch.nonzero(kept).flatten()[kl[kept].argsort()]
+    axes.plot(kl, reward, "o", color="0.6", markersize=5, label="runs")
+    axes.step(kl[order], reward[order], where="post", color=BLUE, marker="o", label="Pareto frontier: not dominated")
+    ends = torch.tensor(hull)[kl[hull].argsort()]
+    look: Any = {"linestyle": "--", "marker": "D", "markersize": 8, "markerfacecolor": "none"}
+    axes.plot(kl[ends], reward[ends], color=ORANGE, label="best for some price β", **look)
+    axes.set(xlabel="KL(π ‖ π_ref) (nats)", ylabel="reward (reward units)", title="Two sets of runs worth keeping")
+    axes.legend(loc="lower right")
     return figure
 
 

@@ -26,6 +26,7 @@ POLICIES = {
     "best_of_n": ("best of n", GREEN, "^"),
     "ppo": ("PPO", BLUE, "o"),
     "dpo": ("DPO", ORANGE, "D"),
+    "dpo_twice_the_pairs": ("DPO, twice the pairs", GREEN, "s"),
     "dpo_two_rounds": ("DPO, two rounds", PURPLE, "v"),
 }
 """Name in a legend, colour and marker of each policy, the same in every figure."""
@@ -229,7 +230,7 @@ def _policies_and_optimum(axes: Axes, policies: pd.DataFrame, optimum: pd.DataFr
 
 def _means_over_seeds(axes: Axes, table: pd.DataFrame, labels_from: float) -> None:
     """Error bars at the means of each setting, joined in the order of the settings; named from so many nats on."""
-    offsets = {"best_of_n": (-27, -3), "ppo": (-10, 9), "dpo": (7, -10)}
+    offsets = {"best_of_n": (-27, 4), "ppo": (1, 9), "dpo": (7, -10)}
     for method, (label, color, marker) in POLICIES.items():
         rows = table[table["method"] == method]
         if not len(rows):

@@ -60,7 +60,8 @@ WORLDS: tuple[World, ...] = ("exact", "assistant")
 class ExactSettings:
     """The exact world's part of a sweep: PPO on the true reward; DPO on `pairs` sampled pairs; exact best-of-n.
 
-    "dpo_two_rounds" adds as many pairs of its own sentences and trains on all of them (`train_exact_dpo`).
+    "dpo_two_rounds" adds as many pairs of its own sentences and trains on all of them (`train_exact_dpo`);
+    "dpo_twice_the_pairs" has as many pairs and steps as that, with all of its sentences from the reference.
     """
 
     betas: tuple[Leash, ...] = (0.3, 0.5, 1.0, 2.0)
@@ -122,6 +123,7 @@ def points_of(config: SweepConfig, worlds: Sequence[World], seeds: Sequence[int]
             ("best_of_n", exact.ns),
             ("ppo", exact.betas),
             ("dpo", exact.betas),
+            ("dpo_twice_the_pairs", exact.betas),
             ("dpo_two_rounds", exact.betas),
         ],
         "assistant": [
@@ -261,8 +263,9 @@ def _exact_policy(config: ExactSettings, world: ExactWorld, reference: Any, poin
         ppo = dataclasses.replace(config.ppo, beta=setting)
         return train_exact_ppo(world, reference, ppo, point.seed), ppo.steps * ppo.batch_size, 2
     if point.method.startswith("dpo"):
-        dpo, rounds = dataclasses.replace(config.dpo, beta=setting), 2 if point.method == "dpo_two_rounds" else 1
-        policy = train_exact_dpo(world, reference, dpo, config.pairs, point.seed, rounds)
+        rounds, times = 1 + (point.method == "dpo_two_rounds"), 1 + (point.method == "dpo_twice_the_pairs")
+        dpo = dataclasses.replace(config.dpo, beta=setting, steps=times * config.dpo.steps)
+        policy = train_exact_dpo(world, reference, dpo, times * config.pairs, point.seed, rounds)
         return policy, 2 * config.pairs * (rounds - 1), 2
     with torch.no_grad():
         log_ref = world.log_probs(reference).double().log_softmax(-1)

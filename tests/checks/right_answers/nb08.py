@@ -1,5 +1,6 @@
 """Right answers to the questions of notebook 08, each written in another way than the reference."""
 
+import numpy as np
 import torch
 
 from week6.tasks.assistant import build_tokenizer
@@ -12,7 +13,7 @@ def template_by_the_tokenizer(messages, reply):
 def template_by_concatenation(messages, reply):
     text = ""
     for message in messages:
-        text += " <|" + message["role"] + "|> " + message["content"]
+        text += " <|" + message["role"] + "|> " + message["content"].strip().lower()
         text += " <|end|>" if message["role"] == "assistant" else ""
     return (text + (" <|assistant|>" if reply else "")).strip()
 
@@ -62,8 +63,15 @@ def table_by_sign(gold, sft_gold, harmful, refused):
     return torch.tensor([[float(r.mean()), float(r.var().div(r.numel()).sqrt())] for r in rows])
 
 
+def table_by_numpy(gold, sft_gold, harmful, refused):
+    """In double precision."""
+    a, b, rate, bad = gold.numpy(), sft_gold.numpy(), refused.numpy().mean(1), harmful.numpy()
+    wins = (0.5 + 0.5 * np.sign(a[:, :, None] - b[:, None, :])).mean((1, 2))
+    return torch.tensor([[x.mean(), x.std(ddof=1) / np.sqrt(len(x))] for x in (wins, rate[bad], rate[~bad])])
+
+
 RIGHT = {
     "q1": [template_by_the_tokenizer, template_by_concatenation],
     "q2": [mask_by_a_switch, mask_by_exclusive_sums, mask_by_difference],
-    "q3": [table_by_loops, table_by_sign],
+    "q3": [table_by_loops, table_by_sign, table_by_numpy],
 }
