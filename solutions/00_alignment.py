@@ -14,7 +14,7 @@
 # - Say why a chatbot must be judged on two questions at once: does it refuse what is harmful, does it help otherwise?
 # - Draw the pipeline of RLHF, and say where each notebook of this course stands in it.
 #
-# **You need:** the softmax function and gradient descent. **Time:** 70 minutes of work; the cells run in about half
+# **You need:** the softmax function and gradient descent. **Time:** {minutes} minutes of work; the cells run in about half
 # a minute on a laptop CPU. A GPU does not help here: the model is small. All terms of the course are explained at the end
 # of section 8.
 
@@ -693,3 +693,59 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # - E. Perez and others (2022), *Discovering language model behaviors with model-written evaluations*, arXiv 2212.09251.
 # - R. Rafailov and others (2023), *Direct preference optimization: your language model is secretly a reward model*,
 #   arXiv 2305.18290.
+
+# %% [markdown]
+# ### Glossary
+#
+# The words of this course, in the sense in which it uses them, and the notebook that introduces each. The later
+# notebooks link to this table.
+#
+# | word | what it means here | notebook |
+# |---|---|---|
+# | **prompt**, **answer** | what the user says, with all turns before; what the model says in return. Papers also say completion or response | 00 |
+# | **token** | the unit that a model reads and writes: a word, a piece of one, a mark | 00 |
+# | **EOS** | end of sequence: the token by which an answer ends; it is part of the answer | 00 |
+# | **policy** | a language model seen as a rule for answering: $\pi(y \mid x)$ is its probability of answer $y$ to prompt $x$ | 00 |
+# | **SFT** | supervised fine-tuning: training a language model to imitate demonstrations, by the cross-entropy of their tokens | 00 |
+# | **RLHF** | reinforcement learning from human feedback: people compare answers, a reward model learns their taste, the policy climbs it | 00 |
+# | **alignment** | making a model do what people want it to do | 00 |
+# | **gold reward** | a judge that training never sees; here a rule, or a published score of sentiment | 00 |
+# | **annotator** | a person (here often a simulated one) who says which of two answers is better | 00 |
+# | **Bradley–Terry** | the model of comparisons: $a$ beats $b$ with probability $\sigma(r_a - r_b)$ | 01 |
+# | **chosen**, **rejected** | of a pair of answers to one prompt, the preferred one $y_w$ and the other $y_l$ | 06 |
+# | **log loss** | minus the log-probability of what happened; also cross-entropy | 01 |
+# | **Hessian** | the matrix of second derivatives; its eigenvalues say how a function curves | 01 |
+# | **reward model** | a language model with one number in place of the next word: how good is this answer? | 02 |
+# | **proxy reward** | the reward model's score, when it stands in for what people want | 02 |
+# | **Bayes ceiling** | the best accuracy that any judge can reach where people themselves disagree | 02 |
+# | **calibration** | whether a stated probability of 80 % comes true in 80 % of the cases | 02 |
+# | **reference** | the policy from which the distance is measured, $\pi_\mathrm{ref}$; here the SFT model | 03 |
+# | **KL** | Kullback–Leibler divergence: how far one distribution is from another, in nats | 03 |
+# | **nat** | the unit of natural logarithms of probabilities; a bit is 0.69 of it | 03 |
+# | **leash**, **$\beta$** | the price of distance from the reference, in reward units per nat | 03 |
+# | **best-of-n** | sample $n$ answers, keep the one with the highest reward | 03 |
+# | **reward hacking** | a high proxy reward for what nobody wanted; with a policy that goes on climbing, over-optimisation | 03 |
+# | **episode**, **action** | one answer from its first token to its last; the choice of one token | 04 |
+# | **return** | the sum of the rewards from a token to the end of the answer | 04 |
+# | **policy gradient** | the gradient of the expected reward by the weights, estimated from samples | 04 |
+# | **baseline** | what is subtracted from the return to make that estimate less noisy | 04 |
+# | **value function**, **critic** | a forecast of the return, made before the token is known | 04 |
+# | **advantage** | how much better a token turned out than the forecast | 04 |
+# | **GAE** | generalized advantage estimation: advantages between one-step and whole-return ones, by λ | 04 |
+# | **TD error** | temporal-difference error: reward plus the next forecast minus this one | 04 |
+# | **on-policy** | learning from answers of the policy as it is now | 04 |
+# | **ratio**, **$\rho$** | new over old probability of a sampled token | 04 |
+# | **PPO** | proximal policy optimization: several gradient steps on one batch of answers, with the ratio clipped | 04 |
+# | **entropy** | how undecided a distribution is, in nats | 03 |
+# | **explained variance** | the share of the returns' variance that the value function forecasts | 05 |
+# | **DPO** | direct preference optimization: the log loss of pairs with the implicit reward, no reward model, no sampling | 06 |
+# | **implicit reward** | $\beta \log \pi(y \mid x) / \pi_\mathrm{ref}(y \mid x)$: the reward for which a policy would be the best | 06 |
+# | **margin** | the difference of two rewards, of the chosen and the rejected answer | 06 |
+# | **cDPO**, **IPO** | variants of DPO: with an assumed share of flipped labels; with a squared loss | 06 |
+# | **frontier** | the best reward for each distance | 03 |
+# | **win rate** | how often one policy's answer beats another's to the same prompt; a tie counts half | 07 |
+# | **RLOO**, **GRPO** | policy gradients whose baseline is the other answers to the same prompt | 07 |
+# | **chat template** | the text with role markers that a conversation becomes before a model reads it | 08 |
+# | **VADER** | a word list with rules that scores the sentiment of a text from −1 to 1; the gold reward of film reviews | 05 |
+# | **KV cache** | the keys and values of earlier tokens, kept so that they are not computed again for each new one | 08 |
+# | **TRL** | Hugging Face's library of these methods | 08 |

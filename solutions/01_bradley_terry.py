@@ -15,7 +15,7 @@
 # - Recognise when no finite fit exists, and which preferences the model cannot express.
 #
 # **You need:** the softmax function, integrals, derivatives, gradient descent; for the middle of section 4 also matrices
-# and their eigenvalues. **Time:** 165 minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not
+# and their eigenvalues. **Time:** {minutes} minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not
 # help here: nothing is larger than a table of numbers. **In a hurry?** Section 2 and the parts of section 4 marked *can be
 # left out* take about an hour, and nothing later in the course needs them.
 

@@ -13,7 +13,7 @@
 # - Check its calibration, centre and scale it, and say why only differences within one prompt mean something.
 # - Find answers that it scores high and nobody likes.
 #
-# **You need:** notebook 01 (its section 2 is not needed). **Time:** 80 minutes of work; the cells run in about a minute on
+# **You need:** notebook 01 (its section 2 is not needed). **Time:** {minutes} minutes of work; the cells run in about a minute on
 # a laptop CPU, most of it in two short trainings. A GPU does not help here: the models are small. `week6 run` trains
 # longer, with the same functions.
 
@@ -701,7 +701,7 @@ print(f"Checked: the first {shared} vectors of both rows are equal, and the next
 
 # %% [markdown]
 # **"The score of my answer is 0.7. Is that good?"** Compared with which other answer to the same prompt? Add any function
-# of the prompt to all scores, and no comparison changes. So 0.7 alone says nothing.
+# of the prompt to all scores, and no comparison changes. So that number alone says nothing.
 
 # %%
 shift = 3 * torch.randn(len(heldout), generator=g)  # one number per prompt, shape (n,)

@@ -15,7 +15,7 @@
 # - Estimate the KL from samples in three ways, and say which of the three may be used as a loss.
 #
 # **You need:** softmax, derivatives, gradient descent, and the idea of a reward model (notebooks 01 and 02).
-# **Time:** 150 to 180 minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not help here: we
+# **Time:** {minutes} minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not help here: we
 # list *all* answers of a tiny language, so that every expectation is a finite sum and not an estimate. Short of time?
 # Notebook 04 does not need "Best-of-n" (section 7) and "One token or the whole answer?" (section 9).
 
@@ -59,7 +59,7 @@ plt.show()
 # | $\beta$ | price of one nat of KL | reward units per nat |
 # | $Z$ | the number that makes $\pi^*$ sum to 1 (partition function) | |
 #
-# Logarithms are natural, so KL and entropy come in **nats** (1 nat = 1/ln 2 bits, about 1.44).
+# Logarithms are natural, so KL and entropy come in **nats** (1 nat = 1/ln 2 bits).
 #
 # In the code, `Float[Tensor, "*B N"]` names a shape: real numbers, the last axis has $N$ entries, and there may be any
 # number of axes (`*B`) before it. `"B T"` has exactly two axes.
@@ -194,8 +194,8 @@ likeliest = unleashed[-1].argmax()
 assert unleashed[-1][likeliest].exp() > 0.8 and reward[likeliest] == reward.max() and gold[likeliest] < 0
 
 # %% [markdown]
-# *Figure 2. Left, the reward model's score climbs all the way to 1.4 while the gold reward jumps up in the first few
-# steps and then falls back; right, the entropy falls from 6.5 nats to below 1.*
+# *Figure 2. Left, the reward model's score climbs to the very end, while the gold reward jumps up in the first few
+# steps and then falls back; right, the entropy falls to below 1 nat.*
 
 # %% tags=["nbval-check-output"]
 check.p1.outcome()
@@ -621,8 +621,8 @@ print("Checked: every probability agrees with π* to within a percentage point, 
 # optimum falls from 2.4 nats to less than 0.01.*
 #
 # **What happened?** The network landed on the formula: the tables of favourites agree to within a percentage point. It
-# kept most of its entropy, and its gold reward is higher than before. The hack is still the favourite, but with 9 %,
-# not 88 %. Nobody told the network the formula. It is simply where the top of $J$ is.
+# kept most of its entropy, and its gold reward is higher than before. The hack is still the favourite, but far
+# from certain. Nobody told the network the formula. It is simply where the top of $J$ is.
 
 # %% [markdown]
 # ## 6 · What β does
@@ -676,7 +676,9 @@ pictures.optimum_against_beta(betas, answers, toy_reward, toy_path)
 
 # %% [markdown]
 # *Figure 5, the bars: the reference and π\* at β = 1. The three answers with a reward above β log Z (0.44) have grown,
-# the other reachable ones have shrunk. Figure 6, the curves: at the left they stand at the reference's probabilities; as
+# the other reachable ones have shrunk.*
+#
+# *Figure 6, the curves: at the left they stand at the reference's probabilities; as
 # β falls to the right, answers rise and fall until "! ! ! ! !" alone is left at 1; the poem stays at 0 throughout.*
 
 # %% tags=["nbval-check-output"]

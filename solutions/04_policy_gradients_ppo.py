@@ -16,7 +16,7 @@
 # - Read PPO's instruments: ratio, clip fraction, approximate KL.
 #
 # **You need:** softmax, gradient descent, notebook 03 (KL, the objective $J$, the best policy $\pi^*$). No
-# reinforcement learning. **Time:** 150 to 180 minutes of work; the cells run in about two minutes on a laptop CPU. A GPU
+# reinforcement learning. **Time:** {minutes} minutes of work; the cells run in about two minutes on a laptop CPU. A GPU
 # does not help here: the models are tiny, so that everything can be compared with exact numbers. Short of time? Notebook
 # 05 does not need the proofs of section 6 (steps 1 to 3), and not "Clipping the value function" (section 9).
 
@@ -587,7 +587,7 @@ bars = {name: mean_and_variance(weights)[1] for name, weights in weightings.item
 pictures.variance_of_weights(bars)
 
 # %% [markdown]
-# *Figure 3. Five bars, from 3.41 for the whole return down to 0.82 for the TD error with an exact value function.*
+# *Figure 3. Five bars, the longest for the whole return, the shortest for the TD error with an exact value function.*
 #
 # All five have the same mean, so all of them are right on average; the next cell checks it. Reward-to-go drops the luck
 # of the *past*: nearly a third of what the mean as baseline has left. The TD error drops the luck of the *future*, and

@@ -15,7 +15,7 @@
 # - Find out what a weaker leash does to a policy, in the curves and in its answers.
 # - Look at five broken runs and name the bug in each.
 #
-# **You need:** notebooks 03 (the objective, KL per token) and 04 (GAE, the clip). **Time:** 110 to 125 minutes of work;
+# **You need:** notebooks 03 (the objective, KL per token) and 04 (GAE, the clip). **Time:** {minutes} minutes of work;
 # the cells run in one to two minutes on a laptop CPU, and two to three minutes more if the course's small chatbot has to
 # be trained first. Where there is a GPU, the same cells train GPT-2-small on film reviews. The text and its numbers are
 # about the embedded chatbot; with another model a cell says where they do not hold.
@@ -1130,7 +1130,7 @@ exhibited.claim(
 # %% [markdown] tags=["solution-only"]
 # **Answers.**
 #
-# 1. The sharpened policy is held near the sharpened reference. Both have the same logits divided by 0.7, so the
+# 1. The sharpened policy is held near the sharpened reference. Both have their logits divided by the same number, so the
 #    policies at temperature 1 are near, too, but the KL you saw is not theirs. Measure again at the temperature at which
 #    you deploy.
 # 2. Scores are centred, so 0 is an average SFT answer. For a hard prompt, where the policy expects less than 0, never

@@ -15,7 +15,7 @@
 # - Judge a run whose reward of the chosen answers does not rise.
 #
 # **You need:** notebook 01 (Bradley–Terry) and notebook 03 ($\pi^*$, KL, $\beta$). Notebook 04 helps for the
-# comparison with PPO. **Time:** 95 to 110 minutes of work; the cells run in about a minute on a laptop CPU, and two to
+# comparison with PPO. **Time:** {minutes} minutes of work; the cells run in about a minute on a laptop CPU, and two to
 # three minutes more if the course's small chatbot has to be trained first. Where there is a GPU, GPT-2-small on film reviews
 # takes the chatbot's place; a cell says where a sentence of the text, which is about the embedded chatbot, does not hold
 # for it. The exact worlds are too small to gain from a GPU.
@@ -445,7 +445,7 @@ _ = dpo_gradient()
 plt.show()
 
 # %% [markdown]
-# *Figure 3. The gradient, factor by factor. Pair A is ranked wrongly and pulls with weight 0.88; pair B has margin 0,
+# *Figure 3. The gradient, factor by factor. Pair A is ranked wrongly and pulls hardest; pair B has margin 0,
 # like every pair at the start, and pulls with one half; pair C is ranked correctly by 3 reward units and hardly pulls.*
 #
 # ### Exercise 6.4 · The weight

@@ -14,7 +14,7 @@
 # - Recognise over-optimisation, fit the curves of Gao et al. (2022), and say where the gold reward turns down.
 # - Say what each method costs, and what RLOO and GRPO leave out of PPO.
 #
-# **You need:** notebooks 03 to 06. **Time:** two hours of work; the cells run in about a minute on a laptop CPU. The runs
+# **You need:** notebooks 03 to 06. **Time:** {minutes} minutes of work; the cells run in about a minute on a laptop CPU. The runs
 # behind the plots take much longer, so their numbers are recorded, and one point is made again before your eyes. (With
 # a GPU that one point comes from GPT-2-small on film reviews. It is then not compared with the tables, which belong to
 # the embedded chatbot.) Section 4 can be left out without loss for the next notebook, and so can section 8.
@@ -668,7 +668,7 @@ print(
 print(f"of all cases, Wilson's in {coverage['Wilson'][1]:.0%}; Wilson's never in less than 92 % here.")
 
 # %% [markdown]
-# *Figure: the solid line (Wilson) stays near the promised 0.95 at all sizes; the dashed line (Wald) starts far below it
+# *Figure: the solid line (Wilson) stays near the promised level at all sizes; the dashed line (Wald) starts far below it
 # and joins it only from about a hundred comparisons on.*
 
 # %% tags=["nbval-check-output"]

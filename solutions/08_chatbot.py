@@ -16,7 +16,7 @@
 # - Run the same DPO with TRL, and work out the memory that a 7B model needs.
 #
 # **You need:** SFT (00), PPO (05) and DPO (06) in outline; the models are made here if you have none.
-# **Time:** about 100 minutes of work; the cells run in about a minute on a laptop CPU, plus two minutes the first time,
+# **Time:** {minutes} minutes of work; the cells run in about a minute on a laptop CPU, plus two minutes the first time,
 # when the models are trained. A GPU does not help at this size.
 
 # %% tags=["folded"]
@@ -1016,7 +1016,7 @@ assert wins.mean() > 0.7 and r_hat[broken].mean() > r_hat[best].mean() + 1
 # $$\pi_{\mathcal{T}}(v) = \frac{\pi(v)^{1/\mathcal{T}}}{\sum_{v'} \pi(v')^{1/\mathcal{T}}}. \tag{8}$$
 #
 # For $\mathcal{T} \to 0$ everything goes to the likeliest word: the same answer every time. It need not be the likeliest
-# *answer*: to find that one would have to search over all sequences. (The chat takes temperatures from 0.05 on: at 0
+# *answer*: to find that one would have to search over all sequences. (The chat takes no temperature near 0: at 0
 # itself (8) divides by zero.)
 
 # %% tags=["nbval-check-output"]

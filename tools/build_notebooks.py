@@ -105,6 +105,7 @@ def minutes(cells: list[nbformat.NotebookNode]) -> int:
     took people who knew no reinforcement learning, whose times it meets within a fourth.
     """
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    text = re.split(r"(?m)^### (?:References|Glossary)$", text)[0]  # to look things up in
     words = re.findall(r"[A-Za-z]{2,}", re.sub(r"(?s)\$\$.*?\$\$|\$[^$]*\$|`[^`]*`", " ", text))
     equations, exercises = text.count(r"\tag{"), len(re.findall(r"(?m)^#+ Exercise", text))
     code = sum(cell.cell_type == "code" and "folded" not in cell.metadata.get("tags", []) for cell in cells)
