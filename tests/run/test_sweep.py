@@ -114,7 +114,7 @@ def test_called_again_it_measures_nothing(measured):
     said = []
     before = {path: path.read_bytes() for path in (folder / "points").iterdir()}
     again = measure(CONFIG, folder, ("exact", "assistant"), (0, 3), said.append)
-    assert said == [f"{folder}: 24 points are there, 0 to measure"]
+    assert said == [f"{folder}: 26 points are there, 0 to measure"]
     assert {path: path.read_bytes() for path in (folder / "points").iterdir()} == before
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again[name], table)
@@ -163,7 +163,7 @@ def test_damaged_point(content, tmp_path):
     with pytest.raises(RunError, match=r"exact-0-ppo-1.0.json is damaged, expected a finished point; delete it"):
         measure(CONFIG, tmp_path, ("exact",), (0,), quiet)
     path.unlink()
-    assert len(measure(CONFIG, tmp_path, ("exact",), (0,), quiet)["frontier_exact"]) == 7
+    assert len(measure(CONFIG, tmp_path, ("exact",), (0,), quiet)["frontier_exact"]) == 8
 
 
 def test_folder_of_other_settings(tmp_path):
