@@ -15,7 +15,7 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-w
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants bench oracle-ppo
+.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants bench oracle-ppo kill
 
 # Run again, it goes on with the same run; `make course NAME="my run"` starts another. What a name holds, the shell reads
 # as it is.
@@ -41,6 +41,11 @@ mutation: $(READY)
 # Random small changes of the code that a test should notice: an hour or two, and so not part of `make test`.
 mutants: $(READY)
 	$(BIN)/python -m tests.mutation.changes --workers $(WORKERS)
+
+# A small run killed a hundred times at random moments, and a hundred exact ends; then every file of a run damaged in
+# turn. Half an hour.
+kill: $(READY)
+	$(BIN)/python -m tools.kill --damage
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=.

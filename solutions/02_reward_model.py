@@ -648,7 +648,7 @@ for prompt, answer in exchanges:
     token_rows.append(task.tokenizer.convert_ids_to_tokens(one.responses[0].tolist()))
     running_rows.append(running[0, one.prompts.shape[1] :].tolist())
 asked_here = [words(prompt) for prompt, _ in exchanges]
-token_heatmap(token_rows, running_rows, "The score of the answer so far", asked_here, "SFT standard deviations")
+token_heatmap(token_rows, running_rows, "The head, read at each token", asked_here, "SFT standard deviations")
 
 # %% [markdown]
 # *Figure 5. The head read at each token of four answers; the request stands above each. Only the value at the end token is

@@ -107,7 +107,7 @@ ALTERATIONS: list[Alteration] = [
     Alteration("03_rlhf_objective", "(q * can).sum(-1) - 1)", "0 * q.sum(-1))"),
     Alteration("03_rlhf_objective", "(from_here * tokens)", "(d_t * tokens)"),
     Alteration("03_rlhf_objective", "(d_t * tokens).sum(1)))  # (30), right", "(from_here * tokens).sum(1)))"),
-    Alteration("03_rlhf_objective", "toy_reward[:5] > log_z_one", "toy_reward[:5] > 0"),
+    Alteration("03_rlhf_objective", "toy_reward[:5] > log_z_one", "toy_reward[:5] > 1"),
     Alteration("03_rlhf_objective", "assert_close(g3, grad_kl_other)", "assert_close(g3, grad_kl)"),
     Alteration("03_rlhf_objective", "uniform), math.log(N) - entropy", "uniform), math.log(N) + entropy"),
     Alteration("03_rlhf_objective", "torch.zeros(5).double())  # (29), k1", "grad_kl)  # (29), k1"),
@@ -130,6 +130,12 @@ ALTERATIONS: list[Alteration] = [
         "04_policy_gradients_ppo",
         "torch.minimum(rho * td_error, by_28 * td_error)",
         "torch.maximum(rho * td_error, by_28 * td_error)",
+    ),
+    Alteration(
+        "04_policy_gradients_ppo", "(ratio - 1 - ratio.log()).sum(dim=1)", "(ratio - 1 - ratio.log()).mean(dim=1)"
+    ),
+    Alteration(
+        "04_policy_gradients_ppo", "reward_to_go(pay, mask, gamma), scores", "reward_to_go(pay, mask, 1.0), scores"
     ),
     Alteration("04_policy_gradients_ppo", "by_hand = 0.5 * torch", "by_hand = 1.0 * torch"),
     Alteration(

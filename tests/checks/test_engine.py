@@ -565,7 +565,7 @@ def test_the_solution_of_a_prediction(capsys):
 
 def test_a_prediction_fits_its_options():
     with pytest.raises(ValueError, match="index into the 2 options"):
-        Prediction("?", ("a", "b"), answer=2)
+        Prediction("?", ("a", "b"), answer=2, meanings=("x", "y"))
     with pytest.raises(ValueError, match="one for each of the 3 options"):
         Prediction("?", ("a", "b", "c"), answer=2, meanings=("x", "y"))
 

