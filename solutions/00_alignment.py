@@ -568,30 +568,8 @@ plt.show()
 # | $\rho$ | probability of a token under the policy, divided by that under the policy that sampled it | 04 |
 # | $\hat A_t,\; \varepsilon,\; \gamma,\; \lambda$ | estimated advantage; width of the clip; discount; weight in GAE | 04 |
 #
-# ### The words of the course
-#
-# You need not learn them now. Come back when you meet one.
-#
-# | word | meaning | notebook |
-# |---|---|---|
-# | **token**, **EOS** | a piece of text; the token that ends an answer ("end of sequence", here `<\|end\|>`) | 00 |
-# | **pretraining**, **SFT** | learning to predict text; supervised fine-tuning: learning to imitate demonstrations | 00 |
-# | **RLHF** | reinforcement learning from human feedback: Figure 6 as a whole | 00 |
-# | **policy** | the language model, seen as something that chooses tokens: $\pi_\theta$ | 00 |
-# | **gold reward** | the rule by which our simulated annotators judge; no training sees it | 00 |
-# | **reward model** | a model that learned from comparisons to score answers; its score is the **proxy** of the gold reward | 02 |
-# | **KL divergence** | how far one distribution is from another, in nats; here how far the policy is from the reference | 03 |
-# | **leash** | the price β of that distance: what keeps the policy near the reference | 03 |
-# | **episode**, **return** | one prompt with its sampled answer; the sum of the rewards from a token on | 04 |
-# | **on-policy** | learning from answers that the current policy has just sampled; **off-policy**: from others | 04 |
-# | **value function**, **critic** | the expected return at a token; the network that estimates it | 04 |
-# | **advantage** | how much better a token turned out than the value function expected | 04 |
-# | **GAE** | generalised advantage estimation: a weighted mean of advantages that look further and further ahead | 04 |
-# | **PPO**, **clip** | proximal policy optimisation: policy gradient steps that stop paying once $\rho$ leaves $1 \pm \varepsilon$ | 04 |
-# | **explained variance** | the share of the variance of the returns that the critic predicts | 05 |
-# | **over-optimisation** | the proxy rises on, while the gold reward falls | 05 |
-# | **DPO** | direct preference optimisation: training the policy on the comparisons, without a reward model | 06 |
-# | **win rate** | how often one model's answer is preferred to another's | 07 |
+# Every word of the course stands in the [glossary](#Glossary) at the end of this notebook. You need not learn them now:
+# come back when you meet one.
 #
 # And this is where your copy of the course runs:
 
@@ -704,8 +682,9 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # |---|---|---|
 # | **prompt**, **answer** | what the user says, with all turns before; what the model says in return. Papers also say completion or response | 00 |
 # | **token** | the unit that a model reads and writes: a word, a piece of one, a mark | 00 |
-# | **EOS** | end of sequence: the token by which an answer ends; it is part of the answer | 00 |
+# | **EOS** | end of sequence: the token by which an answer ends; it is part of the answer | 02 |
 # | **policy** | a language model seen as a rule for answering: $\pi(y \mid x)$ is its probability of answer $y$ to prompt $x$ | 00 |
+# | **pretraining** | learning to predict the next token of texts of every kind | 00 |
 # | **SFT** | supervised fine-tuning: training a language model to imitate demonstrations, by the cross-entropy of their tokens | 00 |
 # | **RLHF** | reinforcement learning from human feedback: people compare answers, a reward model learns their taste, the policy climbs it | 00 |
 # | **alignment** | making a model do what people want it to do | 00 |
@@ -713,7 +692,6 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # | **annotator** | a person (here often a simulated one) who says which of two answers is better | 00 |
 # | **Bradley–Terry** | the model of comparisons: $a$ beats $b$ with probability $\sigma(r_a - r_b)$ | 01 |
 # | **chosen**, **rejected** | of a pair of answers to one prompt, the preferred one $y_w$ and the other $y_l$ | 06 |
-# | **log loss** | minus the log-probability of what happened; also cross-entropy | 01 |
 # | **Hessian** | the matrix of second derivatives; its eigenvalues say how a function curves | 01 |
 # | **reward model** | a language model with one number in place of the next word: how good is this answer? | 02 |
 # | **proxy reward** | the reward model's score, when it stands in for what people want | 02 |
@@ -724,7 +702,8 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # | **nat** | the unit of natural logarithms of probabilities; a bit is 0.69 of it | 03 |
 # | **leash**, **$\beta$** | the price of distance from the reference, in reward units per nat | 03 |
 # | **best-of-n** | sample $n$ answers, keep the one with the highest reward | 03 |
-# | **reward hacking** | a high proxy reward for what nobody wanted; with a policy that goes on climbing, over-optimisation | 03 |
+# | **reward hacking** | a high proxy reward for what nobody wanted | 03 |
+# | **over-optimisation** | the proxy reward rises on, while the gold reward falls | 05 |
 # | **episode**, **action** | one answer from its first token to its last; the choice of one token | 04 |
 # | **return** | the sum of the rewards from a token to the end of the answer | 04 |
 # | **policy gradient** | the gradient of the expected reward by the weights, estimated from samples | 04 |
@@ -735,10 +714,10 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # | **TD error** | temporal-difference error: reward plus the next forecast minus this one | 04 |
 # | **on-policy** | learning from answers of the policy as it is now | 04 |
 # | **ratio**, **$\rho$** | new over old probability of a sampled token | 04 |
-# | **PPO** | proximal policy optimization: several gradient steps on one batch of answers, with the ratio clipped | 04 |
+# | **PPO**, **clip** | proximal policy optimisation: several gradient steps on one batch of answers, with the ratio clipped | 04 |
 # | **entropy** | how undecided a distribution is, in nats | 03 |
 # | **explained variance** | the share of the returns' variance that the value function forecasts | 05 |
-# | **DPO** | direct preference optimization: the log loss of pairs with the implicit reward, no reward model, no sampling | 06 |
+# | **DPO** | direct preference optimisation: training the policy on the comparisons, without a reward model and without sampling | 06 |
 # | **implicit reward** | $\beta \log \pi(y \mid x) / \pi_\mathrm{ref}(y \mid x)$: the reward for which a policy would be the best | 06 |
 # | **margin** | the difference of two rewards, of the chosen and the rejected answer | 06 |
 # | **cDPO**, **IPO** | variants of DPO: with an assumed share of flipped labels; with a squared loss | 06 |
