@@ -682,7 +682,7 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # |---|---|---|
 # | **prompt**, **answer** | what the user says, with all turns before; what the model says in return. Papers also say completion or response | 00 |
 # | **token** | the unit that a model reads and writes: a word, a piece of one, a mark | 00 |
-# | **EOS** | end of sequence: the token by which an answer ends; it is part of the answer | 02 |
+# | **EOS** | end of sequence: the token by which an answer ends; it is part of the answer | 05 |
 # | **policy** | a language model seen as a rule for answering: $\pi(y \mid x)$ is its probability of answer $y$ to prompt $x$ | 00 |
 # | **pretraining** | learning to predict the next token of texts of every kind | 00 |
 # | **SFT** | supervised fine-tuning: training a language model to imitate demonstrations, by the cross-entropy of their tokens | 00 |
