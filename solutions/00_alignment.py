@@ -694,7 +694,7 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # | **chosen**, **rejected** | of a pair of answers to one prompt, the preferred one $y_w$ and the other $y_l$ | 06 |
 # | **Hessian** | the matrix of second derivatives; its eigenvalues say how a function curves | 01 |
 # | **reward model** | a language model with one number in place of the next word: how good is this answer? | 02 |
-# | **proxy reward** | the reward model's score, when it stands in for what people want | 02 |
+# | **proxy** | the reward model's score, when it stands in for what people want | 03 |
 # | **Bayes ceiling** | the best accuracy that any judge can reach where people themselves disagree | 02 |
 # | **calibration** | whether a stated probability of 80 % comes true in 80 % of the cases | 02 |
 # | **reference** | the policy from which the distance is measured, $\pi_\mathrm{ref}$; here the SFT model | 03 |
