@@ -43,6 +43,7 @@ class DPOOutput(NamedTuple):
     rejected_rewards: Float[Tensor, " B"]
 
 
+@check.arguments
 def implicit_reward(
     log_probs: Float[Tensor, "*B"], ref_log_probs: Float[Tensor, "*B"], beta: float
 ) -> Float[Tensor, "*B"]:
@@ -53,9 +54,12 @@ def implicit_reward(
     """
     check.positive("beta", beta)
     check.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs)
-    return beta * (log_probs - ref_log_probs)
+    reward = beta * (log_probs - ref_log_probs)
+    check.finite(reward, log_probs=log_probs, ref_log_probs=ref_log_probs)
+    return reward
 
 
+@check.arguments
 def dpo_loss(
     policy_chosen: Float[Tensor, " B"],
     policy_rejected: Float[Tensor, " B"],
@@ -77,8 +81,14 @@ def dpo_loss(
     check.same_shape(
         policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
-    check.no_nan(
-        policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
+    check.filled(policy_chosen=policy_chosen)
+    check.positive("beta", beta)
+    check.finite(
+        policy_chosen - ref_chosen - (policy_rejected - ref_rejected),
+        policy_chosen=policy_chosen,
+        policy_rejected=policy_rejected,
+        ref_chosen=ref_chosen,
+        ref_rejected=ref_rejected,
     )
     check_variant(variant, label_smoothing)
     chosen_rewards = implicit_reward(policy_chosen, ref_chosen, beta)
@@ -99,6 +109,7 @@ def check_variant(variant: str, label_smoothing: float) -> None:
         raise ValueError(f"label_smoothing: got {label_smoothing!r} with variant 'ipo', which has none; expected 0")
 
 
+@check.arguments
 def dpo_gradient_weight(
     chosen_rewards: Float[Tensor, " B"], rejected_rewards: Float[Tensor, " B"]
 ) -> Float[Tensor, " B"]:
@@ -107,11 +118,15 @@ def dpo_gradient_weight(
     ∇L = −β σ(r̂_l − r̂_w) [∇ log π(y_w|x) − ∇ log π(y_l|x)]       (DPO, section 4)
     """
     check.same_shape(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
-    return torch.sigmoid(rejected_rewards - chosen_rewards)
+    difference = rejected_rewards - chosen_rewards
+    check.finite(difference, chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
+    return torch.sigmoid(difference)
 
 
+@check.arguments
 def pair_log_probs(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """log π(y_w|x) and log π(y_l|x): summed over the answer's tokens, both answers in one forward pass."""
+    check.some(pairs=pairs)
     both = pairs.stacked()
     log_probs = response_log_probs(model, both.prompts, both.prompt_mask, both.responses, both.response_mask)
     chosen, rejected = log_probs.sum(-1).chunk(2)
@@ -135,6 +150,7 @@ class ReferencedPairs(Pairs):
     ref_rejected: Float[Tensor, " N"]
 
 
+@check.arguments
 def train_dpo(
     policy: nn.Module,
     reference: nn.Module,
@@ -145,6 +161,8 @@ def train_dpo(
     start: int = 0,
 ) -> Iterator[dict[str, float]]:
     """Fine-tune `policy` in place on preference pairs; yields the metrics of each step, taken before its update."""
+    check.whole("start", start, 0)
+    check.some(pairs=pairs)
     policy.eval()  # no dropout: policy and reference must agree where they have the same weights
     ref_chosen, ref_rejected = reference_log_probs(reference, pairs)
     data = ReferencedPairs(**vars(pairs), ref_chosen=ref_chosen, ref_rejected=ref_rejected)

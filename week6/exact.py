@@ -45,10 +45,12 @@ class ExactWorld:
     the world's, and its probabilities sum to 1 over the sentences. There is no EOS: all sentences have one length.
     """
 
+    @check.arguments
     def __init__(self, vocab: Sequence[str], length: int, reward: Callable[[tuple[str, ...]], float]) -> None:
+        check.texts(vocab=vocab)
         if len(set(vocab)) != len(vocab) or len(vocab) < 2:
             raise ValueError(f"vocab: got {list(vocab)}, expected at least two different words")
-        check.positive("length", length)
+        check.whole("length", length)
         if len(vocab) ** length > 10_000:
             raise ValueError(
                 f"vocab, length: got {len(vocab)}^{length} = {len(vocab) ** length} sentences, expected at most 10000"
@@ -153,6 +155,7 @@ class ExactWorld:
         )
 
 
+@check.arguments
 def expected_dpo_loss(
     log_probs: Float[Tensor, " N"], ref_log_probs: Float[Tensor, " N"], rewards: Float[Tensor, " N"], beta: float
 ) -> Float[Tensor, ""]:
@@ -163,6 +166,7 @@ def expected_dpo_loss(
     Every pair of answers has weight, so the minimiser is π* itself: DPO with full coverage and infinite data.
     """
     check.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs, rewards=rewards)
+    check.finite(log_probs - ref_log_probs + rewards, log_probs=log_probs, ref_log_probs=ref_log_probs, rewards=rewards)
     n = len(rewards)
     a, b = (i.flatten() for i in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"))
     loss = dpo_loss(log_probs[a], log_probs[b], ref_log_probs[a], ref_log_probs[b], beta).loss

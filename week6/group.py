@@ -4,12 +4,14 @@ PPO learns a value function to say how good an answer is *for this prompt*. With
 reward says it too: no value head, no GAE. Rewards are (B, K): B prompts, K answers each, one number an answer.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from week6.machine import validate as check
 
 
+@check.arguments
 def rloo_advantages(rewards: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """REINFORCE leave-one-out: reward minus the mean of the *other* K − 1 (Kool et al. 2019; Ahmadian et al. 2024).
 
@@ -24,6 +26,7 @@ def rloo_advantages(rewards: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     return rewards - others
 
 
+@check.arguments
 def grpo_advantages(rewards: Float[Tensor, "B K"], eps: float = 1e-4) -> Float[Tensor, "B K"]:
     """Group-relative advantages: mean 0 and standard deviation 1 within each group (Shao et al. 2024, section 4.1.2).
 
@@ -33,11 +36,13 @@ def grpo_advantages(rewards: Float[Tensor, "B K"], eps: float = 1e-4) -> Float[T
     that of E[r]. Where all K rewards are equal, Â = 0. Raises ValueError for K < 2.
     """
     _check(rewards)
-    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + eps)
+    check.count("eps", eps)
+    spread = (rewards.std(1, keepdim=True) + eps).clamp_min(torch.finfo(rewards.dtype).tiny)  # 0/0 is 0 here
+    return (rewards - rewards.mean(1, keepdim=True)) / spread
 
 
 def _check(rewards: Tensor) -> None:
     check.has_dims("rewards", rewards, 2, "(B, K)")
-    check.no_nan(rewards=rewards)
+    check.finite(rewards, rewards=rewards)
     if rewards.shape[1] < 2:
         raise ValueError(f"rewards: got K = {rewards.shape[1]} answers to each prompt, expected at least 2")

@@ -3,6 +3,8 @@
 Axes: B batch, P prompt length, T response length, V vocabulary; L = P + T. `sequences` says how a batch is laid out.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from week6.machine.compute import compute
 from week6.sequences import check_batch
 
 
+@check.arguments
 def position_ids(attention_mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
     """Position of each token among the real tokens of its row: cumsum(mask) − mask.
 
@@ -24,6 +27,7 @@ def position_ids(attention_mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]) -> In
     return mask.cumsum(-1) - mask
 
 
+@check.arguments
 def token_log_probs(logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """log π(token_t) from the logits that predict it, in nats; the softmax is taken in fp32 (or fp64).
 
@@ -34,7 +38,24 @@ def token_log_probs(logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"]) 
         raise ValueError(f"tokens: got shape {tuple(tokens.shape)}, expected {tuple(logits.shape[:2])} as logits have")
     # A bfloat16 softmax over a vocabulary of 50k errs by hundredths of a nat per token.
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    try:
+        found = logits.log_softmax(-1).gather(-1, tokens.long().unsqueeze(-1)).squeeze(-1)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"tokens: got an id outside 0 … {logits.shape[-1] - 1}, the columns of logits") from error
+    check.no_nan(logits=found)
+    return found
+
+
+@contextlib.contextmanager
+def ids_that_the_model_has(length: int) -> Iterator[None]:
+    """Raise ValueError in place of the IndexError of a model that is given other token ids or too many tokens."""
+    try:
+        yield
+    except IndexError as error:  # of an embedding
+        raise ValueError(
+            f"prompts, responses: got a token id that the model does not have, or {length} tokens where it has fewer "
+            "positions"
+        ) from error
 
 
 def response_forward(
@@ -53,7 +74,7 @@ def response_forward(
     check_batch(prompts, prompt_mask, responses, response_mask)
     mask = torch.cat([prompt_mask, response_mask], dim=1).long()
     columns = torch.arange(prompts.shape[1] - 1, mask.shape[1] - 1, device=mask.device)
-    with compute().precision(model):
+    with compute().precision(model), ids_that_the_model_has(mask.shape[1]):
         return model(
             input_ids=torch.cat([prompts, responses], dim=1),
             attention_mask=mask,
@@ -64,6 +85,7 @@ def response_forward(
         )
 
 
+@check.arguments
 def response_log_probs(
     model: nn.Module,
     prompts: Int[Tensor, "B P"],
@@ -82,21 +104,32 @@ def response_log_probs(
     return token_log_probs(logits / temperature, responses).masked_fill(~response_mask.bool(), 0.0)
 
 
+@check.arguments
 def masked_mean(
     x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"] | Float[Tensor, "*S"], dim: int | None = None
 ) -> Float[Tensor, "*R"]:
-    """Mean of x where the mask is 1: Σ x·m / Σ m, over everything or along `dim`.
+    """Mean of x where the mask is 1: Σ x·m / Σ m, over everything or along `dim`; weights between 0 and 1 count so.
 
-    Raises ValueError where there is nothing to average.
+    Raises ValueError where there is nothing to average, and for NaN or infinities in x where the mask is not 0.
     """
     check.same_shape(x=x, mask=mask)
-    x = torch.where(mask.bool(), x, 0)  # not x * mask: that would let a NaN at padding through
-    total, count = (x.sum(), mask.sum()) if dim is None else (x.sum(dim), mask.sum(dim))
-    if (count == 0).any():
-        raise ValueError("mask: got no 1 to average over, expected at least one (in every row)")
-    return total / count
+    if dim is not None:
+        check.axis("dim", dim, x)
+    weights = mask.to(x.dtype)
+    # Not x * mask alone: that would let a NaN at padding through.
+    weighted = torch.where(mask.bool(), x if mask.dtype == torch.bool else x * weights, 0)
+    total, count = (weighted.sum(), weights.sum()) if dim is None else (weighted.sum(dim), weights.sum(dim))
+    if mask.dtype != torch.bool and not ((weights >= 0) & (weights <= 1)).all():
+        raise ValueError("mask: got values below 0, above 1 or NaN, expected 0, 1 or weights between")
+    mean = total / count
+    if not torch.isfinite(mean).all():  # 0/0 where there is nothing: one look at the result for both
+        if (count == 0).any():
+            raise ValueError("mask: got no 1 to average over, expected at least one (in every row)")
+        check.finite(mean, x=torch.where(mask.bool(), x, 0))
+    return mean
 
 
+@check.arguments
 def masked_whiten(
     x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"] | Float[Tensor, "*S"], shift_mean: bool = True
 ) -> Float[Tensor, "*S"]:

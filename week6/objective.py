@@ -15,18 +15,23 @@ from torch import Tensor
 from week6.machine import validate as check
 
 
+@check.arguments
 def kl_divergence(log_p: Float[Tensor, "*B N"], log_q: Float[Tensor, "*B N"], dim: int = -1) -> Float[Tensor, "*B"]:
     """KL(p ‖ q) = Σ p (log p − log q) in nats, ≥ 0; infinite where q is zero and p is not.
 
-    The order matters: p is the distribution the answers come from. Answers with p = 0 count as 0.
+    The order matters: p is the distribution the answers come from. Answers with p = 0 count as 0. Raises ValueError
+    for numbers that are no log-probabilities of a distribution along `dim`: probabilities, for example.
     """
     check.same_shape(log_p=log_p, log_q=log_q)
-    check.no_nan(log_p=log_p, log_q=log_q)
+    check.axis("dim", dim, log_p)
+    check.log_probabilities("log_p", log_p, dim)
+    check.log_probabilities("log_q", log_q, dim)
     p = log_p.exp()
     # The where stands inside, so that the gradient at p = 0 is 0 and not 0 · ∞ = NaN.
     return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(dim)
 
 
+@check.arguments
 def kl_estimators(
     log_probs: Float[Tensor, "*B"], ref_log_probs: Float[Tensor, "*B"]
 ) -> tuple[Float[Tensor, "*B"], Float[Tensor, "*B"], Float[Tensor, "*B"]]:
@@ -40,9 +45,11 @@ def kl_estimators(
     """
     check.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs)
     d = log_probs - ref_log_probs
+    check.finite(d, log_probs=log_probs, ref_log_probs=ref_log_probs)
     return d, d**2 / 2, torch.expm1(-d) + d
 
 
+@check.arguments
 def optimal_policy(
     ref_log_probs: Float[Tensor, "*B N"], rewards: Float[Tensor, "*B N"], beta: float
 ) -> tuple[Float[Tensor, "*B N"], Float[Tensor, "*B"]]:
@@ -55,12 +62,13 @@ def optimal_policy(
     check.positive("beta", beta)
     check.same_shape(ref_log_probs=ref_log_probs, rewards=rewards)
     check.log_probabilities("ref_log_probs", ref_log_probs)
-    check.no_nan(rewards=rewards)
+    check.finite(rewards / beta, rewards=rewards)
     weighted = ref_log_probs + rewards / beta
     log_z = weighted.logsumexp(-1)
     return weighted - log_z.unsqueeze(-1), log_z
 
 
+@check.arguments
 def rlhf_objective(
     log_probs: Float[Tensor, "*B N"], ref_log_probs: Float[Tensor, "*B N"], rewards: Float[Tensor, "*B N"], beta: float
 ) -> Float[Tensor, "*B"]:
@@ -69,10 +77,11 @@ def rlhf_objective(
     check.same_shape(log_probs=log_probs, ref_log_probs=ref_log_probs, rewards=rewards)
     check.log_probabilities("log_probs", log_probs)
     check.log_probabilities("ref_log_probs", ref_log_probs)
-    check.no_nan(rewards=rewards)
+    check.finite(rewards, rewards=rewards)
     return (log_probs.exp() * rewards).sum(-1) - beta * kl_divergence(log_probs, ref_log_probs)
 
 
+@check.arguments
 def best_of_n_policy(
     ref_log_probs: Float[Tensor, "*B N"], rewards: Float[Tensor, "*B N"], n: int
 ) -> Float[Tensor, "*B N"]:
@@ -83,10 +92,10 @@ def best_of_n_policy(
     F(r⁻) leaves out the answers with reward exactly r. Among answers of equal reward that probability is shared in
     proportion to π_ref. Answers that π_ref never gives keep probability 0.
     """
-    _check_n(n)
+    check.whole("n", n)
     check.same_shape(ref_log_probs=ref_log_probs, rewards=rewards)
     check.log_probabilities("ref_log_probs", ref_log_probs)
-    check.no_nan(rewards=rewards)
+    check.finite(rewards, rewards=rewards)
     order = rewards.argsort(-1)
     sorted_rewards = rewards.gather(-1, order).contiguous()
     cumulative = ref_log_probs.gather(-1, order).logcumsumexp(-1)
@@ -103,15 +112,11 @@ def best_of_n_policy(
     return torch.where(ref_log_probs == -torch.inf, -torch.inf, result)
 
 
+@check.arguments
 def best_of_n_kl_bound(n: int) -> float:
     """log n − (n − 1)/n: an upper bound on KL(best-of-n ‖ π_ref) in nats (Beirami et al. 2024).
 
     Equal to the KL where all rewards differ and no single answer has much probability.
     """
-    _check_n(n)
+    check.whole("n", n)
     return math.log(n) - (n - 1) / n
-
-
-def _check_n(n: int) -> None:
-    if n != int(n) or n < 1:
-        raise ValueError(f"n: got {n!r}, expected a whole number ≥ 1")

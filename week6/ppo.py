@@ -66,6 +66,7 @@ class PPOConfig:
     max_new_tokens: Rows = 24
 
 
+@check.arguments
 def shape_rewards(
     scores: Float[Tensor, " B"],
     log_probs: Float[Tensor, "B T"],
@@ -88,11 +89,13 @@ def shape_rewards(
     check.mask_rows("mask", mask)
     real = mask.bool()
     log_probs, ref_log_probs = log_probs.masked_fill(~real, 0.0), ref_log_probs.masked_fill(~real, 0.0)
-    check.no_nan(scores=scores, log_probs=log_probs, ref_log_probs=ref_log_probs)
     rewards = -beta * (log_probs - ref_log_probs)
-    return rewards.scatter_add(1, last_token_index(mask).unsqueeze(1), scores.to(rewards.dtype).unsqueeze(1))
+    rewards = rewards.scatter_add(1, last_token_index(mask).unsqueeze(1), scores.to(rewards.dtype).unsqueeze(1))
+    check.finite(rewards, scores=scores, log_probs=log_probs, ref_log_probs=ref_log_probs)
+    return rewards
 
 
+@check.arguments
 def gae(
     rewards: Float[Tensor, "B T"],
     values: Float[Tensor, "B T"],
@@ -110,11 +113,11 @@ def gae(
     check.has_dims("rewards", rewards, 2, "(B, T)")
     check.same_shape(rewards=rewards, values=values, mask=mask)
     check.mask_rows("mask", mask)
-    check.no_nan(rewards=rewards, values=values)
     FRACTION.check("gamma", gamma)
     FRACTION.check("lam", lam)
     real = mask.bool()
     rewards, values = torch.where(real, rewards, 0), torch.where(real, values, 0)
+    check.finite(rewards + values, rewards=rewards, values=values)
     advantage = next_value = torch.zeros_like(rewards[:, 0])
     backwards = []
     for t in reversed(range(rewards.shape[1])):
@@ -126,6 +129,7 @@ def gae(
     return advantages, advantages + values
 
 
+@check.arguments
 def clipped_policy_loss(
     log_probs: Float[Tensor, "B T"],
     old_log_probs: Float[Tensor, "B T"],
@@ -144,10 +148,14 @@ def clipped_policy_loss(
     check.same_shape(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages, mask=mask)
     check.mask_rows("mask", mask)
     check.positive("clip", clip)
-    log_ratio = torch.where(mask.bool(), log_probs - old_log_probs, 0)
+    real = mask.bool()
+    log_probs, old_log_probs, advantages = (torch.where(real, x, 0) for x in (log_probs, old_log_probs, advantages))
+    log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
     unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
-    loss = masked_mean(torch.maximum(unclipped, clipped), mask)
+    surrogate = torch.maximum(unclipped, clipped)
+    check.finite(surrogate + log_ratio, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
+    loss = masked_mean(surrogate, mask)
     with torch.no_grad():
         _, _, k3 = kl_estimators(old_log_probs, log_probs)
         stats = {
@@ -158,6 +166,7 @@ def clipped_policy_loss(
     return loss, stats
 
 
+@check.arguments
 def clipped_value_loss(
     values: Float[Tensor, "B T"],
     old_values: Float[Tensor, "B T"],
@@ -174,9 +183,13 @@ def clipped_value_loss(
     check.same_shape(values=values, old_values=old_values, returns=returns, mask=mask)
     check.mask_rows("mask", mask)
     check.positive("clip", clip)
+    real = mask.bool()
+    values, old_values, returns = (torch.where(real, x, 0) for x in (values, old_values, returns))
     near_old = torch.clamp(values, old_values - clip, old_values + clip)
     free, held = (values - returns) ** 2, (near_old - returns) ** 2
-    loss = 0.5 * masked_mean(torch.maximum(free, held), mask)
+    worse = torch.maximum(free, held)
+    check.finite(worse, values=values, old_values=old_values, returns=returns)
+    loss = 0.5 * masked_mean(worse, mask)
     return loss, {"value_clip_fraction": masked_mean((held > free).float(), mask).item()}
 
 
@@ -203,8 +216,9 @@ class AdaptiveKL:
 
     def update(self, kl: float, n_episodes: int) -> float:
         """β ← β (1 + clip(KL/target − 1, −0.2, 0.2) · n/horizon), after n answers with this mean KL; returns β."""
+        check.whole("n_episodes", n_episodes)
         self.check_horizon(n_episodes)
-        if not math.isfinite(kl):
+        if not (isinstance(kl, float | int) and math.isfinite(kl)):
             raise ValueError(f"kl: got {kl!r}, expected a finite number of nats per answer")
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         self.beta *= 1 + error * n_episodes / self.horizon
@@ -217,6 +231,7 @@ class PolicyWithValue(nn.Module):
     A separate critic would cost a second model. The value head starts at zero: V = 0, an honest "don't know".
     """
 
+    @check.arguments
     def __init__(self, causal_lm: nn.Module) -> None:
         super().__init__()
         language_model: Any = causal_lm
@@ -252,6 +267,7 @@ class Experience(Rollout):
     returns: Float[Tensor, "B T"]
 
 
+@check.arguments
 def ppo_update(
     actor: PolicyWithValue,
     optimizer: torch.optim.Optimizer,
@@ -268,6 +284,8 @@ def ppo_update(
     before any weight changed: it must be rounding error. If it is not, answers were sampled from another distribution
     than the one that is scored.
     """
+    check.some(rollout=rollout)
+    check.same_shape(log_probs=rollout.log_probs, old_values=old_values, advantages=advantages, returns=returns)
     experience = Experience(**vars(rollout), values=old_values, advantages=advantages, returns=returns)
 
     def loss(batch: Experience) -> tuple[Tensor, Stats]:
@@ -288,6 +306,7 @@ def ppo_update(
     return {**means, "first_ratio_deviation": steps[0]["ratio_deviation"]}
 
 
+@check.arguments
 def train_ppo(
     actor: PolicyWithValue,
     reference: nn.Module,
@@ -306,6 +325,7 @@ def train_ppo(
     `reward` scores whole answers. The metrics describe the policy before the step's update (`ppo_metrics`), and the
     update itself (`ppo_update`).
     """
+    check.whole("start", start, 0)
     actor.eval()  # no dropout: the first ratio must be 1
 
     for step in range(start, config.steps):

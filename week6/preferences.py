@@ -5,24 +5,31 @@ Bradley & Terry (1952), "Rank analysis of incomplete block designs"; Luce (1959)
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from week6.machine import validate as check
 
 
-def preference_probability(reward_a: Float[Tensor, "*B"], reward_b: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+@check.arguments
+def preference_probability(
+    reward_a: Float[Tensor, "*B"] | float, reward_b: Float[Tensor, "*B"] | float
+) -> Float[Tensor, "*B"]:
     """Probability that answer a is preferred to answer b (Bradley–Terry 1952).
 
         p(a ≻ b) = exp(r_a) / (exp(r_a) + exp(r_b)) = σ(r_a − r_b)
 
-    Rewards are in reward units: one unit multiplies the odds by e. Only the difference matters.
+    Rewards are in reward units: one unit multiplies the odds by e. Only the difference matters. Raises ValueError for
+    other shapes and for rewards that are NaN or infinite.
     """
-    reward_a, reward_b = torch.as_tensor(reward_a), torch.as_tensor(reward_b)
-    check.no_nan(reward_a=reward_a, reward_b=reward_b)
-    return torch.sigmoid(reward_a - reward_b)
+    real = torch.get_default_dtype()
+    a, b = (x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=real) for x in (reward_a, reward_b))
+    check.broadcast(reward_a=a, reward_b=b)
+    check.finite(difference := a - b, reward_a=a, reward_b=b)
+    return torch.sigmoid(difference)
 
 
+@check.arguments
 def bradley_terry_loss(
     chosen: Float[Tensor, "*B"], rejected: Float[Tensor, "*B"], margin: Float[Tensor, "*B"] | float = 0.0
 ) -> Float[Tensor, ""]:
@@ -32,17 +39,18 @@ def bradley_terry_loss(
 
     `chosen` and `rejected` are the rewards r_w and r_l of the preferred and the other answer. The margin m is a
     number or one per pair (Touvron et al. 2023, Llama 2, eq. 2). `logsigmoid` keeps it finite at |Δ| = 1e4.
-    Raises ValueError for different shapes, an empty batch or NaN.
+    Raises ValueError for different shapes, an empty batch, NaN or infinities.
     """
     check.same_shape(chosen=chosen, rejected=rejected)
-    check.no_nan(chosen=chosen, rejected=rejected)
     if chosen.numel() == 0:
         raise ValueError("chosen: got an empty batch, expected at least one pair")
     if isinstance(margin, Tensor) and margin.ndim:
         check.same_shape(chosen=chosen, margin=margin)
+    check.finite(chosen - rejected - margin, chosen=chosen, rejected=rejected, margin=margin)
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
 
+@check.arguments
 def plackett_luce_log_prob(rewards: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
     """Log-probability of a ranking, `rewards` listed best first (Luce 1959, Plackett 1975), in nats.
 
@@ -52,12 +60,13 @@ def plackett_luce_log_prob(rewards: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"
     """
     if rewards.ndim == 0 or rewards.shape[-1] == 0:
         raise ValueError(f"rewards: got shape {tuple(rewards.shape)}, expected (..., K) with K ≥ 1")
-    check.no_nan(rewards=rewards)
+    check.finite(rewards, rewards=rewards)
     log_sum_of_rest = rewards.flip(-1).logcumsumexp(-1).flip(-1)
     return (rewards - log_sum_of_rest).sum(-1)
 
 
-def fit_bradley_terry(wins: Float[Tensor, "n n"], l2: float = 0.0) -> Float[Tensor, " n"]:
+@check.arguments
+def fit_bradley_terry(wins: Float[Tensor, "n n"] | Int[Tensor, "n n"], l2: float = 0.0) -> Float[Tensor, " n"]:
     """Strengths that maximise the likelihood of a table of comparisons; `wins[i, j]` counts i beating j.
 
         maximise Σ_ij wins_ij log σ(r_i − r_j) − (l2 / 2) Σ_i r_i²      subject to Σ_i r_i = 0
@@ -67,13 +76,12 @@ def fit_bradley_terry(wins: Float[Tensor, "n n"], l2: float = 0.0) -> Float[Tens
     directions (Ford 1957): otherwise ValueError.
     """
     check.has_dims("wins", wins, 2, "(n, n)")
-    if wins.shape[0] != wins.shape[1]:
+    if wins.shape[0] != wins.shape[1] or len(wins) == 0:
         raise ValueError(f"wins: got shape {tuple(wins.shape)}, expected a square table (n, n)")
     check.no_nan(wins=wins)
     if (wins < 0).any() or wins.diagonal().any() or not torch.isfinite(wins).all():
         raise ValueError("wins: expected finite counts ≥ 0 with zeros on the diagonal")
-    if not l2 >= 0:
-        raise ValueError(f"l2: got {l2!r}, expected a number ≥ 0")
+    check.count("l2", l2)
     if l2 == 0 and not _strongly_connected(wins > 0):
         raise ValueError(
             "wins: no finite maximum likelihood: some group of players never loses to the rest, or never meets it "
@@ -112,18 +120,23 @@ def _strongly_connected(beats: Bool[Tensor, "n n"]) -> bool:
     return bool(reach.all())
 
 
+@check.arguments
 def sample_preferences(
-    reward_a: Float[Tensor, "*B"], reward_b: Float[Tensor, "*B"], generator: torch.Generator | None = None
+    reward_a: Float[Tensor, "*B"] | float,
+    reward_b: Float[Tensor, "*B"] | float,
+    generator: torch.Generator | None = None,
 ) -> Bool[Tensor, "*B"]:
     """Simulated Bradley–Terry annotators: True where a was preferred, with probability σ(r_a − r_b)."""
     return torch.bernoulli(preference_probability(reward_a, reward_b), generator=generator).bool()
 
 
+@check.arguments
 def bayes_accuracy(probability: Float[Tensor, "*B"]) -> Float[Tensor, ""]:
     """Accuracy of a judge who knows each p(a ≻ b) and bets on the likelier side: mean max(p, 1 − p).
 
     No reward model can agree more often with annotators who are this noisy: the Bayes ceiling.
     """
+    check.filled(probability=probability)
     if ((probability < 0) | (probability > 1) | torch.isnan(probability)).any():
         raise ValueError("probability: got values outside [0, 1], expected probabilities")
     return torch.maximum(probability, 1 - probability).mean()

@@ -30,6 +30,7 @@ class RewardConfig:
     learning_rate: Rate = 3e-4
 
 
+@check.arguments
 def last_token_index(attention_mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]) -> Int[Tensor, " B"]:
     """Column of the last real token of each row, wherever the padding is.
 
@@ -52,6 +53,7 @@ class RewardModel(nn.Module):
     offset: Tensor
     scale: Tensor
 
+    @check.arguments
     def __init__(self, causal_lm: nn.Module) -> None:
         super().__init__()
         language_model: Any = causal_lm
@@ -90,12 +92,15 @@ class RewardModel(nn.Module):
         β and the penalty for unfinished answers mean the same in every run. The offset and scale are saved with the
         model.
         """
+        check.has_dims("scores", scores, 1, "(N,)")
+        check.finite(scores, scores=scores)
         if len(scores) < 2 or not scores.std(correction=0) > 0:
             raise ValueError(f"scores: got {len(scores)} values without spread, expected at least two different ones")
         self.offset += self.scale * scores.mean()
         self.scale *= scores.std(correction=0)
 
 
+@check.arguments
 def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, " B"]:
     """r_φ of each prompt with its answer."""
     scores: Tensor = model(
@@ -112,15 +117,21 @@ def score_batches(model: nn.Module, answers: Rollout | Demonstrations, batch_siz
     return scores
 
 
+@check.arguments
 def pair_scores(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """r_φ(x, y_w) and r_φ(x, y_l), in one forward pass."""
+    check.some(pairs=pairs)
     chosen, rejected = score(model, pairs.stacked()).chunk(2)
     return chosen, rejected
 
 
+@check.arguments
 @torch.no_grad()
 def pair_agreement(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Float[Tensor, " N"]:
     """1 for each pair in which the chosen answer scores higher, 0 where the rejected one does, ½ for a tie."""
+
+    check.some(pairs=pairs)
+    check.whole("batch_size", batch_size)
 
     def agreement(part: Pairs) -> tuple[Tensor]:
         chosen, rejected = pair_scores(model, part)
@@ -130,11 +141,13 @@ def pair_agreement(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Flo
     return wins
 
 
+@check.arguments
 def pair_accuracy(model: nn.Module, pairs: Pairs, batch_size: int = 256) -> Float[Tensor, ""]:
     """Share of pairs in which the chosen answer scores higher; a tie counts half."""
     return pair_agreement(model, pairs, batch_size).mean()
 
 
+@check.arguments
 def expected_accuracy(agreement: Float[Tensor, " N"], probability: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Probability that a fresh annotator ranks each pair as the model does: a p + (1 − a)(1 − p).
 
@@ -142,9 +155,13 @@ def expected_accuracy(agreement: Float[Tensor, " N"], probability: Float[Tensor,
     accuracy without the luck of the labels, to be held beside the Bayes ceiling, mean max(p, 1 − p).
     """
     check.same_shape(agreement=agreement, probability=probability)
+    for name, share in (("agreement", agreement), ("probability", probability)):
+        if not ((share >= 0) & (share <= 1)).all():
+            raise ValueError(f"{name}: got values outside [0, 1], expected shares and probabilities")
     return agreement * probability + (1 - agreement) * (1 - probability)
 
 
+@check.arguments
 def train_reward_model(
     model: RewardModel,
     optimizer: torch.optim.Optimizer,
@@ -154,6 +171,7 @@ def train_reward_model(
     start: int = 0,
 ) -> Iterator[dict[str, float]]:
     """Fit `model` in place by the Bradley–Terry loss; yields the metrics of each step, taken before its update."""
+    check.whole("start", start, 0)
     model.eval()  # no dropout: a score must not depend on chance
 
     def loss(batch: Pairs) -> tuple[Tensor, Stats]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from week6.log_probs import position_ids
+from week6.log_probs import ids_that_the_model_has, position_ids
 from week6.machine import validate as check
 from week6.machine.compute import compute, every_process, in_parts
 from week6.sequences import Rollout, check_prompts
@@ -19,6 +19,7 @@ KEY_VALUE_CACHE = "cache" if "cache" in signature(GPT2LMHeadModel.forward).param
 """What the installed transformers calls the keys and values of earlier tokens: 5.24 renamed them."""
 
 
+@check.arguments
 @torch.no_grad()
 def sample(
     model: nn.Module,
@@ -38,7 +39,7 @@ def sample(
     it would meet in one batch, and the generator ends where it would. Raises ValueError for NaN logits.
     """
     check.positive("temperature", temperature)
-    check.positive("max_new_tokens", max_new_tokens)
+    check.whole("max_new_tokens", max_new_tokens)
     check_prompts(prompts, prompt_mask)
     generator = generator or _default_generator(prompts.device)
     start = generator.get_state()
@@ -46,7 +47,7 @@ def sample(
 
     def sample_part(part: _Questions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator.set_state(start)
-        with compute().precision(model):
+        with compute().precision(model), ids_that_the_model_has(prompts.shape[1] + max_new_tokens):
             answers = _sample(model, part, len(prompts), temperature, generator)
         ends.append((answers[0].shape[1], generator.get_state()))
         return answers

@@ -126,18 +126,29 @@ class Pairs(_Rows):
         )
 
 
+@check.arguments
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Token rows of different lengths as one tensor padded on the left, with its mask (from lengths)."""
-    tokens, mask = right_pad([row[::-1] for row in rows], pad_id)
+    tokens, mask = _right_pad(rows, pad_id, -1)
     return tokens.flip(1), mask.flip(1)
 
 
+@check.arguments
 def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """Token rows of different lengths as one tensor padded on the right, with its mask (from lengths)."""
-    if not rows or not all(rows):
-        raise ValueError("rows: got no rows or an empty row, expected at least one token in every row")
-    width = max(map(len, rows))
-    tokens = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
+    return _right_pad(rows, pad_id, 1)
+
+
+def _right_pad(rows: Sequence[Sequence[int]], pad_id: int, step: int) -> tuple[Tensor, Tensor]:
+    try:
+        if not rows or not all(rows):
+            raise ValueError("got no rows or an empty row")
+        width = max(map(len, rows))
+        tokens = torch.tensor([[*row[::step], *[pad_id] * (width - len(row))] for row in rows])
+        if tokens.dtype != torch.long:
+            raise ValueError(f"got {tokens.dtype} numbers")
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"rows: {error}, expected at least one token id in every row") from None
     mask = torch.arange(width) < torch.tensor([len(row) for row in rows]).unsqueeze(1)
     return tokens, mask
 
@@ -175,10 +186,12 @@ def split_lengths(
     ]
 
 
+@check.arguments
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Prompts as left-padded tokens and their mask, ready for `sample`."""
+    check.texts(prompts=prompts)
     rows = tokens_of(tokenizer, prompts)
     for i, row in enumerate(rows):
         if not row:
@@ -186,6 +199,7 @@ def encode_prompts(
     return left_pad(rows, _tokenizer_pad_id(tokenizer))
 
 
+@check.arguments
 def encode_demonstrations(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]
 ) -> Demonstrations:
@@ -195,15 +209,18 @@ def encode_demonstrations(
     end; a token that merges the end of the prompt with the start of the answer belongs to the answer. Raises
     ValueError, with its row, for a prompt of which nothing is left then.
     """
+    check.texts(prompts=prompts, answers=answers)
     heads, tails = _heads_and_answers(tokenizer, prompts, answers)
     pad = _tokenizer_pad_id(tokenizer)
     return Demonstrations(*left_pad(heads, pad), *right_pad(tails, pad))
 
 
+@check.arguments
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str]
 ) -> Pairs:
     """Preference pairs as tokens, split as in `encode_demonstrations` at a cut that both answers share."""
+    check.texts(prompts=prompts, chosen=chosen, rejected=rejected)
     heads, win, lose = _heads_and_answers(tokenizer, prompts, chosen, rejected)
     pad = _tokenizer_pad_id(tokenizer)
     width = max(map(len, [*win, *lose]))
@@ -214,14 +231,23 @@ def encode_pairs(
     )
 
 
+@check.arguments
 def pair_rollouts(first: Rollout, second: Rollout, first_preferred: Bool[Tensor, " B"]) -> Pairs:
     """Two sampled answers to each prompt as preference pairs, from the very tokens that were sampled.
 
     Going through text would end an unfinished answer with an EOS that the policy never gave.
     """
-    check.same_shape(first_prompts=first.prompts, second_prompts=second.prompts)
+    if first.prompts.shape != second.prompts.shape:
+        raise ValueError(
+            f"second: got prompts of shape {tuple(second.prompts.shape)}, expected {tuple(first.prompts.shape)} as "
+            "first has"
+        )
     if not torch.equal(first.prompts, second.prompts):
         raise ValueError("second: got other prompts than first, expected answers to the same prompts in the same order")
+    if first_preferred.shape != first.finished.shape:
+        raise ValueError(
+            f"first_preferred: got shape {tuple(first_preferred.shape)}, expected {tuple(first.finished.shape)}"
+        )
     width = max(first.responses.shape[1], second.responses.shape[1])
     a, a_mask = _widen(first.responses, first.response_mask, width, 0)
     b, b_mask = _widen(second.responses, second.response_mask, width, 0)
@@ -241,18 +267,24 @@ def join_pairs(parts: Sequence[Pairs]) -> Pairs:
     return Pairs(**{field.name: stack([getattr(part, field.name) for part in parts]) for field in fields(Pairs)})
 
 
+@check.arguments
 def decode(
     tokenizer: PreTrainedTokenizerBase, responses: Int[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
 ) -> list[str]:
     """Answers as text, without padding and special tokens."""
+    check.same_shape(responses=responses, response_mask=response_mask)
     rows = [row[keep.bool()] for row, keep in zip(responses, response_mask, strict=True)]
-    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    try:
+        texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    except (OverflowError, TypeError) as error:
+        raise ValueError(f"responses: got what is no token id ({error}), expected ids ≥ 0") from None
     return texts
 
 
 def check_prompts(prompts: Tensor, prompt_mask: Tensor) -> None:
     """Raise ValueError unless the prompts are a batch padded on the left, none of them empty."""
     check.has_dims("prompts", prompts, 2, "(B, P)")
+    check.some(prompts=prompts)
     check.same_shape(prompts=prompts, prompt_mask=prompt_mask)
     check.mask_rows("prompt_mask", prompt_mask)
     if (prompt_mask[:, :-1].bool() & ~prompt_mask[:, 1:].bool()).any():

@@ -23,15 +23,19 @@ class SFTConfig:
     learning_rate: Rate = 1e-3
 
 
+@check.arguments
 def sft_loss(log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
     """Mean cross-entropy of the answer tokens, EOS included, prompt excluded, in nats per token.
 
     L = −Σ_{i,t} m_{it} log π(y_{it} | x_i, y_{i,<t}) / Σ_{i,t} m_{it}
     """
     check.same_shape(log_probs=log_probs, mask=mask)
+    counted = torch.where(mask.bool(), log_probs, 0)
+    check.finite(counted, log_probs=counted)
     return -masked_mean(log_probs, mask)
 
 
+@check.arguments
 def train_sft(
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -41,6 +45,7 @@ def train_sft(
     start: int = 0,
 ) -> Iterator[dict[str, float]]:
     """Fine-tune `policy` in place on demonstrations; after each step yields step, loss, grad_norm and tokens."""
+    check.whole("start", start, 0)
     policy.eval()  # no dropout anywhere in this course; gradients flow all the same
 
     def loss(batch: Demonstrations) -> tuple[Tensor, Stats]:

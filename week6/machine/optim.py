@@ -12,14 +12,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from week6.machine import validate as check
 from week6.machine.compute import Batch, compute, every_process, sum_gradients, training_bytes
 
 Stats = dict[str, float]
 
 
+@check.arguments
 def make_optimizer(model: nn.Module, learning_rate: float, eps: float = 1e-8) -> torch.optim.AdamW:
     """AdamW without weight decay (fine-tuning is pulled to the reference by KL, not to zero)."""
+    check.positive("learning_rate", learning_rate)
+    check.positive("eps", eps)
     trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError("model: got one without weights to train, expected some with requires_grad")
     return torch.optim.AdamW(trainable, lr=learning_rate, betas=(0.9, 0.98), eps=eps, weight_decay=0.0, fused=True)
 
 
@@ -105,11 +111,17 @@ class _Uncut:
         return self
 
 
-def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float = 1.0) -> float:
+@check.arguments
+def descend(
+    loss: Float[Tensor, ""], model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float = 1.0
+) -> float:
     """One step down the gradient of `loss`, clipped to `max_norm`; returns the norm before clipping.
 
     Raises ValueError when the loss or its gradient is not finite, before any weight has changed.
     """
+    check.positive("max_norm", max_norm)
+    if not loss.requires_grad:
+        raise ValueError("loss: got a tensor without a gradient, expected one computed from the model's weights")
     return gradient_step(lambda _: (loss, {}), _Uncut(), model, optimizer, max_norm)["grad_norm"]
 
 
@@ -121,15 +133,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, 
         group["lr"] = peak * rise * fall
 
 
+@check.arguments
 def generator_for(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The random numbers of one step of one run."""
-    return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+    try:
+        return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+    except (RuntimeError, TypeError, ValueError) as error:  # PyTorch's words for what it cannot be
+        raise ValueError(
+            f"seed, step, device: got {seed}, {step} and {device!r}, expected a seed below 10^12, a step, a device"
+        ) from error
 
 
+@check.arguments
 def minibatch(n: int, batch_size: int, step: int, seed: int) -> Int[Tensor, " batch"]:
     """Indices of step `step`: a fresh permutation of the n rows every epoch, cut into batches, across epoch ends."""
     if n < 1 or batch_size < 1:
         raise ValueError(f"n, batch_size: got {n} and {batch_size}, expected both ≥ 1")
+    check.whole("step", step, 0)
     position = torch.arange(step * batch_size, (step + 1) * batch_size)
     epochs = position // n
     index = torch.empty_like(position)

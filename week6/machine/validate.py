@@ -1,22 +1,119 @@
 """Argument checks shared by the package: each error names the argument, what came, what was expected."""
 
+import inspect
 import math
-from typing import Any
+import types
+from collections.abc import Callable, Sequence
+from functools import wraps
+from numbers import Integral, Real
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import torch
 from torch import Tensor
 
+P, R = ParamSpec("P"), TypeVar("R")
+Check = Callable[[str, Any], None]
+
+
+def arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, which first raises ValueError for an argument that is not what its signature says.
+
+    Tensors must have the kind of numbers and the number of axes that are written there, other values the type. It
+    costs microseconds and never waits for a GPU; sizes and values are for the function itself to check.
+    """
+    signature = inspect.signature(function)
+    checks = {name: check for name, p in signature.parameters.items() if (check := _check_of(p.annotation))}
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in checks:
+                checks[name](name, value)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _check_of(annotation: Any) -> Check | None:
+    """What to do with an argument of this type; nothing for types that say nothing or that the function checks."""
+    union = get_origin(annotation) in (Union, types.UnionType)
+    kinds = [_kind(kind) for kind in (get_args(annotation) if union else (annotation,))]
+    if None in kinds:
+        return None
+    known = [kind for kind in kinds if kind is not None]
+
+    def check(name: str, value: Any) -> None:
+        if not any(accepts(value) for accepts, _ in known):
+            if isinstance(value, Tensor):
+                came = f"a tensor of {str(value.dtype).removeprefix('torch.')} and shape {tuple(value.shape)}"
+            else:
+                came = f"{type(value).__name__} {value!r:.60}"
+            raise ValueError(f"{name}: got {came}, expected {' or '.join(words for _, words in known)}")
+
+    return check
+
+
+def _kind(kind: Any) -> tuple[Callable[[Any], bool], str] | None:
+    """Whether a value is of this type, and the type in words."""
+    if hasattr(kind, "dim_str") and hasattr(kind, "dtypes"):  # of jaxtyping
+        return _tensors(kind)
+    if kind is float:
+        return _is_number, "a number"
+    if kind is int:
+        return _is_whole, "a whole number"
+    origin = get_origin(kind) or kind
+    if origin is Sequence:
+        return lambda value: isinstance(value, Sequence) and not isinstance(value, str | bytes), "a list"
+    if origin is Callable:
+        return callable, "a function"
+    if not isinstance(origin, type) or origin is Literal or kind is inspect.Parameter.empty:
+        return None
+    return lambda value: isinstance(value, origin), "None" if kind is types.NoneType else f"a {origin.__name__}"
+
+
+def _tensors(kind: Any) -> tuple[Callable[[Any], bool], str]:
+    axes, variadic = len(kind.dims), kind.index_variadic is not None
+    dtypes = {getattr(torch, name) for name in kind.dtypes if isinstance(getattr(torch, name, None), torch.dtype)}
+    name = kind.__name__.split("[")[0]
+    if name == "Bool":  # a mask may be of any numbers; that they are 0 and 1 is for the function to check
+        dtypes |= {torch.uint8, torch.int32, torch.int64, torch.float32, torch.float64, torch.bfloat16, torch.float16}
+    numbers = {"Float": "floating-point numbers", "Int": "whole numbers", "Bool": "booleans"}[name]
+    shape = ", ".join(kind.dim_str.replace("*", "…").split()) + "," * (axes == 1 and not variadic)
+
+    def accepts(value: Any) -> bool:
+        if not isinstance(value, Tensor) or value.dtype not in dtypes:
+            return False
+        return value.ndim >= axes - 1 if variadic else value.ndim == axes
+
+    return accepts, f"a tensor of {numbers} of shape ({shape})"
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and value.dtype != torch.bool and not value.is_complex()
+    return _is_whole(value) if isinstance(value, Integral) else isinstance(value, Real)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < 2**63
+
 
 def positive(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a finite number above zero."""
-    if not (math.isfinite(value) and value > 0):
+    if not (_is_number(value) and math.isfinite(value) and value > 0):
         raise ValueError(f"{name}: got {value!r}, expected a finite number > 0")
 
 
 def count(name: str, value: float) -> None:
     """Raise unless `value` is a finite number ≥ 0."""
-    if not (math.isfinite(value) and value >= 0):
+    if not (_is_number(value) and math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}: got {value!r}, expected a finite number ≥ 0")
+
+
+def whole(name: str, value: int, least: int = 1) -> None:
+    """Raise ValueError unless `value` is a whole number ≥ `least`."""
+    if not (_is_whole(value) and value >= least):
+        raise ValueError(f"{name}: got {value!r}, expected a whole number ≥ {least}")
 
 
 def same_shape(**tensors: Tensor) -> None:
@@ -27,6 +124,8 @@ def same_shape(**tensors: Tensor) -> None:
             raise ValueError(
                 f"{name}: got shape {tuple(tensor.shape)}, expected {tuple(reference.shape)} as {first} has"
             )
+        if tensor.device != reference.device:
+            raise ValueError(f"{name}: got a tensor on {tensor.device}, expected {reference.device}, where {first} is")
 
 
 def has_dims(name: str, tensor: Tensor, dims: int, axes: str) -> None:
@@ -42,24 +141,83 @@ def no_nan(**tensors: Tensor) -> None:
             raise ValueError(f"{name}: got {int(torch.isnan(tensor).sum())} NaN values, expected numbers")
 
 
+def finite(result: Tensor, **inputs: Any) -> None:
+    """Raise ValueError if `result`, a sum or product of all `inputs`, holds a NaN or an infinity, and say whose it is.
+
+    To look at the result waits once for a GPU, however many inputs there are.
+    """
+    if torch.isfinite(result).all():
+        return
+    for name, value in inputs.items():
+        tensor = torch.as_tensor(value)
+        no_nan(**{name: tensor})
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name}: got {int((~tensor.isfinite()).sum())} infinite values, expected finite numbers")
+    raise ValueError(f"{' and '.join(inputs)}: got numbers so large that the result overflows, expected smaller ones")
+
+
+def filled(**tensors: Tensor) -> None:
+    """Raise ValueError for a tensor without elements."""
+    for name, tensor in tensors.items():
+        if tensor.numel() == 0:
+            raise ValueError(f"{name}: got an empty tensor of shape {tuple(tensor.shape)}, expected at least one row")
+
+
+def some(**batches: Any) -> None:
+    """Raise ValueError for a batch without rows."""
+    for name, batch in batches.items():
+        if len(batch) == 0:
+            raise ValueError(f"{name}: got a batch without rows, expected at least one")
+
+
+def texts(**lists: Sequence[str]) -> None:
+    """Raise ValueError unless these are lists of texts, equally long and not empty."""
+    (first, reference), *_ = lists.items()
+    for name, values in lists.items():
+        if len(values) != len(reference) or not len(values):
+            expected = "one or more" if values is reference else f"{len(reference)}, one for each of {first}"
+            raise ValueError(f"{name}: got {len(values)} texts, expected {expected}")
+        for i, value in enumerate(values):
+            if not isinstance(value, str):
+                raise ValueError(f"{name}: row {i + 1} is {value!r:.60}, expected text")
+
+
 def mask_rows(name: str, mask: Tensor) -> None:
     """Raise ValueError unless `mask` holds only 0 and 1 and every row has a 1."""
-    if not ((mask == 0) | (mask == 1)).all():
+    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
         raise ValueError(f"{name}: got values other than 0 and 1, expected a mask")
     empty = (mask != 0).sum(-1) == 0
     if empty.any():
         raise ValueError(f"{name}: got an empty row (index {_first(empty)}), expected at least one 1 in every row")
 
 
-def log_probabilities(name: str, log_probs: Tensor, atol: float = 1e-3) -> None:
-    """Raise ValueError unless each row of `log_probs` is a distribution: Σ exp = 1 within `atol` (fp32 rounding)."""
+def log_probabilities(name: str, log_probs: Tensor, dim: int = -1, atol: float = 1e-3) -> None:
+    """Raise ValueError unless `log_probs` are distributions along `dim`: Σ exp = 1 within `atol` (fp32 rounding)."""
+    axis("dim", dim, log_probs)
+    total = log_probs.exp().sum(dim)
+    if ((total - 1).abs() <= atol).all():  # False for a NaN
+        return
     no_nan(**{name: log_probs})
-    total = log_probs.exp().sum(-1)
-    wrong = (total - 1).abs() > atol
-    if wrong.any():
-        raise ValueError(
-            f"{name}: got probabilities that sum to {float(total[wrong].flatten()[0]):.4g}, expected 1 in every row"
-        )
+    wrong = total[(total - 1).abs() > atol]
+    raise ValueError(f"{name}: got probabilities that sum to {float(wrong.flatten()[0]):.4g}, expected 1 in every row")
+
+
+def axis(name: str, dim: int, tensor: Tensor) -> None:
+    """Raise ValueError unless `dim` is an axis of `tensor`."""
+    if not -tensor.ndim <= dim < tensor.ndim:
+        raise ValueError(f"{name}: got {dim}, expected an axis of a tensor of shape {tuple(tensor.shape)}")
+
+
+def broadcast(**tensors: Tensor) -> None:
+    """Raise ValueError unless the shapes of the tensors go together."""
+    try:
+        torch.broadcast_shapes(*(tensor.shape for tensor in tensors.values()))
+    except RuntimeError:
+        (first, reference), *rest = tensors.items()
+        for name, tensor in rest:
+            raise ValueError(
+                f"{name}: got shape {tuple(tensor.shape)}, expected {tuple(reference.shape)} as {first} has"
+            ) from None
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
