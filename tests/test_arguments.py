@@ -346,7 +346,6 @@ class TestKnownMistakes:
 
     def test_weights_are_weights(self):
         x, weights = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 0.5, 0.5])
-        assert week6.masked_mean(x, weights).item() == 1.75
         spread = ((x - 1.75) ** 2 * weights).sum() / 2
         torch.testing.assert_close(week6.masked_whiten(x, weights), (x - 1.75) / spread.sqrt())
 

@@ -273,3 +273,9 @@ def test_masked_statistics_gradient():
     assert gradcheck(lambda y: masked_mean(y, mask), (x,))
     assert gradcheck(lambda y: masked_mean(y, mask, dim=1), (x,))
     assert gradcheck(lambda y: masked_whiten(y, mask), (x,))
+
+
+def test_weights_between_0_and_1_count_as_such():
+    """(1·1 + 0.5·2 + 0.5·3) / (1 + 0.5 + 0.5)"""
+    x, weights = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 0.5, 0.5])
+    assert masked_mean(x, weights).item() == 1.75

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from tests.tiny import EOS, merging_tokenizer, ragged, ragged_pairs, tiny_gpt2, words_tokenizer
 from week6.log_probs import position_ids
@@ -76,6 +77,31 @@ def test_a_text_that_brings_its_bos_gets_no_second_one():
     assert encode_prompts(tokenizer, ["<bos> hi"])[0].tolist() == [[bos, hi]]
     data = encode_demonstrations(tokenizer, ["<bos> hi "], ["you"])
     assert data.prompts.tolist() == [[bos, hi]] and data.responses.tolist() == [[you, EOS]]
+
+
+def test_what_a_tokenizer_puts_around_a_text_stands_there_once():
+    """BOS in front, row by row; the EOS behind it only at the end of an answer."""
+    tokenizer = words_tokenizer("hi you", bos="<bos>")
+    bos, hi, you = (tokenizer.convert_tokens_to_ids(t) for t in ("<bos>", "hi", "you"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", bos), ("<eos>", EOS)]
+    )
+    assert encode_prompts(tokenizer, ["hi", "<bos> hi"])[0].tolist() == [[bos, hi], [bos, hi]]
+    pairs = encode_pairs(tokenizer, ["hi "], ["you"], ["you you"])
+    assert pairs.prompts.tolist() == [[bos, hi]]
+    assert pairs.rejected.tolist() == [[you, you, EOS]] and pairs.chosen_mask.sum() == 2
+
+
+@pytest.mark.parametrize("bos", [None, "a"])
+def test_a_prompt_of_which_nothing_is_left_is_refused_with_its_row(bos):
+    tokenizer = merging_tokenizer()
+    if bos:
+        tokenizer.bos_token = bos
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="a $A", special_tokens=[("a", tokenizer.bos_token_id)]
+        )
+    with pytest.raises(ValueError, match="prompts: row 2 is 'b', which has no tokens or merges with its answer"):
+        encode_demonstrations(tokenizer, ["b", "b"], ["d", "c"])
 
 
 def test_an_empty_answer_is_one_eos():

@@ -115,11 +115,10 @@ def masked_mean(
     check.same_shape(x=x, mask=mask)
     if dim is not None:
         check.axis("dim", dim, x)
-    weights = mask.to(x.dtype)
     # Not x * mask alone: that would let a NaN at padding through.
-    weighted = torch.where(mask.bool(), x if mask.dtype == torch.bool else x * weights, 0)
-    total, count = (weighted.sum(), weights.sum()) if dim is None else (weighted.sum(dim), weights.sum(dim))
-    if mask.dtype != torch.bool and not ((weights >= 0) & (weights <= 1)).all():
+    weighted = torch.where(mask.bool(), x if mask.dtype == torch.bool else x * mask.to(x.dtype), 0)
+    total, count = (weighted.sum(), mask.sum()) if dim is None else (weighted.sum(dim), mask.sum(dim))
+    if mask.dtype != torch.bool and not ((mask >= 0) & (mask <= 1)).all():
         raise ValueError("mask: got values below 0, above 1 or NaN, expected 0, 1 or weights between")
     mean = total / count
     if not torch.isfinite(mean).all():  # 0/0 where there is nothing: one look at the result for both

@@ -22,10 +22,9 @@ def preference_probability(
     Rewards are in reward units: one unit multiplies the odds by e. Only the difference matters. Raises ValueError for
     other shapes and for rewards that are NaN or infinite.
     """
-    real = torch.get_default_dtype()
-    a, b = (x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=real) for x in (reward_a, reward_b))
-    check.broadcast(reward_a=a, reward_b=b)
-    check.finite(difference := a - b, reward_a=a, reward_b=b)
+    check.broadcast(reward_a=reward_a, reward_b=reward_b)
+    difference = torch.as_tensor(reward_a - reward_b)
+    check.finite(difference, reward_a=reward_a, reward_b=reward_b)
     return torch.sigmoid(difference)
 
 

@@ -11,7 +11,8 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 import torch
 from torch import Tensor
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 Check = Callable[[str, Any], None]
 
 
@@ -61,7 +62,7 @@ def _kind(kind: Any) -> tuple[Callable[[Any], bool], str] | None:
         return _is_number, "a number"
     if kind is int:
         return _is_whole, "a whole number"
-    origin = get_origin(kind) or kind
+    origin: Any = get_origin(kind) or kind
     if origin is Sequence:
         return lambda value: isinstance(value, Sequence) and not isinstance(value, str | bytes), "a list"
     if origin is Callable:
@@ -208,16 +209,15 @@ def axis(name: str, dim: int, tensor: Tensor) -> None:
         raise ValueError(f"{name}: got {dim}, expected an axis of a tensor of shape {tuple(tensor.shape)}")
 
 
-def broadcast(**tensors: Tensor) -> None:
-    """Raise ValueError unless the shapes of the tensors go together."""
+def broadcast(**values: Tensor | float) -> None:
+    """Raise ValueError unless the shapes of these tensors or numbers go together."""
+    shapes = {name: tuple(torch.as_tensor(value).shape) for name, value in values.items()}
     try:
-        torch.broadcast_shapes(*(tensor.shape for tensor in tensors.values()))
+        torch.broadcast_shapes(*shapes.values())  # type: ignore[no-untyped-call]
     except RuntimeError:
-        (first, reference), *rest = tensors.items()
-        for name, tensor in rest:
-            raise ValueError(
-                f"{name}: got shape {tuple(tensor.shape)}, expected {tuple(reference.shape)} as {first} has"
-            ) from None
+        (first, reference), *rest = shapes.items()
+        for name, shape in rest:
+            raise ValueError(f"{name}: got shape {shape}, expected {reference} as {first} has") from None
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
