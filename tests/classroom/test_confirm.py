@@ -13,7 +13,7 @@ from week6.classroom.confirm import NO_GPU, STEPS, Limits, confirm, projected_se
 from week6.cli import main
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute, using
-from week6.run import training
+from week6.run import pipeline, training
 from week6.run.models import PRESETS
 from week6.run.training import Run
 
@@ -67,7 +67,7 @@ def test_all_passes_on_the_cpu_that_is_asked_for(sources, capsys):
 @pytest.mark.slow
 def test_memory_ratio_and_lost_moments_fail(preset, tmp_path, monkeypatch):
     right = training.load_checkpoint
-    monkeypatch.setattr(training, "load_checkpoint", lambda path, module, optimizer: right(path, module))
+    monkeypatch.setattr(training, "load_checkpoint", lambda path, module, optimizer, tag: right(path, module, tag=tag))
     limits, told = Limits(memory_gb=0.01, ratio={torch.float32: 0.0}), []
     with quick_settings(checkpoint_seconds=10):
         assert confirm(preset, tmp_path, cpu=True, limits=limits, tell=told.append) is False
@@ -102,10 +102,14 @@ def test_time_infinite_losses_and_a_lost_checkpoint_fail(preset, tmp_path, monke
     assert "SFT went on at step 0" in lines_of(told)["killed, resumed"][1]
 
 
-def test_a_stage_that_stops_fails_and_what_needs_it_is_left_out(preset, tmp_path):
-    wild, told = dataclasses.replace(preset, sft=dataclasses.replace(preset.sft, learning_rate=1e30)), []
+def test_a_stage_that_stops_fails_and_what_needs_it_is_left_out(preset, tmp_path, monkeypatch):
+    def wild(*_):
+        raise ValueError("loss: got nan")
+
+    monkeypatch.setattr(pipeline, "train_sft", wild)
+    told = []
     with quick_settings():
-        assert confirm(wild, tmp_path, cpu=True, tell=told.append) is False
+        assert confirm(preset, tmp_path, cpu=True, tell=told.append) is False
     verdicts = {name: verdict for name, (verdict, _) in lines_of(told).items()}
     assert [verdicts[name] for name in NAMES] == ["PASS"] * 3 + ["FAIL"] + ["SKIP"] * 5
     assert "stage sft stopped at step" in lines_of(told)["a few steps"][1]

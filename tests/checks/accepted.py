@@ -1,0 +1,73 @@
+"""Every cell of a notebook must run with every answer that its graders accept: `make accepted`.
+
+`python -m tests.checks.accepted [NB ...]` runs the cells of the solved notebooks, those named or all, once for each way
+in which right_answers/ answers their questions, with these answers in place of the course's own. Not part of `make
+test`: all of them take a quarter of an hour.
+"""
+
+import os
+import sys
+import tempfile
+import time
+import traceback
+from unittest import mock
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WEEK6_RUNS", os.path.join(tempfile.gettempdir(), "week6-accepted-runs"))
+
+import jupytext  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
+from IPython.display import display  # noqa: E402
+
+from tests.checks.test_catalogue import QUESTIONS, right_answers  # noqa: E402
+from tools.build_notebooks import ROOT, solution_text  # noqa: E402
+from week6.checks.engine import Question  # noqa: E402
+
+NAMES = {id(question): name for name, question in QUESTIONS}
+
+
+def run(source, which):
+    """The notebook with the `which`-th right answer to each question; raises what a cell raises."""
+    own = Question.or_ours
+
+    def another(question, answer):
+        answers = right_answers(NAMES[id(question)])
+        chosen = answers[which % len(answers)]
+        assert question.grade(chosen), f"{question.title}: this answer is not accepted"
+        return own(question, chosen)
+
+    namespace = {"__name__": "__main__", "display": display}
+    with mock.patch.object(Question, "or_ours", another):
+        for i, cell in enumerate(jupytext.read(source, fmt="py:percent").cells):
+            if cell.cell_type == "code" and "student-only" not in cell.metadata.get("tags", []):
+                exec(compile(solution_text(cell.source), f"{source.stem} cell {i}", "exec"), namespace)
+    plt.close("all")
+
+
+def main(numbers):
+    """Run and count; 1 where a cell fails."""
+    failed = 0
+    os.chdir(ROOT / "solutions")
+    for source in sorted((ROOT / "solutions").glob("[0-9][0-9]_*.py")):
+        if numbers and source.stem[:2] not in numbers:
+            continue
+        ways = max(len(right_answers(name)) for name in NAMES.values() if name.startswith(f"nb{source.stem[:2]}"))
+        for which in range(ways):
+            start = time.monotonic()
+            try:
+                with open(os.devnull, "w") as nowhere, mock.patch.object(sys, "stdout", nowhere):
+                    run(source, which)
+                verdict = "runs"
+            except Exception:
+                failed += 1
+                verdict = f"FAILS\n{traceback.format_exc()}"
+            print(
+                f"{source.stem} answers {which + 1} of {ways}: {time.monotonic() - start:.0f} s, {verdict}", flush=True
+            )
+    print(f"{failed} failed")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
