@@ -344,11 +344,6 @@ class TestKnownMistakes:
         ):
             week6.dpo_loss(*(reals(3, 5) for _ in range(4)))
 
-    def test_weights_are_weights(self):
-        x, weights = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 0.5, 0.5])
-        spread = ((x - 1.75) ** 2 * weights).sum() / 2
-        torch.testing.assert_close(week6.masked_whiten(x, weights), (x - 1.75) / spread.sqrt())
-
     def test_probabilities_are_no_logs(self):
         p = torch.tensor([0.5, 0.5])
         with pytest.raises(ValueError, match="log_p: got probabilities that sum to 3.297, expected 1"):

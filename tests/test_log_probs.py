@@ -275,7 +275,9 @@ def test_masked_statistics_gradient():
     assert gradcheck(lambda y: masked_whiten(y, mask), (x,))
 
 
-def test_weights_between_0_and_1_count_as_such():
-    """(1·1 + 0.5·2 + 0.5·3) / (1 + 0.5 + 0.5)"""
+def test_weights_are_no_mask():
+    """Of 1, 2, 3 with weights 1, ½, ½ the mean is 1.75; where a weight is taken for a 1 it would be 3."""
     x, weights = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 0.5, 0.5])
-    assert masked_mean(x, weights).item() == 1.75
+    for mean in (masked_mean, masked_whiten):
+        with pytest.raises(ValueError, match="mask: got values other than 0 and 1"):
+            mean(x, weights)

@@ -108,23 +108,19 @@ def response_log_probs(
 def masked_mean(
     x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"] | Float[Tensor, "*S"], dim: int | None = None
 ) -> Float[Tensor, "*R"]:
-    """Mean of x where the mask is 1: Σ x·m / Σ m, over everything or along `dim`; weights between 0 and 1 count so.
+    """Mean of x where the mask is 1: Σ x·m / Σ m, over everything or along `dim`.
 
-    Raises ValueError where there is nothing to average, and for NaN or infinities in x where the mask is not 0.
+    Raises ValueError where there is nothing to average, for other weights than 0 and 1, and for NaN or infinities in x
+    where the mask is 1.
     """
     check.same_shape(x=x, mask=mask)
     if dim is not None:
         check.axis("dim", dim, x)
-    # Not x * mask alone: that would let a NaN at padding through.
-    weighted = torch.where(mask.bool(), x if mask.dtype == torch.bool else x * mask.to(x.dtype), 0)
-    total, count = (weighted.sum(), mask.sum()) if dim is None else (weighted.sum(dim), mask.sum(dim))
-    if mask.dtype != torch.bool and not ((mask >= 0) & (mask <= 1)).all():
-        raise ValueError("mask: got values below 0, above 1 or NaN, expected 0, 1 or weights between")
+    check.zeros_and_ones("mask", mask)
+    x = torch.where(mask.bool(), x, 0)  # not x * mask: that would let a NaN at padding through
+    total, count = (x.sum(), mask.sum()) if dim is None else (x.sum(dim), mask.sum(dim))
     mean = total / count
-    if not torch.isfinite(mean).all():  # 0/0 where there is nothing: one look at the result for both
-        if (count == 0).any():
-            raise ValueError("mask: got no 1 to average over, expected at least one (in every row)")
-        check.finite(mean, x=torch.where(mask.bool(), x, 0))
+    check.average(mean, x=x, mask=count)
     return mean
 
 

@@ -183,10 +183,24 @@ def texts(**lists: Sequence[str]) -> None:
                 raise ValueError(f"{name}: row {i + 1} is {value!r:.60}, expected text")
 
 
-def mask_rows(name: str, mask: Tensor) -> None:
-    """Raise ValueError unless `mask` holds only 0 and 1 and every row has a 1."""
+def average(mean: Tensor, x: Tensor, mask: Tensor) -> None:
+    """Raise ValueError unless `mean`, of numbers `x` over the counts `mask`, is finite: one look for both faults."""
+    if torch.isfinite(mean).all():
+        return
+    if (mask == 0).any():
+        raise ValueError("mask: got no 1 to average over, expected at least one (in every row)")
+    finite(mean, x=x)
+
+
+def zeros_and_ones(name: str, mask: Tensor) -> None:
+    """Raise ValueError unless `mask` holds only 0 and 1."""
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
         raise ValueError(f"{name}: got values other than 0 and 1, expected a mask")
+
+
+def mask_rows(name: str, mask: Tensor) -> None:
+    """Raise ValueError unless `mask` holds only 0 and 1 and every row has a 1."""
+    zeros_and_ones(name, mask)
     empty = (mask != 0).sum(-1) == 0
     if empty.any():
         raise ValueError(f"{name}: got an empty row (index {_first(empty)}), expected at least one 1 in every row")
