@@ -15,7 +15,7 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-w
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants bench oracle-ppo kill
+.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants accepted bench oracle-ppo kill
 
 # Run again, it goes on with the same run; `make course NAME="my run"` starts another. What a name holds, the shell reads
 # as it is.
@@ -46,6 +46,11 @@ mutants: $(READY)
 # turn. Half an hour.
 kill: $(READY)
 	$(BIN)/python -m tools.kill --damage
+
+# Every cell of the notebooks with every answer that their graders accept: a quarter of an hour.
+accepted: export OMP_NUM_THREADS = 1
+accepted: $(READY)
+	$(BIN)/python -m tests.checks.accepted
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=.

@@ -412,9 +412,10 @@ check.q2(cohens_kappa)
 kappa = check.q2.or_ours(cohens_kappa)
 
 # %%
-assert abs(float(kappa(careless[0], careless[1]))) < 0.01  # over samples of this size it varies by about 0.002
+some = [judgements[:5000] for judgements in careless]
+assert abs(float(kappa(*some))) < 0.06  # over so many it varies by about 1/√5000 = 0.014
 assert abs(float(kappa(three[0], three[0])) - 1) < 1e-6
-print(f"careless annotators: agreement {float(observed(*careless)):.2f}, κ = {abs(float(kappa(*careless))):.2f}")
+print(f"careless annotators: agreement {float(observed(*careless)):.2f}, κ = {abs(float(kappa(*some))):.1f}")
 of_two = [float(kappa(three[i], three[j])) for i, j in ((0, 1), (0, 2), (1, 2))]
 print("the three annotators, ten pairs: κ =", ", ".join(f"{value:.2f}" for value in of_two))
 assert float(kappa(three[0], ~three[0])) < 0  # those who always disagree

@@ -186,9 +186,7 @@ ALTERATIONS: list[Alteration] = [
     Alteration("08_chatbot", "by_hand = (counted / total)", "by_hand = (1 / total).expand(counted.shape)"),
     Alteration("08_chatbot", "(z.softmax(-1) - nn.functional.one_hot(targets, z", "(nn.functional.one_hot(targets, z"),
     Alteration("08_chatbot", "** 2).sum(1).div(M_ * (M_ - 1)).sqrt()", "** 2).sum(1).div(M_ - 1).sqrt()"),
-    Alteration(
-        "08_chatbot", "TRAINED = 2 + 2 + 4 + 4 + 4", "TRAINED = 2 + 2 + 4 + 4", ("share = (4 + 4 + 4) / TRAINED",)
-    ),
+    Alteration("08_chatbot", "share = (4 + 4 + 4) / TRAINED", "share = (2 + 4 + 4) / TRAINED"),
     Alteration("08_chatbot", "x @ W.T + scale * (x @ A.T) @ B.T", "x @ W.T + (x @ A.T) @ B.T"),
     Alteration("08_chatbot", "RANK * (m.in_features + m.out_features)", "RANK * m.in_features"),
     Alteration("08_chatbot", '(policies["sft"], c, 2 * config.n_layer *', '(policies["sft"], c, config.n_layer *'),
