@@ -1,10 +1,12 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 
 from tests.tiny import EOS, log_probs_by_hand, ragged, tiny_gpt2
-from week6.log_probs import response_log_probs
+from week6.log_probs import position_ids, response_log_probs
+from week6.machine.compute import using
 from week6.sampling import sample
 
 BATCH = ([3, 1, 4, 2], [2, 4, 1, 3])
@@ -151,3 +153,65 @@ def test_sampling_rejects_prompts_padded_on_the_right():
     prompts, mask = prompts_for_sampling(3)
     with pytest.raises(ValueError, match="prompt_mask"):
         sample(tiny_gpt2(), prompts.flip(1), mask.flip(1), 3)
+
+
+class TestSamplingInParts:
+    """Answers to a batch are the same however its rows are divided: every row meets its own random numbers."""
+
+    LENGTHS = [1, 3, 2, 1, 2, 3, 1]
+
+    def rollout(self, generator, model=None, **changes):
+        prompts, mask = ragged(self.LENGTHS, [1] * 7, seed=5)[:2]
+        with using(**changes):
+            return sample(model or tiny_gpt2(seed=3, scale=0.4), prompts, mask, 12, 0.9, generator)
+
+    def fields(self, rollout):
+        return {field.name: getattr(rollout, field.name) for field in dataclasses.fields(rollout)}
+
+    @pytest.mark.parametrize("most_rows", [1, 2, 3, 5])
+    def test_answers_and_the_next_random_numbers_are_those_of_one_batch(self, most_rows):
+        whole_generator, generator = (torch.Generator().manual_seed(7) for _ in range(2))
+        whole = self.rollout(whole_generator)
+        parts = self.rollout(generator, most_rows=most_rows)
+        lengths = [int(mask.sum(-1).max()) for mask in whole.response_mask.split(most_rows)]
+        assert max(lengths) == whole.responses.shape[1]
+        if most_rows < 5:  # the test would not see a generator left by the last part, or parts of equal length
+            assert lengths[-1] < max(lengths) and len(set(lengths)) > 1
+        for name, tensor in self.fields(whole).items():
+            if name == "log_probs":  # sums over other shapes, in fp32
+                torch.testing.assert_close(parts.log_probs, tensor, rtol=0, atol=1e-5)
+            else:
+                assert torch.equal(getattr(parts, name), tensor), name
+        assert torch.equal(whole_generator.get_state(), generator.get_state())
+
+    def test_the_default_generator_too(self):
+        torch.manual_seed(3)
+        whole, after = self.rollout(None), torch.rand(2)
+        torch.manual_seed(3)
+        parts = self.rollout(None, most_rows=2)
+        assert torch.equal(parts.responses, whole.responses) and torch.equal(torch.rand(2), after)
+
+    def test_padding_is_the_pad_token(self):
+        model = tiny_gpt2(seed=3, scale=0.4, pad=EOS)
+        whole = self.rollout(torch.Generator().manual_seed(7), model)
+        parts = self.rollout(torch.Generator().manual_seed(7), model, most_rows=2)
+        assert (whole.responses[~whole.response_mask] == EOS).all() and not whole.response_mask.all()
+        assert torch.equal(parts.responses, whole.responses)
+
+    def test_one_draw_is_that_of_multinomial(self):
+        """So that the numbers of every earlier run stay what they were."""
+        model = tiny_gpt2(seed=3, dtype=torch.float32)
+        prompts, mask = ragged(self.LENGTHS, [1] * 7, seed=5)[:2]
+        answers = sample(model, prompts, mask, 1, generator=torch.Generator().manual_seed(7))
+        with torch.no_grad():
+            logits = model(input_ids=prompts, attention_mask=mask.long(), position_ids=position_ids(mask)).logits
+        expected = torch.multinomial(logits[:, -1].log_softmax(-1).exp(), 1, generator=torch.Generator().manual_seed(7))
+        assert torch.equal(answers.responses, expected)
+
+    def test_nan_logits_are_an_error(self):
+        """An argmax over NaN would be an answer like any other."""
+        model = tiny_gpt2()
+        with torch.no_grad():
+            model.transformer.ln_f.weight[0] = float("nan")
+        with pytest.raises(ValueError, match="logits: got NaN"):
+            self.rollout(torch.Generator(), model)

@@ -5,10 +5,14 @@
 PyTorch and the other libraries are imported once; every bug is then tried in a forked child, which imports the
 mutated copy in place of week6 and runs the tests named for the bug. A bug is caught when a test *fails*. A copy that
 cannot be imported, tests that cannot be collected, or a time-out catch nothing: they are errors in the list of bugs.
+
+killers.json says which test caught a bug the last time. It is tried first, all others only where it does not fail;
+`--record` tries all from the start, and writes killers.json anew.
 """
 
 import argparse
 import importlib
+import json
 import os
 import re
 import shutil
@@ -34,6 +38,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 BUGS = Path(__file__).with_name("bugs.txt")
+KILLERS = Path(__file__).with_name("killers.json")
 TIME_LIMIT = 120  # seconds of the processor for one bug, and four times as long by the clock
 CANNOT_IMPORT = 90  # exit status of a child beside pytest's own 0 … 5
 
@@ -88,7 +93,7 @@ class FirstFailure:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             message = crash.message.splitlines()[0] if crash else ""
-            self.path.write_text(f"{report.nodeid.removeprefix('tests/')}\t{message}")
+            self.path.write_text(f"{report.nodeid}\t{message}")
 
 
 def mutate(source: str, bug: Bug) -> str:
@@ -168,11 +173,23 @@ def run_all(bugs: list[Bug], workers: int) -> Iterator[Verdict]:
             yield judge(bug, status, Path(scratch.name), time.monotonic() - since)
 
 
+def tried(bugs: list[Bug], first: dict[str, Bug], workers: int) -> Iterator[Verdict]:
+    """Every bug with the tests that `first` has for it, and those that get away with all of theirs."""
+    again = []
+    for verdict in run_all([first[bug.name] for bug in bugs], workers):
+        if verdict.caught or first[verdict.bug.name] in bugs:
+            yield verdict
+        else:
+            again.append(next(bug for bug in bugs if bug.name == verdict.bug.name))
+    yield from run_all(again, workers)
+
+
 def main() -> int:
     """Run the control, then the bugs; print a table; 1 if any bug is not caught."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="only these bugs")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--record", action="store_true", help="try all tests, and write down which caught a bug")
     options = parser.parse_args()
     every = read_bugs(BUGS)
     if unknown := set(options.names) - {bug.name for bug in every}:
@@ -183,19 +200,30 @@ def main() -> int:
     os.chdir(ROOT)
     torch.set_num_threads(1)
 
-    files = {bug.tests: bug.module for bug in bugs}
-    controls = [Bug(module, f"control {tests[0]}", tests, "no bug", "", "") for tests, module in sorted(files.items())]
-    print(f"Control: {len(controls)} files of tests on the unchanged package")
+    killers = {} if options.record else json.loads(KILLERS.read_text())
+    first = {bug.name: bug._replace(tests=(killers[bug.name],)) if bug.name in killers else bug for bug in bugs}
+    files: dict[tuple[str, ...], set[str]] = {}
+    for bug in bugs:
+        files.setdefault(bug.tests, set()).update(first[bug.name].tests)
+    controls = [
+        Bug("__init__.py", f"control {file}", tuple(sorted(tests)), "no bug", "", "")
+        for (file,), tests in sorted(files.items())
+    ]
+    print(f"Control: tests of {len(controls)} files on the unchanged package", flush=True)
     for verdict in run_all(controls, options.workers):
         if verdict.outcome != "SURVIVED":
-            print(f"The unchanged package fails {verdict.bug.tests[0]}: {verdict.first_failure}")
+            print(f"The unchanged package fails {verdict.bug.name}: {verdict.outcome} {verdict.first_failure}")
             return 1
     verdicts = []
-    for verdict in run_all(bugs, options.workers):
+    for verdict in tried(bugs, first, options.workers):
         verdicts.append(verdict)
         print(
             f"{verdict.bug.name:34} {verdict.outcome:9} {verdict.seconds:5.1f} s  {verdict.first_failure}", flush=True
         )
+    if options.record:
+        caught = {v.bug.name: v.first_failure.partition("\t")[0] for v in verdicts if v.caught}
+        others = json.loads(KILLERS.read_text()) if options.names else {}
+        KILLERS.write_text(json.dumps(dict(sorted((others | caught).items())), indent=1) + "\n")
     missed = [verdict for verdict in verdicts if not verdict.caught]
     for verdict in missed:
         print(
