@@ -281,3 +281,9 @@ def test_weights_are_no_mask():
     for mean in (masked_mean, masked_whiten):
         with pytest.raises(ValueError, match="mask: got values other than 0 and 1"):
             mean(x, weights)
+
+
+def test_masked_mean_names_an_axis_that_is_not_there():
+    x = torch.ones(2, 3)
+    with pytest.raises(ValueError, match="^dim: got 2, expected an axis"):
+        masked_mean(x, x.bool(), dim=2)
