@@ -1124,7 +1124,7 @@ check.p5.outcome()
 #    prompts, report on another.
 
 # %% tags=["solution-only", "nbval-check-output"]
-torch.testing.assert_close(rloo_advantages(10 * in_groups), 10 * rloo_advantages(in_groups))
+torch.testing.assert_close(rloo_advantages((10 * in_groups).float()), 10 * rloo_advantages(in_groups.float()))
 mixed = in_groups[in_groups.std(1) > 0.05]  # groups in which the rewards differ
 torch.testing.assert_close(grpo_advantages(10 * mixed, eps=0.0), grpo_advantages(mixed, eps=0.0))
 torch.testing.assert_close(optimal_policy(log_ref, 10 * rewards, 5.0)[0], optimal_policy(log_ref, rewards, 0.5)[0])
