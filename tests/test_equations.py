@@ -2,7 +2,7 @@
 
 A row names a notebook, a fragment of its source that occurs once, and what to put in its place. The cell with the
 fragment then runs, with the check that follows it and the earlier cells whose names they need; an AssertionError must
-come. Unaltered, the same cells must pass. `also` holds texts of further cells that must run.
+come. Unaltered, the same cells must pass.
 """
 
 import dataclasses
@@ -21,7 +21,6 @@ class Alteration:
     notebook: str
     fragment: str
     altered: str
-    also: tuple[str, ...] = ()
 
 
 ALTERATIONS: list[Alteration] = [
@@ -239,7 +238,7 @@ def names(code):
     return used, defined
 
 
-def outcomes(source, fragment, altered, also=()):
+def outcomes(source, fragment, altered):
     """Errors of the check of the altered cell, and then of the cell as it is; None where there is no error.
 
     The check is the first cell, from the altered one on, that asserts something.
@@ -249,8 +248,7 @@ def outcomes(source, fragment, altered, also=()):
     assert [cells[i].count(fragment) for i in places] == [1], f"{fragment!r} must occur once, it is in cells {places}"
     place = places[0]
     check = next(i for i in range(place, len(cells)) if "assert" in cells[i])
-    more = [i for i in range(check) if any(text in cells[i] for text in also)]
-    order = needed(cells, check, [place, *more])
+    order = needed(cells, check, [place])
     before: dict = {"__name__": "notebook", "display": lambda *_: None}
     assert execute([cells[i] for i in order if i < place], before) is None
     rest = [cells[i] for i in order if i >= place]
@@ -272,7 +270,7 @@ def execute(cells, namespace):
 def test_an_altered_equation_fails_its_check(row, monkeypatch):
     monkeypatch.delenv("WEEK6_STRICT", raising=False)
     source = (ROOT / "solutions" / f"{row.notebook}.py").read_text()
-    of_altered, of_original = outcomes(source, row.fragment, row.altered, row.also)
+    of_altered, of_original = outcomes(source, row.fragment, row.altered)
     assert of_original is None, f"fails without being altered: {of_original}"
     assert of_altered is not None, "the altered equation passes"
 
