@@ -485,9 +485,10 @@ def test_a_set_typed_as_a_list_or_in_small_letters_is_handed_on_as_ours():
 
 def test_hints_and_solution(capsys):
     LOSS.hint()
-    assert "First. (Next: .hint(2).)" in capsys.readouterr().out
-    LOSS.hint(2)
-    assert capsys.readouterr().out.rstrip().endswith("Second: `F.logsigmoid`.")
+    assert "1 of 2. First. (1 left: .hint() shows the next.)" in capsys.readouterr().out
+    for step in ((), (2,), ()):
+        LOSS.hint(*step)
+        assert "2 of 2. Second: `F.logsigmoid`. (The last one; .solution() shows ours.)" in capsys.readouterr().out
     for n in (0, 3, -1, "a"):
         LOSS.hint(n)
         assert "There are 2 hints" in capsys.readouterr().out

@@ -7,13 +7,14 @@ expected. Values are judged first, then gradients.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from week6.checks import patterns
+from week6.checks.asked import UNWRITTEN, Asked, Verdict
 from week6.checks.compare import Difference, difference, in_form, same_types
 from week6.checks.describing import describe, describe_near
 from week6.checks.inspection import (
@@ -45,15 +46,6 @@ class Misconception:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is said about an answer. `as_ours`: its results have the very types of the reference's."""
-
-    kind: str
-    text: str = ""
-    as_ours: bool = True
-
-
-@dataclass(frozen=True)
 class Trial:
     """One call on one case: the outcome, its value in the form of the expected one, and the gradients of a right value.
 
@@ -71,15 +63,11 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Exercise:
+class Exercise(Asked):
     """One exercise: either a function to write (`reference` and `cases`) or a value to give (`value`).
 
-    title           shown in every verdict
-    name            what the notebook calls the function, where that is not the name of the reference
-    reference       the right function; its source is the solution
     cases           fresh inputs from a generator, written ones and drawn ones: a list of argument tuples
     value           the right value, where no function is asked for
-    hints           from a nudge to nearly the solution
     misconceptions  typical wrong answers, each with a message of its own
     through         a function of functions: the answer, the reference and the catalogued ones are all seen through it
     grad_args       positions of the arguments through which the reference's gradient must flow
@@ -87,19 +75,14 @@ class Exercise:
     time_limit      seconds of computing that all calls of one answer may take together
     """
 
-    title: str
-    name: str = ""
-    reference: Callable[..., Any] | None = None
     cases: Callable[[torch.Generator], Sequence[Case]] | None = None
     value: Any = _NOTHING
-    hints: tuple[str, ...] = ()
     misconceptions: tuple[Misconception, ...] = ()
     through: Callable[[Function], Function] | None = None
     grad_args: tuple[int, ...] = ()
     rtol: float = 1e-4
     atol: float = 1e-6
     time_limit: float = 15.0
-    _last: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.reference is None) == (self.value is _NOTHING) or (self.reference is None) != (self.cases is None):
@@ -131,10 +114,7 @@ class Grading:
         for case, want in zip(self.cases, self.wanted, strict=True):
             self.trials.append(self._try(self.budget.call, self.seen, case, like=want))
             if is_stub(self.trials[-1].error):
-                return Verdict(
-                    "not attempted",
-                    "Write the body in place of `raise NotImplementedError`, run the cell, then run this check again.",
-                )
+                return Verdict("not attempted", UNWRITTEN)
             if isinstance(self.trials[-1].error, TimeLimitReached):
                 return Verdict("not yet", self._too_slow(f"case {len(self.trials)}"))
         printed = next((trial.outcome.printed for trial in self.trials if trial.outcome.printed.strip()), "")

@@ -25,7 +25,7 @@ def pasteable(function: Callable[..., Any], name: str = "") -> str:
     text.define(sys.modules[function.__module__], function.__name__)
     *helpers, own = text.definitions.values()
     if name:
-        own = re.sub(rf"^def {function.__name__}\b", f"def {name}", own)
+        own = re.sub(rf"^(def|class) {function.__name__}\b", rf"\1 {name}", own)
     return "\n\n\n".join(["\n".join(text.import_lines()), *helpers, own]).strip() + "\n"
 
 

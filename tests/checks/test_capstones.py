@@ -1,0 +1,62 @@
+"""Every capstone: right solutions in any style pass, seeded mistakes fail, and are told what is wrong.
+
+`python -m tests.checks.capstones NN` tries the same answers on twenty seeds each.
+"""
+
+import contextlib
+import importlib
+import io
+
+import pytest
+
+from tests.checks.test_catalogue import MODULES
+from tests.checks.test_solution import SOURCES, after_the_imports, printed
+from week6.checks.capstone import Capstone
+
+CAPSTONES = {
+    module[2:]: capstone
+    for module in MODULES
+    if isinstance(capstone := getattr(importlib.import_module(f"week6.checks.{module}"), "capstone", None), Capstone)
+}
+each = pytest.mark.parametrize("number", CAPSTONES)
+
+
+def answers(number):
+    return importlib.import_module(f"tests.checks.capstones.nb{number}")
+
+
+@each
+def test_the_course_and_other_styles_pass(number):
+    """The pasted solution stands for the reference: it is the same code, run where a student runs it."""
+    namespace = after_the_imports(number)
+    exec(compile(printed(CAPSTONES[number]), "<pasted>", "exec"), namespace)
+    name = CAPSTONES[number].name or CAPSTONES[number].reference.__name__
+    assert f"check.capstone({name})" in SOURCES[number]
+    assert len(answers(number).RIGHT) >= 2
+    for answer in (namespace[name], *answers(number).RIGHT.values()):
+        verdict = CAPSTONES[number].grade(answer)
+        assert verdict, verdict
+
+
+@each
+def test_mistakes_fail_and_are_told_the_symptom(number):
+    capstone, known = CAPSTONES[number], answers(number)
+    messages = {symptom.name: symptom.message for symptom in capstone.symptoms}
+    assert len(known.MISTAKES) >= 10 and known.RECOGNISED.keys() <= known.MISTAKES.keys()
+    for name, answer in known.MISTAKES.items():
+        verdict = capstone.over(answer, [0])
+        assert verdict.kind == "not yet", name
+        if name in known.RECOGNISED:
+            assert verdict.text.startswith(messages[known.RECOGNISED[name]]), f"{name}: {verdict.text}"
+        else:
+            assert not verdict.text.startswith(tuple(messages.values())), f"{name}: {verdict.text}"
+
+
+@each
+def test_a_stub_is_not_attempted_and_the_course_goes_on(number):
+    def stub(*arguments):
+        raise NotImplementedError("your code here")
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert CAPSTONES[number].grade(stub).kind == CAPSTONES[number].grade(...).kind == "not attempted"
+        assert CAPSTONES[number].or_ours(stub) is CAPSTONES[number].reference
