@@ -339,6 +339,15 @@ def test_send_shows_four_answers_and_empties_the_box():
         assert label in plain
 
 
+def test_the_temperature_goes_to_two_and_the_legend_from_one_end_to_the_other():
+    talk = session()
+    slider = parts(widgets.chat_window(talk))["FloatSlider"]
+    assert (slider.min, slider.value, slider.max) == (0.1, 1.0, 2.0)
+    talk.send("hello !")
+    legend = re.findall(r"&nbsp;([+-]?[\d.]+)&nbsp;</span>", widgets.transcript_html(talk))
+    assert [float(x) / widgets.LARGEST_LOG_RATIO for x in legend] == [-1, -0.5, 0, 0.5, 1]
+
+
 def test_a_whole_transcript_does_not_scroll():
     """The page that is only read shows the first answer too."""
     talk = session()

@@ -168,6 +168,9 @@ def test_a_trained_model_takes_16_bytes_a_parameter():
     memory = budget.stage_bytes(PRESETS["gpt2"], SMALL, T4)
     assert [memory["sft"][0], memory["pairs"][1]] == [per_parameter * SMALL.parameters, 4 * SMALL.parameters]
     assert [len(memory["ppo"]), memory["ppo"][0], memory["ppo"][1]] == [5, memory["sft"][0], 2 * memory["pairs"][1]]
+    row, gpt2 = budget.training_row_bytes(SMALL), PRESETS["gpt2"]
+    rows = [gpt2.sft.batch_size, gpt2.ppo.batch_size / gpt2.ppo.minibatches, 2 * gpt2.dpo.batch_size]
+    assert [memory[stage][3] / row for stage in ("sft", "ppo", "dpo")] == rows
 
 
 def test_a_block_keeps_28_numbers_per_token_and_unit_of_width():

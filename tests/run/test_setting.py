@@ -17,7 +17,7 @@ from week6.machine.bounds import Bounds, check_value, fields_of
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import using
 from week6.run.models import PRESETS, new_policy
-from week6.run.setting import check_model, check_preset, check_run, check_task, open_setting
+from week6.run.setting import check_model, check_preset, check_run, check_task, open_setting, preset_task
 from week6.run.sweep import SweepConfig
 
 NUMBERS = {name: hint for name, _, hint in fields_of(SweepConfig(quick_preset())) if "Bounds" in str(hint)}
@@ -112,6 +112,12 @@ def test_settings_that_do_not_fit_each_other(settings, message, tmp_path, capsys
     with quick_settings(), using(free_bytes=lambda: 8e9):
         code = main(["run", "--runs-dir", str(tmp_path / "runs"), *quick_flags(), *flags])
     assert code == 2 and message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("field", ["data", "column", "gold", "ratings"])
+def test_the_embedded_task_brings_what_others_are_given(field):
+    with pytest.raises(ValueError, match=f"^{field}: got one for task 'assistant', which brings its own"):
+        preset_task(dataclasses.replace(PRESETS["tiny"], **{field: "x"}))
 
 
 @pytest.mark.parametrize("seed", [-1, 10**9 + 1, 1.5, True])

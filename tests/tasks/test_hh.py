@@ -184,6 +184,7 @@ def test_pairs_keep_their_tokens_and_their_limits(load):
     [
         ([{"text": "a"}], "got the columns text, expected prompt, chosen, rejected or chosen, rejected"),
         (conversations(4), r"got 4 prompts with a usable pair \(of 4 rows\), expected 10 or more"),
+        (conversations(9), r"got 9 prompts with a usable pair \(of 9 rows\), expected 10 or more"),
         ([{"chosen": "a", "rejected": "b"}] * 20, "got 0 prompts"),
         (
             [{"prompt": "a", "chosen": ["b"], "rejected": "c"}] * 20,
@@ -194,6 +195,11 @@ def test_pairs_keep_their_tokens_and_their_limits(load):
 def test_bad_data_is_one_sentence(load, rows, message):
     with pytest.raises(RunError, match=message):
         load(rows)
+
+
+def test_ten_pairs_are_enough(load):
+    task = load(conversations(10))
+    assert (len(task.pairs), len(task.heldout_pairs)) == (8, 2)
 
 
 def test_a_blank_prompt_asks_nothing(load):
