@@ -114,6 +114,11 @@ def test_settings_that_do_not_fit_each_other(settings, message, tmp_path, capsys
     assert code == 2 and message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
+def test_a_minibatch_may_be_one_answer():
+    quick = quick_preset()
+    check_preset(changed(quick, "ppo.minibatches", quick.ppo.batch_size))
+
+
 @pytest.mark.parametrize("field", ["data", "column", "gold", "ratings"])
 def test_the_embedded_task_brings_what_others_are_given(field):
     with pytest.raises(ValueError, match=f"^{field}: got one for task 'assistant', which brings its own"):
