@@ -85,6 +85,8 @@ def test_stopwatch_leaves_out_the_first_step_and_the_last():
 
     list(watch.watch("sft", slow_end(steps(clock, 2.0, start=180)), 180, 200))
     assert watch.per_step == {"sft": pytest.approx(2.0)} and watch.starts == {"sft": 180}
+    list(watch.watch("ppo", steps(clock, 3.0, total=3), 0, 3))
+    assert watch.per_step["ppo"] == pytest.approx(3.0)  # the one step between them
 
 
 def test_stopwatch_ends_a_stage_after_the_step_that_its_stop_names():
