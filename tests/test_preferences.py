@@ -253,6 +253,14 @@ def test_l2_shrinks_towards_zero():
     assert score_equation(wins, fit_bradley_terry(wins, l2=0.5), 0.5).abs().max() < 1e-7
 
 
+def test_one_strong_player_and_a_strong_prior_meet_at_the_maximum():
+    """The first step of Newton's method leads far: it must be judged by the function that is maximised."""
+    wins = torch.ones(4, 4, dtype=torch.float64).fill_diagonal_(0)
+    wins[0, 1:] = 100
+    for table in (wins, wins.T):
+        assert score_equation(table, fit_bradley_terry(table, l2=5.0), 5.0).abs().max() < 1e-7
+
+
 def test_fit_rejects_bad_input_by_name():
     good = torch.tensor([[0.0, 1], [1, 0]])
     for bad in (

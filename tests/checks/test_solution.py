@@ -7,9 +7,11 @@ import io
 import re
 from pathlib import Path
 
-import pytest
+import nbformat
+from nbclient import NotebookClient
 
-from tests.checks.test_catalogue import QUESTIONS
+from tests.checks.test_catalogue import catalogue
+from week6.checks.asked import Asked
 from week6.checks.solution import pasteable
 
 SOURCES = {path.name[:2]: path.read_text() for path in (Path(__file__).parents[2] / "solutions").glob("[0-9]*.py")}
@@ -23,13 +25,6 @@ def imports(number):
     return [cell for cell in cells if any(isinstance(node, imports) for node in ast.parse(cell).body)]
 
 
-def after_the_imports(number):
-    namespace = {"__name__": "__main__"}
-    for cell in imports(number):
-        exec(compile(cell, "<imports>", "exec"), namespace)
-    return namespace
-
-
 def printed(question):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -37,21 +32,39 @@ def printed(question):
     return out.getvalue().split("\n", 1)[1]
 
 
-@pytest.mark.parametrize(("name", "question"), [pytest.param(n, q, id=n) for n, q in QUESTIONS])
-def test_a_pasted_solution_passes(name, question):
+def cell_of(name, question):
+    """What a student does: paste what `.solution()` prints, and run the check; then all is as it was before."""
     number, q = name[2:4], name.split(".")[1]
-    namespace = after_the_imports(number)
-    before = dict(namespace)
     code = printed(question)
     if question.reference is None:
-        verdict = question.grade(eval(code, namespace))
+        check = f"_verdict = check.{q}.grade({code})"
     else:
-        exec(compile(code, "<pasted>", "exec"), namespace)
         asked = re.search(rf"^check\.{q}\((\w+)\)", SOURCES[number], re.MULTILINE)
-        assert asked is not None and asked[1] in namespace, "the question's `name` is not the notebook's"
-        verdict = question.grade(namespace[asked[1]])
-    assert verdict, f"{verdict}\n{code}"
-    assert {n for n, value in before.items() if namespace[n] is not value} <= {"__builtins__"}
+        assert asked is not None, f"no cell grades {name}"
+        check = f"{code}\n_verdict = check.{q}.grade({asked[1]})"
+    return f"""
+_before = {{name: value for name, value in globals().items() if not name.startswith("_") and name not in ("In", "Out")}}
+{check}
+assert _verdict, _verdict
+assert {{name for name, value in _before.items() if globals().get(name) is not value}} == set()
+for _name in {{name for name in globals() if not name.startswith("_") and name not in ("In", "Out")}} - set(_before):
+    del globals()[_name]
+print("{name}")
+"""
+
+
+def test_pasted_solutions_pass_in_a_kernel(tmp_path):
+    """Each in a namespace with its notebook's imports and nothing else."""
+    asked, sources = list(catalogue(Asked)), list[str]()
+    for number in sorted(SOURCES):
+        own = [cell_of(name, question) for name, question in asked if name[2:4] == number]
+        assert own, f"notebook {number} asks for nothing"
+        sources += [*imports(number), *own, "%reset -f"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
+    client.execute()
+    said = [output["text"].strip() for cell in notebook.cells for output in cell["outputs"] if "text" in output]
+    assert [line for line in said if line in dict(asked)] == [name for name, _ in asked]
 
 
 def helper(x):
