@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from week6 import objective, ppo
+from week6.checks.capstone_03 import capstone as capstone
 from week6.checks.cases import random_mask, whole
 from week6.checks.engine import Misconception, Prediction, Question
 
