@@ -13,7 +13,8 @@ from week6.checks.capstone import Capstone, Malformed, Step, Symptom, parts
 from week6.objective import kl_divergence, optimal_policy
 
 TOLERANCE = 1e-4
-"""Nats. The course's own bisection meets every budget to 1e-10; a tenth of this is what ten halvings more would bring."""
+"Nats. The course's own bisection meets every budget to 1e-10; a tenth of this is what ten halvings more would "
+"bring."
 
 
 def spend_budget(
@@ -190,7 +191,8 @@ def _on_budget(kinds: Sequence[str]) -> Callable[[Record], str | None]:
                 return None
             if not abs(trial.spent - trial.budget) < TOLERANCE:
                 unit = f" (rewards in a {kind})" if kind in UNITS else ""
-                return f"{trial.spent:.4f} nats were spent{unit} at β = {_shown(trial.beta)}; the budget is {trial.budget:.4f}"
+                spent = f"{trial.spent:.4f} nats were spent{unit} at β = {_shown(trial.beta)}"
+                return f"{spent}; the budget is {trial.budget:.4f}"
             if problem := _not_optimal(trial):
                 return problem
         return ""
@@ -255,8 +257,8 @@ SYMPTOMS = (
     Symptom(
         "an answer that is out of reach",
         lambda record: record["middle"].limit == math.inf,
-        "The limit is infinite: has the best answer π_ref = 0? No β lets the policy give it. Look for the best among the "
-        "answers that the reference can give.",
+        "The limit is infinite: has the best answer π_ref = 0? No β lets the policy give it. Look for the best "
+        "among the answers that the reference can give.",
     ),
     Symptom(
         "ties forgotten",
@@ -279,13 +281,14 @@ SYMPTOMS = (
         lambda record: any(
             trial.log_probs is not None and bool(trial.log_probs.isnan().any()) for trial in record.values()
         ),
-        "There is a nan among the log-probabilities: e^(r/β) overflows where r/β is some hundreds. Stay with logarithms, "
-        "as in exercise 3.3.",
+        "There is a nan among the log-probabilities: e^(r/β) overflows where r/β is some hundreds. Stay with "
+        "logarithms, as in exercise 3.3.",
     ),
     Symptom(
         "no leash needed",
         lambda record: bool(record["unspendable"].beta is not None and (record["unspendable"].beta > 0).all()),
-        "A budget above the limit was met with a β above 0. No β spends so much: the leash is slack, so its price is 0.",
+        "A budget above the limit was met with a β above 0. No β spends so much: the leash is slack, so its price "
+        "is 0.",
     ),
     Symptom(
         "best answers share equally",
@@ -300,8 +303,8 @@ SYMPTOMS = (
     Symptom(
         "a β for each prompt",
         _every(("middle", "short"), lambda trial: bool(((trial.kl - trial.budget).abs() < 0.01 * trial.budget).all())),
-        "Every prompt spends the whole budget, so each has a β of its own. One price for all is asked for: where nats buy "
-        "more reward, more of them are spent.",
+        "Every prompt spends the whole budget, so each has a β of its own. One price for all is asked for: where "
+        "nats buy more reward, more of them are spent.",
     ),
     Symptom(
         "the other KL",
@@ -348,8 +351,8 @@ SYMPTOMS = (
     Symptom(
         "the wrong half",
         _every(SPENDABLE, _is_at_an_end),
-        "What was spent is nowhere near the budget, as if the search had kept the wrong half each time. The KL falls as β "
-        "grows: where too much is spent, β must go up.",
+        "What was spent is nowhere near the budget, as if the search had kept the wrong half each time. The KL "
+        "falls as β grows: where too much is spent, β must go up.",
     ),
     Symptom(
         "stopped too early",
@@ -357,8 +360,8 @@ SYMPTOMS = (
             not all(_near(record[kind].spent, record[kind].budget) for kind in SPENDABLE)
             and all(abs(record[kind].spent - record[kind].budget) < 0.2 * record[kind].budget for kind in SPENDABLE)
         ),
-        "What was spent is near the budget, but not on it: does the search stop too early? Each halving brings a factor of "
-        "two, so some forty are enough from anywhere.",
+        "What was spent is near the budget, but not on it: does the search stop too early? Each halving brings a "
+        "factor of two, so some forty are enough from anywhere.",
     ),
     Symptom(
         "a fixed bracket",
@@ -366,8 +369,8 @@ SYMPTOMS = (
             _near(record["middle"].spent, record["middle"].budget)
             and not all(_near(record[kind].spent, record[kind].budget) for kind in ("short", "long", *UNITS))
         ),
-        "Some budgets are met, but not all. A β has the unit of the reward: no fixed interval holds it for all rewards. "
-        "Widen the interval until the budget lies between what its two ends spend.",
+        "Some budgets are met, but not all. A β has the unit of the reward: no fixed interval holds it for all "
+        "rewards. Widen the interval until the budget lies between what its two ends spend.",
     ),
 )
 
@@ -392,14 +395,15 @@ capstone = Capstone(
     hints=(
         "Which of your functions tells you how many nats the best policy spends at a given β? Does that number rise or "
         "fall as β grows? And what is the most that can be spent at all?",
-        "The spent KL, D(β), falls as β grows, from the limit at β → 0 to zero at β → ∞ (section 7). So just one β spends "
-        "the budget, and it can be enclosed: between a β that spends too much and one that spends too little. The limit "
-        "is −log π_ref(best answers), on average over the prompts, where only answers with π_ref > 0 count.",
-        "First the limit: set the rewards of answers out of reach to −inf, mark the best of each row, add up their π_ref. "
-        "If the budget is the limit or more, return β = 0 with the reference, cut down to the best answers. Else start "
-        "with low = high = 1. Halve low until it spends at least the budget, double high until it spends at most the "
-        "budget. Then, 60 times, try the geometric mean of both, and put it in the place of the end on its own side. At "
-        "last the policy and log Z by exercise 3.3.",
+        "The spent KL, D(β), falls as β grows, from the limit at β → 0 to zero at β → ∞ (section 7). So just one β "
+        "spends the budget, and it can be enclosed: between a β that spends too much and one that spends too "
+        "little. The limit is −log π_ref(best answers), on average over the prompts, where only answers with π_ref "
+        "> 0 count.",
+        "First the limit: set the rewards of answers out of reach to −inf, mark the best of each row, add up their "
+        "π_ref. If the budget is the limit or more, return β = 0 with the reference, cut down to the best answers. "
+        "Else start with low = high = 1. Halve low until it spends at least the budget, double high until it spends "
+        "at most the budget. Then, 60 times, try the geometric mean of both, and put it in the place of the end on "
+        "its own side. At last the policy and log Z by exercise 3.3.",
         "def spent(beta):\n"
         "    log_probs, _ = optimal_policy(ref_log_probs, rewards, beta)\n"
         "    return kl_divergence(log_probs, ref_log_probs)...\n"

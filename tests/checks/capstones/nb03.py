@@ -208,4 +208,63 @@ RECOGNISED = {
     "β from 0.01 to 100": "a fixed bracket",
     "exp overflows": "overflow",
 }
-UNSEEN = {}
+# --- written after the symptoms and the tolerances ------------------------------------------------------------------
+
+
+def changed(change):
+    """The right result, with a change made to it at the end."""
+
+    def answer(ref_log_probs, rewards, budget):
+        return change(build(ref_log_probs, rewards, budget), ref_log_probs, rewards)
+
+    return answer
+
+
+def scaled_first(ref_log_probs, rewards, budget):
+    return build(ref_log_probs, rewards / rewards.std(), budget)
+
+
+def centred_first(ref_log_probs, rewards, budget):
+    return build(ref_log_probs, rewards - rewards.mean(-1, keepdim=True), budget)
+
+
+def stops_at_a_hundredth(ref_log_probs, rewards, budget):
+    low, high = 1e-9, 1e9
+    out = build(ref_log_probs, rewards, budget)
+    while out["beta"] > 0:
+        beta = (low * high) ** 0.5
+        log_probs, log_z = optimal_policy(ref_log_probs, rewards, beta)
+        kl = kl_divergence(log_probs, ref_log_probs).mean()
+        if abs(kl - budget) < 0.01 * budget:
+            return out | {"beta": beta, "log_probs": log_probs, "log_z": log_z}
+        low, high = (beta, high) if kl > budget else (low, beta)
+    return out
+
+
+def hottest(result, ref_log_probs, rewards):
+    if result["beta"]:
+        return result
+    best = torch.where(ref_log_probs > -torch.inf, rewards, -torch.inf).argmax(-1, keepdim=True)
+    return result | {"log_probs": torch.full_like(rewards, -torch.inf).scatter(-1, best, 0.0)}
+
+
+UNSEEN = {
+    "rewards divided by their standard deviation": scaled_first,
+    "rewards centred": centred_first,
+    "satisfied within one per cent": stops_at_a_hundredth,
+    "a single best answer at β = 0": changed(hottest),
+    "probabilities instead of logarithms": changed(lambda out, ref, r: out | {"log_probs": out["log_probs"].exp()}),
+    "mean of log Z over the prompts": changed(
+        lambda out, ref, r: out | ({"log_z": out["log_z"].mean()} if out["beta"] else {})
+    ),
+    "β in nats per reward": changed(lambda out, ref, r: out | {"beta": 1 / out["beta"] if out["beta"] else 0.0}),
+    "the largest KL of a prompt": mistaken(average=lambda kl: kl.max().item()),
+    "the limit is log N": changed(lambda out, ref, r: out | {"limit": math.log(ref.shape[-1])}),
+    "log-ratios averaged without weights": mistaken(
+        divergence=lambda p, q: torch.where(q > -torch.inf, p - q, 0.0).mean(-1)
+    ),
+    "the reference tempered too": mistaken(solve=lambda ref, r, beta: (((ref + r) / beta).log_softmax(-1), None)),
+    "thirty halvings of the arithmetic mean": mistaken(
+        bracket=(1e-6, 1e6), halvings=30, middle=lambda low, high: (low + high) / 2
+    ),
+}
