@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from week6 import objective, ppo
+from week6.checks.capstone_03 import capstone as capstone
 from week6.checks.cases import random_mask, whole
 from week6.checks.engine import Misconception, Prediction, Question
 
@@ -104,9 +105,14 @@ q1 = Question(
     through=_as_policy,
     grad_args=(0,),
     hints=(
-        "Three factors in (1): a weight p(y), and the difference log p(y) − log q(y); then a sum over the last axis. "
-        "Get p from its logarithm.",
-        "For zeros: torch.where(p > 0, p * (log_p - log_q), 0.0), then .sum(-1).",
+        "Read (1) as an average. Which of the two distributions are its answers drawn from, and what is averaged "
+        "over them?",
+        "A KL is an expectation under p: Σ p(y) · (log p(y) − log q(y)). The inputs are logarithms already, so "
+        "only the weight p(y) must be got back from its logarithm. Where p(y) = 0 the product is 0 · (−inf), a "
+        "nan, and counts as 0.",
+        "Get p by exp. Multiply it with the difference of the two inputs. Put 0 where p is 0, and leave all other"
+        " terms as they are, the infinite ones too. Sum over the last axis.",
+        "p = log_p.exp()\nterms = torch.where(p > 0, ..., 0.0)\nreturn terms.sum(...)",
     ),
     misconceptions=(
         *_with_and_without_zeros(
@@ -310,8 +316,11 @@ q2 = Question(
     through=_as_policy,
     grad_args=(0,),
     hints=(
-        "Two parts. The expected reward is Σ_y π(y) r(y), a sum over the last axis with the weights log_probs.exp().",
-        "(log_probs.exp() * rewards).sum(-1) − beta * kl_divergence(log_probs, ref_log_probs). The policy comes first.",
+        "(4) has two parts. Which of them have you written already, and which distribution weights the other?",
+        "E_π[r] is the sum Σ π(y) r(y), and from it β · KL(π ‖ π_ref) is taken away: π comes first in the KL.",
+        "Get π from log_probs by exp. Weight the rewards with it and sum over the last axis. Subtract β times "
+        "kl_divergence of log_probs and ref_log_probs. Nothing is detached.",
+        "expected_reward = (... * rewards).sum(-1)\nreturn expected_reward - beta * kl_divergence(...)",
     ),
     misconceptions=(
         Misconception(
@@ -512,11 +521,15 @@ q3 = Question(
     reference=objective.optimal_policy,
     cases=_optimum_cases,
     hints=(
-        "Take the logarithm of (7): a product becomes a sum, the division by Z a subtraction. log Z is the "
-        "logarithm of a "
-        "sum of exponentials: which PyTorch function does that without overflow?",
-        "weighted = ref_log_probs + rewards / beta; log_z = torch.logsumexp(weighted, dim=-1); subtract "
-        "log_z.unsqueeze(-1) from each row; return both.",
+        "What becomes of (7) when you take its logarithm? And which function of PyTorch takes the logarithm of a "
+        "sum of exponentials without ever forming them?",
+        "log π* = log π_ref + r/β − log Z, and log Z is the logarithm of Σ e^(log π_ref + r/β). That is "
+        "torch.logsumexp, which takes the largest exponent out first, so that nothing overflows.",
+        "Add r/β to log π_ref: that is the logarithm of each term of Z. Its logsumexp over the last axis is log "
+        "Z, one number for each row. Subtract it from each entry of its row, and return both.",
+        "weighted = ref_log_probs + ...\n"
+        "log_z = torch.logsumexp(weighted, dim=-1)\n"
+        "return weighted - log_z[...], log_z",
     ),
     misconceptions=(
         Misconception(
@@ -735,12 +748,17 @@ q4 = Question(
     reference=ppo.shape_rewards,
     cases=_token_cases,
     hints=(
-        "First the penalty for all tokens, −β·(log_probs − ref_log_probs), with 0 where the mask is False "
-        "(torch.where). "
-        "Then add the score in one column of each row.",
-        "The last real token of a row has index mask.sum(-1) − 1. Compare torch.arange(T) with it to get a (B, T) "
-        "table "
-        "that is True in just one place of each row.",
+        "Which tokens pay for the KL, and which single token of a row is paid the score? How do you find its "
+        "index from the mask?",
+        "All real tokens get −β d_t. The score is added at the last real one, whose index is the number of real "
+        "tokens minus 1. Garbage at padding must be replaced, not multiplied by 0: inf · 0 is a nan.",
+        "Make the penalty with torch.where: −β (log_probs − ref_log_probs) where the mask is True, else 0. Count "
+        "the mask in each row and subtract 1. Compare torch.arange(T) with that, as a column: a (B, T) table with"
+        " one True in each row. Add the table times the scores as a column.",
+        "rewards = torch.where(mask, ..., 0.0)\n"
+        "last = mask.sum(-1) - 1\n"
+        "is_last = torch.arange(mask.shape[1]) == ...\n"
+        "return rewards + is_last * scores[:, None]",
     ),
     misconceptions=(
         Misconception(
@@ -980,8 +998,12 @@ q5 = Question(
     cases=_sampled_log_probs,
     grad_args=(0,),
     hints=(
-        "Write d = log_probs − ref_log_probs first. All three are functions of d: see (23) and (24).",
-        "k1 = d; k2 = d² / 2; k3 = exp(−d) − 1 + d. Return them as a tuple, without averaging.",
+        "All three are functions of one number for each sample. Which one, and with which sign?",
+        "With d = log π − log π_ref, u = π_ref/π is e^(−d). So k1 = −log u = d, and k3 = u − 1 − log u is a "
+        "function of d as well.",
+        "Compute d. k1 is d itself, k2 is half its square, and k3 is e^(−d) minus 1 plus d. Return the three as a"
+        " tuple, neither summed nor averaged nor detached.",
+        "d = ...\nreturn d, 0.5 * d**2, torch.exp(...) - 1 + d",
     ),
     misconceptions=(
         Misconception(
@@ -1174,9 +1196,9 @@ q6 = Question(
     title="3.6 Which gradient?",
     value=_letters("A", "B", "C"),
     hints=(
-        "∇k1 = ∇d = ∇ log π, and then (26). For k2 use the chain rule: ∇ ½d² = d ∇d. Which of (26), (27), (28) is "
-        "its mean?",
-        "∇k3 = (1 − e^{−d}) ∇ log π. The first part has mean zero by (26). For the second, e^{−d} = u: compare "
+        "What is ∇d, when the reference is frozen? Then use the chain rule on each of the three.",
+        "∇k1 = ∇d = ∇ log π, whose mean is in (26). And ∇ ½d² = d ∇d: which of (27) and (28) is its mean?",
+        "∇k3 = (1 − e^(−d)) ∇ log π. The first part has mean zero by (26). For the second, e^(−d) = u: compare "
         "with (28).",
     ),
     misconceptions=_entry_by_entry(

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from week6.checks.capstone_04 import Language as Language
+from week6.checks.capstone_04 import capstone as capstone
+from week6.checks.capstone_04 import random_language as random_language
 from week6.checks.cases import ragged_mask, random_mask, whole
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.log_probs import masked_mean, masked_whiten
