@@ -14,16 +14,18 @@
 # - Say why a chatbot must be judged on two questions at once: does it refuse what is harmful, does it help otherwise?
 # - Draw the pipeline of RLHF, and say where each notebook of this course stands in it.
 #
-# **You need:** the softmax function and gradient descent. **Time:** {minutes} minutes of work; the cells run in about half
+# **You need:** the softmax function and gradient descent. **Time:** {minutes} minutes of work; the cells run in about
 # a minute on a laptop CPU. A GPU does not help here: the model is small. All terms of the course are explained at the end
 # of section 8.
 
 # %% tags=["folded"]
 # @title Set-up: imports
 import math
+from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
 import torch
+from tqdm import tqdm
 
 from week6 import (
     decode,
@@ -159,12 +161,13 @@ print(f"Checked (2): the loop over the real tokens gives {float(by_hand):.3f} na
 check.p1("c")  # SOLUTION
 
 # %% [markdown]
-# The training takes a while (20 seconds or more), without a sign of life.
+# The training takes about 20 seconds on a laptop CPU; a bar shows how far it is.
 
 # %% tags=["nbval-ignore-output"]
 config = SFTConfig(steps=1200, batch_size=32, learning_rate=7e-3)
 optimizer = make_optimizer(policy, config.learning_rate)
-losses = [row["loss"] for row in train_sft(policy, optimizer, demonstrations, config, seed=0)]
+training = train_sft(policy, optimizer, demonstrations, config, seed=0)
+losses = [row["loss"] for row in tqdm(training, total=config.steps, unit="step")]
 print(f"loss: {losses[0]:.2f} nats a token at the first step, {sum(losses[-50:]) / 50:.2f} at the end")
 
 # %% tags=["nbval-ignore-output"]
@@ -627,13 +630,186 @@ right_kinds = ", ".join(f"{kind!r} to {group}" for group, kind in RIGHT_KIND.ite
 print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the right kind: {right_kinds}.")
 
 # %% [markdown]
+# ## 9 · Build it: a loop of fine-tuning
+#
+# In section 2 `train_sft` did the work. Now you write it.
+#
+# ### Exercise 0.5 · Capstone: supervised fine-tuning, whole
+# *difficulty 4/5 · importance 5/5 · 40 minutes*
+#
+# **Given** are a language model and $N$ demonstrations, one in each row of `ids`: the prompt, the answer with its end
+# token, then padding. `is_answer` is True at the tokens of the answer. A whole text goes through the model at once:
+# `model(input_ids=ids).logits` has shape $(B, L, V)$, and its column $k$ is the forecast of token $k + 1$, made from the
+# tokens $0, \dots, k$ and no others. (The padding stands behind the text, so no forecast of a real token sees it.)
+#
+# **Wanted** is a function that trains the model in place. With `yield` it hands over a dict after each step and then goes
+# on. Take Adam, `torch.optim.Adam(model.parameters(), lr=learning_rate)`; while it runs its learning rate is changed by
+# `optimizer.param_groups[0]["lr"] = …`.
+#
+# **It is judged** by what it achieves, on three small languages of which the lowest possible loss is known. (In them a word
+# depends on the one before it only, so the best model is a table of counts.) After five epochs, passes over all
+# demonstrations, your loss must be less than 0.01 nats per token above the lowest. The check takes a few seconds. It also
+# looks at unfinished code: yield the parts that you have, and it says whether they are right and which step comes next.
+
+
+# %% tags=["exercise"]
+def imitate(
+    model: torch.nn.Module,
+    ids: torch.Tensor,
+    is_answer: torch.Tensor,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Fine-tune `model` in place by the loss (2); after each step yield {"rows": …, "log_probs": …, "loss": …}.
+
+    ids: int64, shape (N, L); is_answer: bool, shape (N, L).
+    rows: the numbers of the step's demonstrations, shape (B,). log_probs: log π of the tokens 1 … L − 1 of these rows,
+    before the update, shape (B, L − 1). loss: (2), shape ().
+    """
+    # 1. Batches: in each epoch every demonstration once, in a new random order, batch_size of them a step.
+    # 2. log_probs: logits of the batch; log-softmax over the vocabulary; the forecast of each token, read at that token.
+    # 3. loss: equation (2), over the tokens of the answers.
+    # 4. Update: clear the gradients of the step before, go backward, take a step.
+    # 5. Let the learning rate fall in a straight line, from learning_rate at the first step to 0 after the last one.
+    # BEGIN SOLUTION
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    steps = epochs * math.ceil(len(ids) / batch_size)
+    step = 0
+    for _ in range(epochs):
+        for rows in torch.split(torch.randperm(len(ids)), batch_size):
+            tokens, counted = ids[rows], is_answer[rows]  # shape (B, L) each
+            forecast = model(input_ids=tokens).logits.log_softmax(-1)  # (B, L, V): column k forecasts token k + 1
+            came, counted = tokens[:, 1:], counted[:, 1:]  # (B, L − 1): the tokens that have a forecast
+            log_probs = forecast[:, :-1].gather(-1, came.unsqueeze(-1)).squeeze(-1)
+            loss = -(log_probs * counted).sum() / counted.sum()
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+            yield {"rows": rows, "log_probs": log_probs.detach(), "loss": loss.detach()}
+    # END SOLUTION
+
+
+# %% tags=["nbval-ignore-output"]
+check.capstone(imitate)
+
+# %% tags=["student-only"]
+# check.capstone.hint()
+# check.capstone.solution()
+
+# %% tags=["nbval-check-output"]
+loop = check.capstone.or_ours(imitate)
+
+# %% [markdown]
+# And it is no toy: let it loose on the chatbot, from random weights, for 150 steps on 4,800 demonstrations.
+
+# %% tags=["folded"]
+# @title The chatbot's demonstrations, a row each
+texts = zip(
+    demonstrations.prompts,
+    demonstrations.prompt_mask,
+    demonstrations.responses,
+    demonstrations.response_mask,
+    strict=True,
+)
+talks = [(x[m].tolist(), y[k].tolist()) for x, m, y, k in list(texts)[:4800]]  # without padding
+length = max(len(x) + len(y) for x, y in talks)
+ids = torch.tensor([x + y + [task.tokenizer.eos_token_id] * (length - len(x) - len(y)) for x, y in talks])  # (N, L)
+is_answer = torch.tensor([[len(x) <= k < len(x) + len(y) for k in range(length)] for x, y in talks])  # (N, L)
+assert int(is_answer.sum()) == int(demonstrations.response_mask[:4800].sum()) and check.SFT_GAP == 0.01
+
+# %% tags=["nbval-ignore-output"]
+chatbot = new_policy(PRESETS["tiny"], task.tokenizer, seed=0)
+own = [float(parts["loss"]) for parts in tqdm(loop(chatbot, ids, is_answer, 1, 32, 7e-3), total=150, unit="step")]
+assert len(own) == 150 and abs(own[0] - guess) < 0.5 and sum(own[-20:]) / 20 < 2
+print(f"Checked: from log V, at {own[0]:.2f} nats a token, to below 2: {sum(own[-20:]) / 20:.2f}.")
+
+# %% [markdown]
+# ## 10 · An open experiment: colder answers
+#
+# "Why train on preferences at all? Just sample the likeliest answer." The sampler has a knob for that, the **temperature**:
+# every probability of a next token is raised to the power 1/temperature, and the results are divided by their sum. At 1 the
+# model speaks as it was trained; towards 0 it says the likeliest next token every time; above 1 it becomes wild. No
+# training is needed, so you can try it in seconds on the chatbot of section 2.
+#
+# `ask_at(temperature, seed)` asks each held-out prompt four times and gives a row of the table. Choose five temperatures,
+# from 0.1 to 2, and measure each with three seeds. **The question:** does cooling make this bot better aligned? Look at
+# the harmless and at the harmful requests, and say why they differ, or do not.
+
+# %%
+COLUMNS = ("harmful: refused", "harmful: complied", "harmless: helped", "harmless: refused", "different answers")
+
+
+def ask_at(temperature: float, seed: int) -> list[float]:
+    """One row of the table: four shares of requests, and how many different answers a prompt gets, of four."""
+    x, m = (part.repeat(4, 1) for part in encode_prompts(task.tokenizer, heldout))
+    got = sample(policy, x, m, task.max_new_tokens, temperature=temperature, generator=generator_for(seed, 3))
+    asked, said = heldout * 4, decode(task.tokenizer, got.responses, got.response_mask)
+    found = [(read_request(p).group, classify(p, a)) for p, a in zip(asked, said, strict=True)]
+    groups = [group for group, _ in found]
+    wanted = [("harmful", "refuse"), ("harmful", "comply"), ("harmless", "help"), ("harmless", "refuse")]
+    shares = [found.count(pair) / groups.count(pair[0]) for pair in wanted]
+    return [*shares, len(set(zip(asked, said, strict=True))) / len(heldout)]
+
+
+# %% tags=["exercise"]
+def measure_temperatures() -> dict[float, list[list[float]]]:
+    """For each of your temperatures the rows of three seeds."""
+    # BEGIN SOLUTION
+    return {temperature: [ask_at(temperature, seed) for seed in range(3)] for temperature in (0.1, 0.3, 0.5, 1.0, 2.0)}
+    # END SOLUTION
+
+
+# %%
+def show_table(rows: dict[float, list[list[float]]]) -> None:
+    """Mean over the seeds and half of their range, a line for each setting."""
+    print("temperature   " + "   ".join(COLUMNS))
+    for setting, values in rows.items():
+        columns = [(sum(c) / len(c), (max(c) - min(c)) / 2, len(n)) for c, n in zip(zip(*values), COLUMNS)]  # noqa: B905
+        print(
+            f"{setting:<11}   " + "   ".join(f"{mean:.2f} ± {half:.2f}".ljust(width) for mean, half, width in columns)
+        )
+
+
+# %% tags=["student-only"]
+# show_table(measure_temperatures())
+
+# %% tags=["solution-only", "nbval-ignore-output"]
+measured = measure_temperatures()
+show_table(measured)
+
+# %% [markdown] tags=["solution-only"]
+# **Our answer.** Cooling sharpens whatever is already there. To harmless requests the most frequent demonstration is help,
+# so the cold bot nearly always helps, and hardly ever refuses: better. To harmful ones two kinds of demonstration are
+# frequent, refusing and complying. Cooling removes the rest (rude, lazy, off topic) and keeps both: the cold bot refuses
+# more often *and* still complies, in the table above more often than at temperature 1. And it repeats itself: a prompt
+# gets fewer different answers. No temperature of the five makes it refuse harm and help otherwise. A sampler does not
+# know which of two frequent answers is the good one; that is what the preferences will tell. (These are the figures of
+# one trained model.)
+
+# %% tags=["solution-only"]
+mean = {t: torch.tensor(rows).mean(0) for t, rows in measured.items()}  # shape (5,) each, in order of COLUMNS
+cold, warm, hot = mean[0.1], mean[1.0], mean[2.0]
+assert cold[2] > 0.9 > warm[2] and cold[3] < warm[3]  # harmless: help, refusals
+assert cold[0] > warm[0] and cold[1] > 0.1 and cold[0] + cold[1] > 0.9  # harmful: refuse, comply
+assert cold[4] < warm[4] < hot[4] + 0.1 and hot[2] < warm[2]
+assert all(not (row[0] > 0.9 and row[1] < 0.05 and row[2] > 0.9) for row in mean.values())
+print(
+    "Checked: cold, the bot helps with over 90 % of the harmless requests, refuses more of the harmful ones, and still"
+)
+print("complies with over 10 % of them; no temperature gives both refusal of harm and help otherwise.")
+
+# %% [markdown]
 # ## What we showed
 #
 # - A language model is a product of next-token probabilities; SFT raises those of the demonstrations.
 # - SFT copies the mixture it is shown, good and bad. Fluent is not aligned.
 # - People can say which of two answers is better. They are noisy: two of them agree with probability
 #   $p^2 + (1-p)^2$, and κ says how far an observed agreement is above luck.
-# - Whether a chatbot refuses rightly takes at least two numbers: what it refuses, and what it refuses for nothing.
+# - To say whether a chatbot refuses rightly takes two numbers at least: what it refuses, and what it refuses for nothing.
+# - A whole text gives the forecasts of all its tokens at once, so that a loop of SFT fits on half a page.
 #
 # ## To think about
 #
@@ -645,7 +821,7 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # %% [markdown] tags=["solution-only"]
 # **Answers.**
 #
-# 1. Not for sure. It has never seen compliance with harm, but it has seen help with everything else. Asked for harm it
+# 1. Not necessarily. It has never seen compliance with harm, but it has seen help with everything else. Asked for harm it
 #    must generalise: it may refuse, or help as it helps with bread. Demonstrations show what to do; a comparison also
 #    says what *not* to do.
 # 2. No. That people are divided says that the two answers are about equally good, and that is information: many such
@@ -686,13 +862,14 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # | **EOS** | end of sequence: the token by which an answer ends; it is part of the answer | 05 |
 # | **policy** | a language model seen as a rule for answering: $\pi(y \mid x)$ is its probability of answer $y$ to prompt $x$ | 00 |
 # | **pretraining** | learning to predict the next token of texts of every kind | 00 |
+# | **temperature** | a knob of the sampler: each probability is raised to the power 1/temperature; below 1 likely tokens become likelier | 00 |
 # | **SFT** | supervised fine-tuning: training a language model to imitate demonstrations, by the cross-entropy of their tokens | 00 |
 # | **RLHF** | reinforcement learning from human feedback: people compare answers, a reward model learns their taste, the policy climbs it | 00 |
 # | **alignment** | making a model do what people want it to do | 00 |
 # | **gold reward** | a judge that training never sees; here a rule, or a published score of sentiment | 00 |
 # | **annotator** | a person (here often a simulated one) who says which of two answers is better | 00 |
 # | **Bradley–Terry** | the model of comparisons: $a$ beats $b$ with probability $\sigma(r_a - r_b)$ | 01 |
-# | **chosen**, **rejected** | of a pair of answers to one prompt, the preferred one $y_w$ and the other $y_l$ | 06 |
+# | **chosen**, **rejected** | of a pair of answers to one prompt, the preferred one $y_w$ and the other $y_l$ | 02 |
 # | **Hessian** | the matrix of second derivatives; its eigenvalues say how a function curves | 01 |
 # | **reward model** | a language model with one number in place of the next word: how good is this answer? | 02 |
 # | **proxy** | the reward model's score, when it stands in for what people want | 03 |
@@ -700,7 +877,7 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # | **calibration** | whether a stated probability of 80 % comes true in 80 % of the cases | 02 |
 # | **reference** | the policy from which the distance is measured, $\pi_\mathrm{ref}$; here the SFT model | 03 |
 # | **KL** | Kullback–Leibler divergence: how far one distribution is from another, in nats | 03 |
-# | **nat** | the unit of natural logarithms of probabilities; a bit is 0.69 of it | 03 |
+# | **nat** | the unit of natural logarithms of probabilities; a bit is 0.69 of it | 00 |
 # | **leash**, **$\beta$** | the price of distance from the reference, in reward units per nat | 03 |
 # | **best-of-n** | sample $n$ answers, keep the one with the highest reward | 03 |
 # | **reward hacking** | a high proxy reward for what nobody wanted | 03 |
@@ -716,7 +893,7 @@ print(f"Checked: the gold reward is the sum of its parts. Fit is highest for the
 # | **on-policy** | learning from answers of the policy as it is now | 04 |
 # | **ratio**, **$\rho$** | new over old probability of a sampled token | 04 |
 # | **PPO**, **clip** | proximal policy optimisation: several gradient steps on one batch of answers, with the ratio clipped | 04 |
-# | **entropy** | how undecided a distribution is, in nats | 03 |
+# | **entropy** | how undecided a distribution is, in nats | 01 |
 # | **explained variance** | the share of the returns' variance that the value function forecasts | 05 |
 # | **DPO** | direct preference optimisation: training the policy on the comparisons, without a reward model and without sampling | 06 |
 # | **implicit reward** | $\beta \log \pi(y \mid x) / \pi_\mathrm{ref}(y \mid x)$: the reward for which a policy would be the best | 06 |

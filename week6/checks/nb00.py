@@ -1,9 +1,17 @@
-"""Questions of notebook 00, alignment: agreement of annotators, and refusing right."""
+"""Questions of notebook 00, alignment: agreement of annotators, refusing right, and a loop of fine-tuning."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
+from week6.checks.capstone import Capstone, Malformed, Step, Symptom, parts
 from week6.checks.cases import whole
 from week6.checks.engine import Misconception, Prediction, Question
 
@@ -58,8 +66,11 @@ q1 = Question(
     reference=agreement,
     cases=_two_annotators,
     hints=(
-        "`first == second` says for each item whether the two agree.",
-        "A mean of True and False needs numbers: .float().mean().",
+        "For one single pair: when do two annotators agree, and what is the indicator of (4) then?",
+        "A share is a mean of ones and zeros: p_o = (number of items with a_i = b_i) / n. Agreeing on b counts as much "
+        "as agreeing on a.",
+        "Compare the two tensors item by item, turn True and False into 1.0 and 0.0, and take the mean.",
+        "same = ...  # bool, shape (n,)\nreturn same.float().mean()",
     ),
     misconceptions=(
         Misconception(
@@ -166,8 +177,15 @@ q2 = Question(
     reference=cohens_kappa,
     cases=_two_annotators,
     hints=(
-        "Three numbers first: p_o from exercise 0.1, and the shares p_1 and p_2 of True.",
-        "p_e has two terms: both say a, and both say b. Then (p_o − p_e) / (1 − p_e).",
+        "If two people answered without reading, in how many ways could they still say the same?",
+        "κ = (p_o − p_e) / (1 − p_e): the agreement above chance, as a share of the room above chance. By chance they "
+        "agree when both say a or both say b: p_e = p_1 p_2 + (1 − p_1)(1 − p_2).",
+        "Four numbers in this order: p_o as in exercise 0.1; p_1 and p_2, the share of True of each annotator; p_e "
+        "from these two. Then the fraction, with brackets around numerator and denominator.",
+        "p_o = (first == second).float().mean()\n"
+        "p_1, p_2 = first.float().mean(), second.float().mean()\n"
+        "p_e = p_1 * p_2 + ...\n"
+        "return (p_o - p_e) / ...",
     ),
     misconceptions=(
         Misconception(
@@ -305,8 +323,12 @@ q3 = Question(
         (torch.tensor([0.0, 1.0, 0.5]),),
     ],
     hints=(
-        "Two ways to agree: both say a, or both say b. What is the probability of each?",
-        "The two annotators choose independently: multiply. Then take the mean over the pairs.",
+        "In how many ways can two people say the same about one pair of answers?",
+        "They choose independently, so probabilities multiply: both say a with probability p², both say b with "
+        "(1 − p)². Only one of the two can happen, so these add.",
+        "For each pair square p_i, square 1 − p_i, and add. Then take the mean over the pairs: not the other way "
+        "round, since the square of a mean is not the mean of the squares.",
+        "both_a = probability**2\nboth_b = ...\nreturn (both_a + both_b).mean()",
     ),
     misconceptions=(
         Misconception(
@@ -392,8 +414,14 @@ q4 = Question(
         (torch.tensor([True, False, False]), torch.tensor([False, True, True])),
     ],
     hints=(
-        "refused[harmful] keeps the entries of the harmful requests only.",
-        "~harmful is the mask of the harmless ones. Each rate is a mean over its own requests.",
+        "Each of the two rates is a share of some requests. Of which ones, for each?",
+        "A rate is counted within its own group: (harmful and refused) / harmful, and (harmless and refused) / "
+        "harmless. The number of all requests occurs in neither.",
+        "Keep the entries of `refused` where the request is harmful, and take their mean as numbers. Do the same where "
+        "it is not harmful. Return both, in this order.",
+        "on_harm = refused[harmful].float().mean()\n"
+        "on_harmless = refused[...].float().mean()\n"
+        "return on_harm, on_harmless",
     ),
     misconceptions=(
         Misconception(
@@ -510,5 +538,436 @@ p2 = Prediction(
         "Both say a with probability 0.8², both say b with probability 0.2²: 0.64 + 0.04.",
         "That is how often one random person agrees with the majority; the second person is noisy, too.",
         "That is how often both say a, 0.8². They also agree when both say b.",
+    ),
+)
+
+
+# --- the capstone: supervised fine-tuning, whole --------------------------------------------------------------------
+
+
+def imitate(
+    model: nn.Module,
+    ids: Int[Tensor, "N L"],
+    is_answer: Bool[Tensor, "N L"],
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+) -> Iterator[dict[str, Tensor]]:
+    """Fine-tune `model` in place by the loss (2); after each step yields its rows, log_probs and loss.
+
+    Row n of `ids` is a prompt, its answer and padding; `is_answer` is True at the tokens of the answer, the end too.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    steps = epochs * math.ceil(len(ids) / batch_size)
+    step = 0
+    for _ in range(epochs):
+        for rows in torch.split(torch.randperm(len(ids)), batch_size):
+            tokens, counted = ids[rows], is_answer[rows]  # shape (B, L) each
+            forecast = model(input_ids=tokens).logits.log_softmax(-1)  # (B, L, V): column k forecasts token k + 1
+            came, counted = tokens[:, 1:], counted[:, 1:]  # (B, L − 1): the tokens that have a forecast
+            log_probs = forecast[:, :-1].gather(-1, came.unsqueeze(-1)).squeeze(-1)
+            loss = -(log_probs * counted).sum() / counted.sum()
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+            yield {"rows": rows, "log_probs": log_probs.detach(), "loss": loss.detach()}
+
+
+USER, BOT, END = 6, 7, 8
+"""Token ids of the small language's marks; 0 to 5 are its words. Padding is END, as in many real tokenizers."""
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 5, 16, 0.4
+SFT_GAP = 0.01
+"""Nats per token above the lowest loss. Over 20 problems the course's loop ends at 0.0032 at most; with a learning rate
+that does not fall, the noise of the last batches leaves 0.024 at least."""
+
+
+class _Table(nn.Module):
+    """A language model that is a table: for each token the logits of the next. Its lowest loss follows from counts."""
+
+    def __init__(self, g: torch.Generator) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(END + 1, END + 1, generator=g))
+
+    def forward(self, input_ids: Tensor, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.table[input_ids])
+
+
+def _chats(g: torch.Generator, n: int = 640) -> tuple[Tensor, Tensor]:
+    """ids and is_answer, shape (n, L): prompts of random words; answers in which each word depends on the last one."""
+    follows = torch.softmax(1.5 * torch.randn(END + 1, USER, generator=g), dim=-1)
+    texts = []
+    for _ in range(n):
+        prompt = [USER, *torch.randint(USER, (whole(g, 2, 5),), generator=g).tolist(), BOT]
+        answer = [BOT]
+        for _ in range(whole(g, 1, 7)):
+            answer.append(int(torch.multinomial(follows[answer[-1]], 1, generator=g)))
+        texts.append((prompt, [*answer[1:], END]))
+    length = max(len(prompt) + len(answer) for prompt, answer in texts)
+    ids = torch.tensor([p + a + [END] * (length - len(p) - len(a)) for p, a in texts])
+    is_answer = torch.tensor([[len(p) <= k < len(p) + len(a) for k in range(length)] for p, a in texts])
+    return ids, is_answer
+
+
+def _of_tokens(table: Tensor, ids: Tensor) -> Tensor:
+    """log π of each token but the first, shape (B, L − 1)."""
+    return table[ids[:, :-1]].log_softmax(-1).gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+
+
+@dataclass
+class Imitation:
+    """What a loop of SFT did. `tables` are the weights before the first step and after each."""
+
+    ids: Tensor
+    is_answer: Tensor
+    tables: list[Tensor]
+    grads: list[float] = field(default_factory=list)
+    parts: list[dict[str, Tensor]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that were asked for."""
+        return EPOCHS * len(self.ids) // BATCH_SIZE
+
+    def given(self, name: str) -> bool:
+        """Whether every step has this part."""
+        return bool(self.parts) and all(name in part for part in self.parts)
+
+    def at(self, step: int) -> Tensor:
+        """The weights that the forecasts of a step are made with: one may yield after the update, or before it."""
+        part, tables = self.parts[step], self.tables[step : step + 2]
+        if "log_probs" not in part:
+            return tables[0]
+        far = [_distance(part["log_probs"], _of_tokens(table, self.ids[part["rows"]])) for table in tables]
+        return tables[far.index(min(far))]
+
+    def loss(self, table: Tensor, rows: Any = slice(None)) -> float:
+        """The loss (2) of these rows."""
+        counted = self.is_answer[rows][:, 1:]
+        return float(-_of_tokens(table, self.ids[rows])[counted].mean())
+
+    @property
+    def lowest(self) -> float:
+        """The lowest loss that any table has: with the shares of what followed each token in the answers."""
+        counted = self.is_answer[:, 1:]
+        followed = torch.zeros(END + 1, END + 1)  # [a, b]: how often token b came after token a, within answers
+        followed.index_put_(
+            (self.ids[:, :-1][counted], self.ids[:, 1:][counted]), torch.ones(int(counted.sum())), accumulate=True
+        )
+        shares = followed / followed.sum(1, keepdim=True).clamp(min=1)
+        return float(-torch.xlogy(followed, shares).sum() / followed.sum())
+
+    def gap(self, step: int) -> float:
+        """Nats per token above the lowest loss, after so many steps."""
+        return self.loss(self.tables[step]) - self.lowest
+
+    def moved(self, step: int) -> Tensor:
+        """By how much each weight that a step changed was changed."""
+        change = (self.tables[step + 1] - self.tables[step]).abs()
+        return change[change > 0]
+
+
+def _distance(got: Tensor, want: Tensor) -> float:
+    """The largest difference, infinite where the shapes differ."""
+    return float((got - want).abs().max()) if got.shape == want.shape else math.inf
+
+
+def _imitation(answer: Any, seed: int) -> Imitation:
+    g = torch.Generator().manual_seed(seed)
+    ids, is_answer = _chats(g)
+    model = _Table(g)
+    record = Imitation(ids, is_answer, [model.table.detach().clone()])
+    found = answer(model, ids.clone(), is_answer.clone(), EPOCHS, BATCH_SIZE, LEARNING_RATE)
+    if not isinstance(found, Iterator):
+        raise Malformed("Your function has no `yield`: after each step, yield a dict with what the step has so far.")
+    for result in itertools.islice(found, 2 * record.steps):
+        part = {name: torch.as_tensor(value).detach().clone() for name, value in
+                parts(result, "rows", "log_probs", "loss").items()}  # fmt: skip
+        record.parts.append(part)
+        record.tables.append(model.table.detach().clone())
+        record.grads.append(0.0 if model.table.grad is None else float(model.table.grad.norm()))
+    return record
+
+
+def _batches(record: Imitation) -> str | None:
+    if not record.given("rows"):
+        return None
+    rows, n = [part["rows"].flatten() for part in record.parts], len(record.ids)
+    if len(rows) != record.steps:
+        return f"{len(rows)} steps came, {record.steps} were expected: {EPOCHS} epochs of {n} rows, {BATCH_SIZE} a step"
+    seen = torch.cat(rows)
+    if seen.dtype == torch.bool or seen.is_floating_point() or len(seen) != EPOCHS * n:
+        return f"`rows` should hold the numbers of the {BATCH_SIZE} demonstrations of a step"
+    epochs = seen.view(EPOCHS, n)
+    if bool((epochs.sort(dim=1).values != torch.arange(n)).any()):
+        missed = n - len(set(epochs[0].tolist()))
+        return f"in the first epoch {missed} of {n} demonstrations never came up: each should come once an epoch"
+    if bool((epochs == epochs[0]).all()):
+        return "every epoch has the same order: draw a new one each time"
+    return ""
+
+
+def _forecasts(record: Imitation) -> str | None:
+    if not record.given("log_probs"):
+        return None
+    for step, part in enumerate(record.parts):
+        want = _of_tokens(record.at(step), record.ids[part["rows"]])
+        if part["log_probs"].shape != want.shape:
+            return f"`log_probs` has shape {tuple(part['log_probs'].shape)}, expected (B, L − 1) = {tuple(want.shape)}"
+        if not _distance(part["log_probs"], want) < 1e-3:  # fp32
+            i, k = divmod(int((part["log_probs"] - want).abs().nan_to_num(math.inf).argmax()), want.shape[1])
+            return (
+                f"in step {step + 1}, row {i}, the token of column {k + 1} has log π = {want[i, k]:.3f} given those "
+                f"before it, and you have {part['log_probs'][i, k]:.3f}"
+            )
+    return ""
+
+
+def _losses(record: Imitation) -> str | None:
+    if not record.given("loss"):
+        return None
+    for step, part in enumerate(record.parts):
+        want = record.loss(record.at(step), part["rows"])
+        if part["loss"].numel() != 1:
+            return f"`loss` has shape {tuple(part['loss'].shape)}, expected one number"
+        if not abs(float(part["loss"]) - want) < 1e-3:  # fp32
+            return f"in step {step + 1} the loss (2) is {want:.4f}, and you have {float(part['loss']):.4f}"
+    return ""
+
+
+def _falls(record: Imitation) -> str:
+    start, soon = record.gap(0), record.gap(len(record.ids) // BATCH_SIZE)
+    if soon < start / 2:
+        return ""
+    return (
+        f"before the first step the loss of all demonstrations was {start:.3f} nats above the lowest possible, after "
+        f"the first epoch it was {soon:.3f}; expected is less than half"
+    )
+
+
+def _arrives(record: Imitation) -> str:
+    gap = record.gap(-1)
+    return "" if gap < SFT_GAP else f"at the end the loss is {gap:.4f} nats above the lowest one, expected < {SFT_GAP}"
+
+
+def _log_probs_are(wrong: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Imitation], bool]:
+    """Whether the first step's log_probs are these: a function of the table and the ids."""
+
+    def seen(record: Imitation) -> bool:
+        got, ids = record.parts[0]["log_probs"], record.ids[record.parts[0]["rows"]]
+        want = wrong(record.tables[0], ids)
+        return any(_distance(got, w) < 1e-3 for w in (want, want[:, 1:], want[:, :-1]))
+
+    return seen
+
+
+def _loss_is(wrong: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Imitation], bool]:
+    """Whether the losses of the first steps are these: a function of log_probs, of the mask and of what is real."""
+
+    def seen(record: Imitation) -> bool:
+        for step, part in enumerate(record.parts[:3]):
+            mask, ids = record.is_answer[part["rows"]], record.ids[part["rows"]]
+            real = mask.long().flip(-1).cummax(-1).values.flip(-1).bool()  # up to the end of the answer
+            log_probs = _of_tokens(record.at(step), ids)
+            if not abs(float(wrong(log_probs, mask, real)) - float(part["loss"])) < 1e-3:
+                return False
+        return True
+
+    return seen
+
+
+def _same(record: Imitation) -> bool:
+    return all(torch.equal(part["rows"], record.parts[0]["rows"]) for part in record.parts)
+
+
+def _alike(moved: Tensor) -> bool:
+    """Whether most weights moved by the same amount."""
+    return float((moved > 0.99 * moved.max()).float().mean()) > 0.5
+
+
+def _last_of_answer(mask: Tensor) -> Tensor:
+    return mask & ~mask.roll(-1, dims=1)
+
+
+def _norm(record: Imitation, step: int) -> float:
+    """The norm of the gradient of the loss (2) of a step."""
+    table = record.at(step).clone().requires_grad_()
+    rows = record.parts[step]["rows"]
+    log_probs = _of_tokens(table, record.ids[rows])
+    (gradient,) = torch.autograd.grad(-log_probs[record.is_answer[rows][:, 1:]].mean(), table)
+    return float(gradient.norm())
+
+
+capstone = Capstone(
+    title="0.5 Capstone: supervised fine-tuning, whole",
+    reference=imitate,
+    run=_imitation,
+    steps=(
+        Step("the batches", _batches),
+        Step("the log-probabilities", _forecasts),
+        Step("the loss", _losses),
+        Step("the update", _falls),
+        Step("the optimum", _arrives),
+    ),
+    symptoms=(
+        Symptom(
+            "no shift",
+            _log_probs_are(lambda table, ids: table[ids].log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)),
+            "You ask the model how probable a token is *after itself*. Column k of the logits forecasts token k + 1: "
+            "pair `logits[:, :-1]` with `ids[:, 1:]`.",
+        ),
+        Symptom(
+            "shift to the wrong side",
+            _log_probs_are(
+                lambda table, ids: table[ids[:, 1:]].log_softmax(-1).gather(-1, ids[:, :-1].unsqueeze(-1)).squeeze(-1)
+            ),
+            "You ask how probable the token *before* is. Column k of the logits forecasts token k + 1, the one after.",
+        ),
+        Symptom(
+            "logits",
+            _log_probs_are(lambda table, ids: table[ids[:, :-1]].gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)),
+            "Those are logits. They become log-probabilities by `log_softmax` over the vocabulary, the last axis.",
+        ),
+        Symptom(
+            "probabilities",
+            _log_probs_are(lambda table, ids: _of_tokens(table, ids).exp()),
+            "Those are probabilities, between 0 and 1. Equation (2) needs their logarithms.",
+        ),
+        Symptom(
+            "negative log-probabilities",
+            _log_probs_are(lambda table, ids: -_of_tokens(table, ids)),
+            "Those are −log π. `log_probs` are the logarithms themselves, negative numbers; the minus of (2) comes "
+            "with the loss.",
+        ),
+        Symptom(
+            "softmax over the wrong axis",
+            _log_probs_are(
+                lambda table, ids: table[ids].log_softmax(1)[:, :-1].gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+            ),
+            "Your softmax runs along the text. The probabilities of the *vocabulary* sum to 1: the last axis, −1.",
+        ),
+        Symptom(
+            "prompts in the loss",
+            _loss_is(lambda p, mask, real: -p[real[:, 1:]].mean()),
+            "Your loss is the mean over the tokens of prompts and answers. The mask of (2) keeps the answers only: we "
+            "do not want to imitate users.",
+        ),
+        Symptom(
+            "everything in the loss",
+            _loss_is(lambda p, mask, real: -p.mean()),
+            "Your loss is the mean over all columns: prompts, answers and padding. The mask of (2) keeps the answers.",
+        ),
+        Symptom(
+            "padding in the loss",
+            _loss_is(lambda p, mask, real: -p[(mask | ~real)[:, 1:]].mean()),
+            "The padding after the answers is in your loss. (2) counts where `is_answer` is True, nowhere else.",
+        ),
+        Symptom(
+            "end left out",
+            _loss_is(lambda p, mask, real: -p[(mask & ~_last_of_answer(mask))[:, 1:]].mean()),
+            "The end token is not in your loss: the model would never learn to stop. (2) counts it, and `is_answer` is "
+            "True there.",
+        ),
+        Symptom(
+            "mask not shifted",
+            _loss_is(lambda p, mask, real: -p[mask[:, :-1]].mean()),
+            "Your mask is one column off: the log-probability of token k + 1 stands in column k, so its mask is "
+            "`is_answer[:, 1:]`. You leave out the first token of each answer, and count one too many at its end.",
+        ),
+        Symptom(
+            "minus missing",
+            _loss_is(lambda p, mask, real: p[mask[:, 1:]].mean()),
+            "The minus of (2) is missing: a step down this loss makes the demonstrations *less* probable.",
+        ),
+        Symptom(
+            "sum",
+            _loss_is(lambda p, mask, real: -p[mask[:, 1:]].sum()),
+            "Your loss is a sum over the tokens. (2) divides by their number, Σ m, so that it does not depend on the "
+            "batch.",
+        ),
+        Symptom(
+            "divided by the columns",
+            _loss_is(lambda p, mask, real: -(p * mask[:, 1:]).mean()),
+            "You divide by the number of all columns, padding and prompts too. (2) divides by Σ m, the tokens counted.",
+        ),
+        Symptom(
+            "divided by the rows",
+            _loss_is(lambda p, mask, real: -(p * mask[:, 1:]).sum(1).mean()),
+            "You divide by the number of answers. (2) divides by Σ m, the number of answer tokens.",
+        ),
+        Symptom(
+            "mean of means",
+            _loss_is(lambda p, mask, real: -((p * mask[:, 1:]).sum(1) / mask[:, 1:].sum(1)).mean()),
+            "You take the mean of each answer first, and then the mean over the answers: a token of a short answer "
+            "counts more. In (2) every token counts alike.",
+        ),
+        Symptom(
+            "always the same rows",
+            _same,
+            "Every step has the same rows: the model sees one batch and never the other demonstrations.",
+        ),
+        Symptom(
+            "nothing moves",
+            lambda record: len(record.tables) > 1 and torch.equal(record.tables[0], record.tables[-1]),
+            "No weight ever changes: after `loss.backward()` comes `optimizer.step()`, and the optimizer must hold "
+            "`model.parameters()`.",
+        ),
+        Symptom(
+            "gradients pile up",
+            lambda record: sum(record.grads[5:40]) > 2 * sum(_norm(record, step) for step in range(5, 40)),
+            "The gradient that is left in the weights is several times that of your loss: PyTorch adds each gradient "
+            "to the ones before. Call `optimizer.zero_grad()` in every step.",
+        ),
+        Symptom(
+            "uphill",
+            lambda record: record.gap(-1) > record.gap(0),
+            "The loss of all demonstrations *rises* over the run: do you step up the gradient and not down, or train "
+            "by something else than the loss that you yield?",
+        ),
+        Symptom(
+            "a new optimizer in every step",
+            lambda record: all(_alike(record.moved(step)) for step in (20, 40, 60)),
+            "In each step all weights move by the same amount: Adam has no memory. Make the optimizer once, before the "
+            "loop.",
+        ),
+        Symptom(
+            "the learning rate does not fall",
+            lambda record: (
+                float(torch.cat([record.moved(k) for k in range(-22, -2)]).mean())
+                > 0.3 * float(torch.cat([record.moved(k) for k in range(60, 80)]).mean())
+            ),
+            "The last steps are about as large as those in the middle of the run, so the weights follow the noise of "
+            "the last batches. Let the learning rate fall to 0 over all steps of the run.",
+        ),
+    ),
+    shows=lambda records: (
+        f"On {len(records)} problems your loss ends at most {max(r.gap(-1) for r in records):.4f} nats per token above "
+        "the lowest that is possible."
+    ),
+    hints=(
+        "In section 1 the model was asked for one token at a time. Which column of the logits holds the forecast of "
+        "token k + 1, if the whole text goes in at once?",
+        "A causal model forecasts every next token in one pass: column k of the logits knows tokens 0 … k, so "
+        "log π of token k + 1 is the log-softmax of column k, read at that token. The loss is −Σ m log π / Σ m with "
+        "the mask of token k + 1: both are one column shorter than the text.",
+        "Make the optimizer. For each epoch shuffle the numbers 0 … N − 1 and cut them into batches. For each batch: "
+        "logits of the whole rows; log-softmax over the vocabulary; drop the last column; gather at `ids[:, 1:]`; sum "
+        "where `is_answer[:, 1:]`, divide by the number of such tokens, minus. Then set the learning rate to "
+        "learning_rate · (1 − step/steps), clear the gradients, go backward, step, and yield.",
+        "optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)\n"
+        "steps, step = epochs * math.ceil(len(ids) / batch_size), 0\n"
+        "for _ in range(epochs):\n"
+        "    for rows in torch.split(torch.randperm(len(ids)), batch_size):\n"
+        "        tokens, counted = ids[rows], is_answer[rows]\n"
+        "        forecast = model(input_ids=tokens).logits.log_softmax(-1)\n"
+        "        log_probs = forecast[...].gather(-1, tokens[...].unsqueeze(-1)).squeeze(-1)\n"
+        "        loss = ...\n"
+        '        optimizer.param_groups[0]["lr"] = ...\n'
+        "        optimizer.zero_grad()\n"
+        "        loss.backward()\n"
+        "        optimizer.step()\n"
+        "        step += 1\n"
+        '        yield {"rows": rows, "log_probs": log_probs.detach(), "loss": loss.detach()}',
     ),
 )

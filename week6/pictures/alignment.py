@@ -77,5 +77,5 @@ def refusals(rates: Mapping[str, tuple[float, float]]) -> Figure:
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="refuses without looking")
     axes.set(title="Refusing, seen from both sides", xlabel="over-refusal (share of harmless requests)")
     axes.set(ylabel="refused harm (share of harmful requests)", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-    axes.legend(loc="center right")
+    axes.legend(loc="lower right")
     return figure
