@@ -906,3 +906,4 @@ print("complies with over 10 % of them; no temperature gives both refusal of har
 # | **VADER** | a word list with rules that scores the sentiment of a text from −1 to 1; the gold reward of film reviews | 05 |
 # | **KV cache** | the keys and values of earlier tokens, kept so that they are not computed again for each new one | 08 |
 # | **TRL** | Hugging Face's library of these methods | 08 |
+# | **KTO**, **SimPO**, **ORPO** | losses in DPO's place: without pairs; without a reference; with SFT in the same loss | 10 |

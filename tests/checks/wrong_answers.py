@@ -1620,6 +1620,77 @@ def baseline_of_those_before(rewards: Tensor) -> Tensor:
     return rewards - before
 
 
+# --- notebook 10 ---------------------------------------------------------------------------------------------------
+
+
+def ipo_of_rewards(log_ref: Tensor, preference: Tensor, beta: float) -> Tensor:
+    """Reads rewards off the first column and tilts by them, as RLHF does."""
+    return (log_ref + torch.logit(preference[:, 0]) / beta).log_softmax(-1)
+
+
+def ipo_of_majorities(log_ref: Tensor, preference: Tensor, beta: float) -> Tensor:
+    """Counts the opponents that an answer beats more often than not."""
+    return (log_ref + (preference > 0.5).to(log_ref) @ log_ref.exp() / beta).log_softmax(-1)
+
+
+def ipo_without_logarithm(log_ref: Tensor, preference: Tensor, beta: float) -> Tensor:
+    """Adds the win rate to the probability, not to its logarithm."""
+    return (log_ref.exp() + preference @ log_ref.exp() / beta).log_softmax(-1)
+
+
+def kto_with_a_hinge(r: Tensor, desirable: Tensor, z0: float, beta: float, lambda_d: float, lambda_u: float) -> Tensor:
+    """A straight line in place of the sigmoid."""
+    u = beta * (r - z0)
+    return torch.where(desirable, lambda_d * (1 - u).clamp(min=0), lambda_u * (1 + u).clamp(min=0))
+
+
+def kto_of_the_mean(r: Tensor, desirable: Tensor, z0: float, beta: float, lambda_d: float, lambda_u: float) -> Tensor:
+    """Takes the mean of the batch for the reference point."""
+    u = beta * (r - r.mean())
+    return torch.where(desirable, lambda_d * torch.sigmoid(-u), lambda_u * torch.sigmoid(u))
+
+
+def kto_with_weights_inside(
+    r: Tensor, desirable: Tensor, z0: float, beta: float, lambda_d: float, lambda_u: float
+) -> Tensor:
+    """The weights stretch the argument."""
+    u = beta * (r - z0)
+    return torch.where(desirable, torch.sigmoid(-lambda_d * u), torch.sigmoid(lambda_u * u))
+
+
+def simpo_with_padded_length(w: Tensor, lost: Tensor, n_w: Tensor, n_l: Tensor, beta: float, gamma: float) -> Tensor:
+    """Divides by the width of the batch, as a mean over columns does."""
+    width = torch.maximum(n_w, n_l)
+    return -F.logsigmoid(beta * (w - lost) / width - gamma)
+
+
+def simpo_with_a_hinge(w: Tensor, lost: Tensor, n_w: Tensor, n_l: Tensor, beta: float, gamma: float) -> Tensor:
+    """A hinge, as in a support vector machine."""
+    return (gamma - beta * (w / n_w - lost / n_l)).clamp(min=0)
+
+
+def simpo_with_gamma_per_token(w: Tensor, lost: Tensor, n_w: Tensor, n_l: Tensor, beta: float, gamma: float) -> Tensor:
+    """Divides the margin by the length, too."""
+    return -F.logsigmoid(beta * (w / n_w - lost / n_l) - gamma / n_w)
+
+
+def orpo_of_sigmoids(chosen: Tensor, rejected: Tensor, lam: float) -> Tensor:
+    """Takes the sigmoid of the log-probability for the probability."""
+    odds = [torch.logit(torch.sigmoid(x)) for x in (chosen, rejected)]
+    return -chosen - lam * F.logsigmoid(odds[0] - odds[1])
+
+
+def orpo_with_dpo_in_it(chosen: Tensor, rejected: Tensor, lam: float) -> Tensor:
+    """λ as DPO's β."""
+    odds = [x - torch.log1p(-x.exp()) for x in (chosen, rejected)]
+    return -chosen - F.logsigmoid(lam * (odds[0] - odds[1]))
+
+
+def orpo_with_odds_of_the_rejected_forgotten(chosen: Tensor, rejected: Tensor, lam: float) -> Tensor:
+    """The odds of the chosen answer against the probability of the rejected one."""
+    return -chosen - lam * F.logsigmoid(chosen - torch.log1p(-chosen.exp()) - rejected)
+
+
 WRONG_ANSWERS: dict[str, list[object]] = {
     "nb00.q1": [agreement_on_a_only, agreement_of_the_whole_lists, agreement_in_percent, agreement_of_ten],
     "nb00.q2": [
@@ -1921,4 +1992,8 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         baseline_by_median,
         advantages_in_one_row,
     ],
+    "nb10.q1": [ipo_of_rewards, ipo_of_majorities, ipo_without_logarithm],
+    "nb10.q2": [kto_with_a_hinge, kto_of_the_mean, kto_with_weights_inside],
+    "nb10.q3": [simpo_with_padded_length, simpo_with_a_hinge, simpo_with_gamma_per_token],
+    "nb10.q4": [orpo_of_sigmoids, orpo_with_dpo_in_it, orpo_with_odds_of_the_rejected_forgotten],
 }

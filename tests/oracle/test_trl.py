@@ -6,19 +6,27 @@ largest entry of its tensor, since entries near zero are differences of large te
 """
 
 import copy
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
 from transformers import GPT2ForSequenceClassification
-from trl import DPOConfig, DPOTrainer, RewardTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardTrainer
 from trl import RewardConfig as TRLRewardConfig
 
 from tests.tiny import tiny_gpt2, words_tokenizer
+from week6.checks import nb10
 from week6.dpo import dpo_loss, pair_log_probs
 from week6.preferences import bradley_terry_loss
 from week6.reward_model import RewardModel, pair_scores
 from week6.sequences import encode_pairs
+
+with warnings.catch_warnings():  # it says that experimental things may change
+    warnings.simplefilter("ignore")
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
 
 WORDS = "how do i bake bread please mix the flour and water no go away"
 ROWS = [  # prompts and answers of different lengths; the last answer is just EOS
@@ -133,3 +141,88 @@ def test_reward_model(tmp_path):
     for either in (our_gradients, theirs):  # so does a bias under the head: what is left of it is rounding
         assert either.pop("trunk.ln_f.bias").abs().max() < 1e-6
     assert_same_gradients(our_gradients, theirs)
+
+
+# --- the variants of notebook 10 -------------------------------------------------------------------------------------
+
+
+def trl_dpo(policy, reference, tokenizer, folder, **settings):
+    trainer = DPOTrainer(
+        model=copy.deepcopy(policy),
+        ref_model=copy.deepcopy(reference),
+        args=DPOConfig(str(folder), beta=0.3, **settings, **TRAINER),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=tokenizer,
+    )
+    trainer.model.train()
+    return trainer._compute_loss(trainer.model, collated(trainer), return_outputs=False)
+
+
+def log_probs_and_lengths(policy, reference, tokenizer):
+    """log π and log π_ref of the chosen and of the rejected answers, and the answers' lengths."""
+    pairs = our_pairs(tokenizer)
+    lengths = (pairs.chosen_mask.sum(-1).float(), pairs.rejected_mask.sum(-1).float())
+    with torch.no_grad():
+        return pair_log_probs(policy, pairs), pair_log_probs(reference, pairs), lengths
+
+
+def test_ipo_of_trl_is_ours_per_token(tmp_path):
+    tokenizer = words_tokenizer(WORDS, pad=PAD, eos=EOS)
+    policy, reference = model(0, tokenizer), model(1, tokenizer)
+    ours, refs, lengths = log_probs_and_lengths(policy, reference, tokenizer)
+    theirs = trl_dpo(policy, reference, tokenizer, tmp_path, loss_type=["ipo"]).detach()
+    per_token = [[x / n for x, n in zip(side, lengths, strict=True)] for side in (ours, refs)]
+    torch.testing.assert_close(dpo_loss(*per_token[0], *per_token[1], 0.3, variant="ipo").loss.mean(), theirs)
+    assert not torch.isclose(dpo_loss(*ours, *refs, 0.3, variant="ipo").loss.mean(), theirs, rtol=0.01)
+
+
+def test_robust_dpo(tmp_path):
+    tokenizer = words_tokenizer(WORDS, pad=PAD, eos=EOS)
+    policy, reference = model(0, tokenizer), model(1, tokenizer)
+    ours, refs, _ = log_probs_and_lengths(policy, reference, tokenizer)
+    theirs = trl_dpo(policy, reference, tokenizer, tmp_path, loss_type=["robust"], label_smoothing=0.1).detach()
+    right = dpo_loss(*ours, *refs, 0.3).loss
+    wrong = dpo_loss(*ours[::-1], *refs[::-1], 0.3).loss
+    torch.testing.assert_close(((0.9 * right - 0.1 * wrong) / 0.8).mean(), theirs, rtol=1e-5, atol=0)
+
+
+def test_kto(tmp_path):
+    """TRL's own z₀, from mismatched pairs, goes into ours: the losses, their weights and gradients must agree."""
+    tokenizer = words_tokenizer(WORDS, pad=PAD, eos=EOS)
+    policy, reference = model(0, tokenizer), model(1, tokenizer)
+    rows = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in ROWS
+        for side in ("chosen", "rejected")
+    ]
+    trainer = KTOTrainer(
+        model=copy.deepcopy(policy),
+        ref_model=copy.deepcopy(reference),
+        args=KTOConfig(str(tmp_path), beta=0.3, desirable_weight=1.2, undesirable_weight=0.8, **TRAINER),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.model.train()
+    theirs = trainer._compute_loss(trainer.model, collated(trainer), return_outputs=False)
+    z0 = trainer._metrics["train"]["kl"][0]
+    pairs = our_pairs(tokenizer)
+    with torch.no_grad():
+        refs = pair_log_probs(reference, pairs)
+    log_ratio = torch.cat([x - y for x, y in zip(pair_log_probs(policy, pairs), refs, strict=True)])
+    loss = nb10.kto_loss(log_ratio, torch.arange(8) < 4, z0, 0.3, 1.2, 0.8).mean()
+    torch.testing.assert_close(loss, theirs, rtol=1e-5, atol=0)
+    assert_same_gradients(gradients(loss, policy), gradients(theirs, trainer.model))
+
+
+def test_simpo_and_orpo():
+    """The functions of TRL's trainers on log-probabilities; the trainers' own are means over tokens."""
+    tokenizer = words_tokenizer(WORDS, pad=PAD, eos=EOS)
+    policy = model(0, tokenizer)
+    (chosen, rejected), _, lengths = log_probs_and_lengths(policy, policy, tokenizer)
+    means = chosen / lengths[0], rejected / lengths[1]
+    cpu = SimpleNamespace(device=torch.device("cpu"))
+    cpo = SimpleNamespace(alpha=0.0, beta=2.0, simpo_gamma=0.7, loss_type="simpo", label_smoothing=0.0, accelerator=cpu)
+    theirs, _, _ = CPOTrainer.cpo_loss(cpo, *means)
+    torch.testing.assert_close(nb10.simpo_loss(chosen, rejected, *lengths, 2.0, 0.7), theirs)
+    theirs, *_ = ORPOTrainer.odds_ratio_loss(SimpleNamespace(beta=0.4, accelerator=cpu), *means)
+    torch.testing.assert_close(nb10.orpo_loss(*means, 0.4), -means[0] - theirs)  # the trainer subtracts it

@@ -67,6 +67,7 @@ STOPS = {  # centre of the badge, title of the notebook
     6: ((9.45, 1.62), "DPO"),
     7: ((9.45, 3.07), "One frontier"),
     8: ((10.75, 3.07), "Chatbots"),
+    10: ((10.75, 1.62), "The variants"),
 }
 
 
