@@ -15,7 +15,7 @@
 # - Recognise when no finite fit exists, and which preferences the model cannot express.
 #
 # **You need:** the softmax function, integrals, derivatives, gradient descent; for the middle of section 4 also matrices
-# and their eigenvalues. **Time:** {minutes} minutes of work; the cells run in under a minute on a laptop CPU. A GPU does not
+# and their eigenvalues. **Time:** {minutes} minutes of work; the cells run in about a minute on a laptop CPU. A GPU does not
 # help here: nothing is larger than a table of numbers. **In a hurry?** Section 2 and the parts of section 4 marked *can be
 # left out* take about an hour, and nothing later in the course needs them.
 
@@ -117,7 +117,7 @@ print("Checked: f is the derivative of F, and the sampled noise has F as its dis
 # %% [markdown]
 # A **standard error** is the typical error of an average over random samples. For a share $p$ out of $n$ samples it
 # is $\sqrt{p(1-p)/n}$. A correct program misses by more than four of them about once in 16,000 checks (the errors of
-# averages are nearly normally distributed). A program whose result is wrong by much more than that is found out.
+# averages are nearly normally distributed). A wrong program misses by more, and is caught.
 #
 # ### The derivation, in five steps
 #
@@ -282,6 +282,17 @@ curve_at(2.0)
 # %% [markdown]
 # *Figure 1. Probability against the difference of rewards. Both curves pass through ½ at 0, and there the solid one
 # (s = 2) is half as steep as the dashed one. The dots, shares of 2,000 simulated people, lie on the solid curve.*
+
+# %% tags=["folded"]
+# @title Check: what is said about Figure 1
+near, none = torch.tensor([-0.01, 0.01]), torch.zeros(2)
+steep = {size: float(probability(near / size, none).diff()) / 0.02 for size in (1.0, 2.0)}
+assert abs(float(probability(none, none)[0]) - 0.5) < 1e-6 and abs(steep[2.0] / steep[1.0] - 0.5) < 1e-3
+points = torch.linspace(-5, 5, 11) / 2
+said = sample_preferences(points.expand(2000, 11), torch.zeros(2000, 11), torch.Generator().manual_seed(1))
+p = probability(points, torch.zeros(11))
+assert bool(((said.float().mean(0) - p).abs() < 4 * torch.sqrt(p * (1 - p) / 2000)).all())
+print("Checked: ½ at 0, half the slope there, and each dot is within 4 standard errors of the curve.")
 
 # %% tags=["nbval-check-output"]
 check.p1.outcome()
@@ -1135,8 +1146,9 @@ assert flat.abs().max() < 1e-9 and abs(model_loss - math.log(2)) < 1e-9
 print("Checked: all rewards are 0 and the loss is log 2: the model has no opinion, although the people have one.")
 
 # %% [markdown]
-# Each answer has 100 wins in 200 comparisons, as many as equal rewards expect, so (13) is 0 at once. How much is lost? Let people prefer $a$ with probability $p$ and the model say $q$. Split the loss, by
-# adding and subtracting $p\log p + (1-p)\log(1-p)$:
+# Each answer has 100 wins in 200 comparisons, as many as equal rewards expect, so (13) is 0 at once. How much is lost?
+# Let people prefer $a$ with probability $p$ and the model say $q$. Split the loss, by adding and subtracting
+# $p\log p + (1-p)\log(1-p)$:
 #
 # $$\underbrace{-p\log q - (1-p)\log(1-q)}_{\text{loss of the model}} =
 #   \underbrace{-p\log p - (1-p)\log(1-p)}_{\text{entropy: noise of people}}
@@ -1222,6 +1234,150 @@ assert not torch.allclose(pairwise_loss(chosen + f, rejected), unshifted, rtol=1
 print("Checked: a shift of its own for each of 50 prompts leaves the loss unchanged; of one answer alone it does not.")
 
 # %% [markdown]
+# ## 7 · Build it: a fit that knows when to stop
+#
+# In exercise 1.5 you climbed for a fixed number of rounds. How many are enough? That depends on the table. And real tables
+# have ties, and groups that never met. Now build a fit that copes with all of it.
+#
+# ### Exercise 1.7 · Capstone: a fit that knows when to stop
+# *difficulty 4/5 · importance 4/5 · 40 minutes*
+#
+# **Given** are `wins` as before; `ties`, where `ties[i, j] = ties[j, i]` counts the comparisons of $i$ and $j$ that ended
+# in a tie; the penalty `l2` of (18); and a `tolerance`.
+#
+# **Wanted** are the rewards at the top of (18), where a tie counts as half a win for each of the two. Any method is
+# welcome: gradient ascent (with a penalty, a step of $1 / (n_{\max}/2 + \tau)$ does not overshoot), Newton's method, or
+# (15) where there is no penalty. Stop when no entry of the gradient of (18) is larger than `tolerance`, sign aside. Where
+# no finite best fit exists, say so and do not search for it.
+#
+# **It is judged** by what it finds on eight tables for each of three seeds. Among them: two groups with a single pair
+# between them, which makes the way up long; a group that never lost, with and without a penalty; a group that is held by a
+# tie only. Your rewards must be less than 0.01 nats below the top, your gradient within the tolerance, and a looser
+# tolerance must take fewer rounds. The check takes a few seconds (up to a minute on a slow machine). It looks at unfinished
+# code, too: return the parts that you have.
+
+
+# %% tags=["exercise"]
+def fit_until(wins: torch.Tensor, ties: torch.Tensor, l2: float, tolerance: float) -> dict:
+    """The maximum of (18), ties as half wins: {"counts": …, "finite": …, "rewards": …, "rounds": …}.
+
+    wins, ties: float64, shape (K, K). counts: wins with half of the ties, shape (K, K). finite: whether there is one
+    finite best fit (else the dict ends here). rewards: shape (K,), they sum to 0. rounds: the number of updates.
+    """
+    # 1. counts: each tie is half a win for i and half a win for j.
+    # 2. finite: with a penalty always; without one by Ford's rule, along the arrows of the counts.
+    # 3. rewards: start at zeros and climb; the gradient of (18) is (13) with one term more.
+    # 4. Stop as soon as the largest entry of the gradient, without its sign, is at most the tolerance; count the updates.
+    # BEGIN SOLUTION
+    counts = wins + ties / 2
+    reach = (counts > 0) | torch.eye(len(counts), dtype=torch.bool)  # [i, j]: whether the arrows lead from i to j
+    for _ in range(len(counts)):
+        reach = (reach.double() @ reach.double()) > 0
+    found = {"counts": counts, "finite": l2 > 0 or bool(reach.all())}
+    if not found["finite"]:
+        return found
+    compared = counts + counts.T
+    step_size = 1 / (compared.sum(dim=1).max() / 2 + l2)
+    rewards = torch.zeros(len(counts), dtype=counts.dtype)
+    rounds = 0
+    while True:
+        expected = compared * torch.sigmoid(rewards[:, None] - rewards[None, :])
+        gradient = (counts - expected).sum(dim=1) - l2 * rewards
+        if gradient.abs().max() <= tolerance:
+            return found | {"rewards": rewards, "rounds": rounds}
+        rewards = rewards + step_size * gradient
+        rounds += 1
+    # END SOLUTION
+
+
+# %% tags=["nbval-ignore-output"]
+check.capstone(fit_until)
+
+# %% tags=["student-only"]
+# check.capstone.hint()
+# check.capstone.solution()
+
+# %% tags=["nbval-check-output"]
+own_fit = check.capstone.or_ours(fit_until)
+
+# %%
+no_ties = torch.zeros(6, 6, dtype=torch.float64)
+mine = own_fit(wins.double(), no_ties, 0.0, 1e-3)
+torch.testing.assert_close(torch.as_tensor(mine["rewards"]).double(), by_newton.double(), rtol=0, atol=2e-3)
+assert check.TOP_GAP == 0.01 and not own_fit(unbeaten, torch.zeros(2, 2, dtype=torch.float64), 0.0, 1e-3)["finite"]
+print("Checked: the table of section 4 gets the rewards of Newton's method, and y0 of section 5 gets none.")
+
+# %% [markdown]
+# ## 8 · An open experiment: how careful should annotators be?
+#
+# You know the scale of true rewards from elsewhere, and you can choose your annotators: careful ones, whose noise $s$ in (5)
+# is small, or careless ones. Each of the 15 pairs is compared ten times. From the table you fit $r/s$ with the penalty that
+# is the true belief, and multiply by $s$: then all fits have the same unit, and you can ask how far they are from the true
+# rewards.
+#
+# `ask_annotators(noise, seed)` does that twenty times and gives two numbers: the error of the rewards (root mean square)
+# and the share of the pairs in the right order. Choose six values of the noise from 0.1 to 10, three seeds each. **The
+# question:** which annotators would you hire, to find the order, and to find the distances? Why not the same?
+
+
+# %%
+def ask_annotators(noise: float, seed: int) -> tuple[float, float]:
+    """(error of the rewards, share of the pairs in the right order), means of twenty tables."""
+    g = torch.Generator().manual_seed(seed)
+    p = torch.sigmoid((true_rewards[:, None] - true_rewards[None, :]) / noise)  # shape (K, K)
+    errors, shares = [], []
+    for _ in range(20):
+        won = torch.binomial(torch.full_like(p, 10), p, generator=g).triu(1)  # ten comparisons a pair
+        table = won + (10 - won).triu(1).T
+        fitted = noise * fit_bradley_terry(table, l2=noise**2 / float(true_rewards.var()))
+        errors.append(float((fitted - true_rewards).square().mean().sqrt()))
+        pairs = torch.triu_indices(6, 6, 1)  # the true rewards fall from y0 to y5
+        shares.append(float((fitted[pairs[0]] > fitted[pairs[1]]).float().mean()))
+    return sum(errors) / 20, sum(shares) / 20
+
+
+# %% tags=["exercise"]
+def measure_annotators() -> dict[float, list[tuple[float, float]]]:
+    """For each of your values of the noise the results of three seeds."""
+    # BEGIN SOLUTION
+    return {noise: [ask_annotators(noise, seed) for seed in range(3)] for noise in (0.1, 0.2, 0.5, 1.0, 2.0, 10.0)}
+    # END SOLUTION
+
+
+# %%
+def show_table(rows: dict[float, list[tuple[float, float]]]) -> None:
+    """Mean over the seeds and half of their range, a line for each noise."""
+    print("noise   error of the rewards   pairs in the right order")
+    for noise, values in rows.items():
+        error, share = (f"{sum(c) / len(c):.2f} ± {(max(c) - min(c)) / 2:.2f}" for c in zip(*values, strict=True))
+        print(f"{noise:<5}   {error:<20}   {share}")
+
+
+# %% tags=["student-only"]
+# show_table(measure_annotators())
+
+# %% tags=["solution-only"]
+measured = measure_annotators()
+show_table(measured)
+
+# %% [markdown] tags=["solution-only"]
+# **Our answer.** For the order: the most careful ones, who put all pairs in the right order. For the distances: neither the
+# most careful nor the most careless, but those whose noise is a fraction of the distances to be measured. Who never errs
+# says ten times out of ten that $y_0$ is better than $y_1$, and ten of ten again for $y_0$ against $y_5$: the two tables
+# look alike, and only the penalty decides how far apart the rewards are. It is the *errors* that measure: how often
+# people err tells how close two answers are. With much noise the errors tell it too, but too vaguely for ten comparisons.
+# (Electronics uses the same effect, dither: a little noise before a coarse measurement; Schuchman 1964.)
+
+# %% tags=["solution-only"]
+mean = {noise: torch.tensor(rows).mean(0) for noise, rows in measured.items()}  # shape (2,): error, share in order
+assert mean[0.1][1] > 0.99 and all(later[1] <= mean[0.1][1] for later in mean.values())
+assert mean[0.2][0] < 0.6 * mean[0.1][0] and mean[0.2][0] < 0.6 * mean[2.0][0] and mean[10.0][0] > mean[2.0][0]
+certain = torch.sigmoid((true_rewards[0] - true_rewards[[1, 5]]) / 0.1)  # y0 against y1, and against y5
+assert bool((certain**10 > 0.99).all())
+print("Checked: noise of 0.1 has the best order, and an error at least two thirds larger than noise of 0.2.")
+print("Checked: at 0.1, y0 wins ten of ten against y1, and against y5, in 99 % of the tables.")
+
+# %% [markdown]
 # ## What we showed
 #
 # - Noisy utilities with Gumbel noise give $p(a \succ b) = \sigma(r_a - r_b)$. One unit of reward multiplies the
@@ -1232,6 +1388,7 @@ print("Checked: a shift of its own for each of 50 prompts leaves the loss unchan
 #   measure it.
 # - A group that never loses has no finite reward. A penalty, which is a belief about rewards, gives it one.
 # - Circles cannot be expressed. The loss then stays above the entropy by exactly a KL divergence.
+# - A gradient near 0 says that a fit has arrived; a number of rounds, or a small step, does not.
 #
 # ## To think about
 #
@@ -1239,7 +1396,8 @@ print("Checked: a shift of its own for each of 50 prompts leaves the loss unchan
 #    rewards, and what to their order?
 # 2. You can pay for 100 more comparisons. The best and the worst answer, or two answers that are close: which pair
 #    teaches you more? When is the other choice better?
-# 3. Annotators may now answer "tie". How would you change the loss (9), and what does (13) become?
+# 3. Exercise 1.7 counts a tie as half a win for each. What does the loss (9) of a tied pair become, and where is it
+#    lowest? What would you lose by asking annotators never to say "tie"?
 
 # %% [markdown] tags=["solution-only"]
 # **Answers.**
@@ -1250,8 +1408,10 @@ print("Checked: a shift of its own for each of 50 prompts leaves the loss unchan
 #    nothing for a pair with a clear winner. So take the close pair. But if two groups of answers are linked only by
 #    few comparisons, or all won by one side, comparisons *across* the groups are worth more: without them the gap
 #    between the groups is not known at all.
-# 3. Count a tie as half a win for each: $\mathcal{L} = -\frac12\log\sigma(\Delta) - \frac12\log\sigma(-\Delta)$ for a tied
-#    pair. In (13), $c_{ij}$ and $c_{ji}$ both get $\frac12$. The formula stays as it is.
+# 3. $\mathcal{L} = -\frac12\log\sigma(\Delta) - \frac12\log\sigma(-\Delta)$, lowest at $\Delta = 0$: a tie pulls the two
+#    rewards together. Without ties the undecided must toss a coin. Half a win for each is what the coin gives on average,
+#    so the fit is the same on average, with more noise. (Rao and Kupper 1967 and Davidson 1970 extend the model: a tie
+#    gets a probability of its own.)
 
 # %% [markdown]
 # ## Where it goes next
@@ -1269,7 +1429,10 @@ print("Checked: a shift of its own for each of 50 prompts leaves the loss unchan
 #   des voix*.
 # - R. A. Bradley, M. E. Terry (1952), *Rank analysis of incomplete block designs: I. The method of paired
 #   comparisons*.
+# - L. Schuchman (1964), *Dither signals and their effect on quantization noise*.
 # - L. R. Ford Jr. (1957), *Solution of a ranking problem from binary comparisons*.
+# - P. V. Rao, L. L. Kupper (1967), *Ties in paired-comparison experiments: a generalization of the Bradley–Terry model*;
+#   R. R. Davidson (1970), *On extending the Bradley–Terry model to accommodate ties in paired comparison experiments*.
 # - R. D. Luce (1959), *Individual choice behavior*; R. L. Plackett (1975), *The analysis of permutations*.
 # - D. R. Hunter (2004), *MM algorithms for generalized Bradley–Terry models*.
 # - L. Ouyang and others (2022), *Training language models to follow instructions with human feedback*

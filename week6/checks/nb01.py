@@ -1,6 +1,10 @@
 """Questions of notebook 01, Bradley–Terry: from comparisons to rewards."""
 
+import functools
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from week6 import preferences
+from week6.checks.capstone import Capstone, Step, Symptom, parts
 from week6.checks.cases import whole
 from week6.checks.engine import Misconception, Prediction, Question
 
@@ -59,9 +64,11 @@ q1 = Question(
     reference=preferences.preference_probability,
     cases=_two_rewards,
     hints=(
-        "Divide numerator and denominator of exp(r_a) / (exp(r_a) + exp(r_b)) by exp(r_a). Which function of "
-        "r_a − r_b is left?",
-        "It is the logistic function σ of one difference; PyTorch calls it torch.sigmoid.",
+        "Equation (3) has three forms. Which of them never computes the exponential of a reward?",
+        "Only the difference matters: p = σ(r_a − r_b). exp(1000) overflows, and σ(1000) is simply 1.",
+        "Take the difference, a minus b, and put it into PyTorch's logistic function. It works entry by entry, so the "
+        "shape takes care of itself.",
+        "difference = ...\nreturn torch.sigmoid(difference)",
     ),
     misconceptions=(
         Misconception(
@@ -259,10 +266,16 @@ q2 = Question(
     reference=preferences.plackett_luce_log_prob,
     cases=_rankings,
     hints=(
-        "Write it with a loop first: for place k, the candidates still left are rewards[..., k:].",
-        "Place k contributes rewards[..., k] − rewards[..., k:].logsumexp(-1). Sum the places.",
-        "Without a loop: `logcumsumexp` accumulates from the left and you need it from the right, so flip, "
-        "accumulate, flip back.",
+        "Who can still be chosen for place k, when the places before it are taken?",
+        "Every place is a softmax choice among those who are left: log p = Σ_k [ r_k − log Σ_{j ≥ k} exp(r_j) ], "
+        "equation (8).",
+        "Go through the places k. Those left are rewards[..., k:]. Subtract the log of the sum of their exponentials, "
+        "by `logsumexp` so that 1000 does not overflow, from the reward in place k; add up over k.",
+        "total = torch.zeros(rewards.shape[:-1], dtype=rewards.dtype)\n"
+        "for k in range(rewards.shape[-1]):\n"
+        "    left = rewards[..., k:]\n"
+        "    total = total + rewards[..., k] - ...\n"
+        "return total",
     ),
     misconceptions=(
         Misconception(
@@ -422,10 +435,12 @@ q3 = Question(
     reference=preferences.bradley_terry_loss,
     cases=_pairs,
     hints=(
-        "First the advantage of the winner over its margin, z = chosen − rejected − margin, one number per pair.",
-        "Then −log σ(z). Look for a function that does log and σ in one go, so that σ cannot round to 0 before the "
-        "log.",
-        "F.logsigmoid(z) is that function; negate it and take the mean.",
+        "In the table above the loss was infinite at Δ = −110. Which of the two functions, log or σ, spoilt it?",
+        "The loss of a pair is −log σ(r_w − r_l − m). σ of a large negative number rounds to 0, so log and σ must be "
+        "computed in one step: log σ(z) = −log(1 + exp(−z)), which PyTorch has as one function of its own.",
+        "Subtract the rejected reward and the margin from the chosen one, one number a pair; take log σ of it with "
+        "`torch.nn.functional`, the mean over the pairs, and the minus.",
+        "z = chosen - rejected - ...\nreturn -F.logsigmoid(...).mean()",
     ),
     misconceptions=(
         Misconception(
@@ -619,10 +634,15 @@ q4 = Question(
     reference=likelihood_gradient,
     cases=_tables_and_rewards,
     hints=(
-        "The number of times each pair was compared is wins + wins.T: a win of i over j and one of j over i are "
+        "How many wins has answer i, and how many do the rewards expect it to have?",
+        "∂ℓ/∂r_i = Σ_j [ c_ij − n_ij σ(r_i − r_j) ] with n_ij = c_ij + c_ji: a win of i over j and one of j over i are "
         "both comparisons of that pair.",
-        "rewards[:, None] − rewards[None, :] is the (K, K) table of differences r_i − r_j.",
-        "Actual wins minus expected wins, wins − compared · σ(differences), summed over the opponents j: dim=1.",
+        "Three tables of shape (K, K): the comparisons n, the wins and their transpose added; the differences "
+        "r_i − r_j, by `rewards[:, None]` and `rewards[None, :]`; the expected wins n σ(difference). Subtract these "
+        "from the wins, and sum over the opponents, the second axis.",
+        "compared = wins + ...\n"
+        "expected = compared * torch.sigmoid(rewards[:, None] - ...)\n"
+        "return (wins - expected).sum(dim=1)",
     ),
     misconceptions=(
         Misconception(
@@ -772,11 +792,17 @@ q5 = Question(
     reference=fit_strengths,
     cases=_tables,
     hints=(
-        "Start at zeros and repeat: rewards = rewards + step_size * gradient_of(wins, rewards).",
-        "How large a step? The curvature along r_i is at most a quarter of the comparisons of i, and two answers move "
-        "at once: 2 / (largest number of comparisons of any answer) never overshoots. A fixed 0.01 can be too small "
-        "or too large.",
-        "500 such steps are enough here. Or use torch.optim.LBFGS on your own loss; any method counts.",
+        "In which direction does the likelihood rise, and how far may you go before that changes?",
+        "Uphill is along the gradient: r ← r + η ∇ℓ(r). With η = 2 / n_max no step overshoots, n_max being the largest "
+        "number of comparisons of any answer. A fixed 0.01 can be too small or too large.",
+        "Compute the step size from the table: sum wins + wins.T over the opponents, take the largest; 2 divided by "
+        "it. Start at zeros; add step size times `gradient_of(wins, rewards)`, some thousand times. The sum stays 0 by "
+        "itself. (torch.optim.LBFGS on the loss works, too: any method counts.)",
+        "step_size = 2 / ...\n"
+        "rewards = torch.zeros(len(wins))\n"
+        "for _ in range(2000):\n"
+        "    rewards = rewards + ...\n"
+        "return rewards",
     ),
     misconceptions=(
         Misconception(
@@ -1107,4 +1133,407 @@ p6 = Prediction(
         "Each answer has as many wins as losses, so equal rewards already solve equation (13).",
         "That happens where some group never lost. Here every answer lost to another one.",
     ),
+)
+
+
+# --- the capstone: a fit of one's own -------------------------------------------------------------------------------
+
+
+def fit_until(wins: Float[Tensor, "K K"], ties: Float[Tensor, "K K"], l2: float, tolerance: float) -> dict[str, Any]:
+    """The maximum of (18), ties as half wins, by gradient ascent until no entry of the gradient exceeds `tolerance`.
+
+    Returns counts (K, K) and finite, and where there is one finite best fit also its rewards (K,), and rounds.
+    """
+    counts = wins + ties / 2
+    reach = (counts > 0) | torch.eye(len(counts), dtype=torch.bool)  # [i, j]: whether the arrows lead from i to j
+    for _ in range(len(counts)):
+        reach = (reach.double() @ reach.double()) > 0
+    found = {"counts": counts, "finite": l2 > 0 or bool(reach.all())}
+    if not found["finite"]:
+        return found
+    compared = counts + counts.T
+    step_size = 1 / (compared.sum(dim=1).max() / 2 + l2)
+    rewards = torch.zeros(len(counts), dtype=counts.dtype)
+    rounds = 0
+    while True:
+        expected = compared * torch.sigmoid(rewards[:, None] - rewards[None, :])
+        gradient = (counts - expected).sum(dim=1) - l2 * rewards
+        if gradient.abs().max() <= tolerance:
+            return found | {"rewards": rewards, "rounds": rounds}
+        rewards = rewards + step_size * gradient
+        rounds += 1
+
+
+TOP_GAP = 0.01
+"""Nats below the top at a tolerance of 0.001. The course's fit is at 0.00001 at most, over 20 seeds."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table to fit, and what came of it."""
+
+    name: str
+    wins: Tensor
+    ties: Tensor
+    l2: float
+    tolerance: float
+    found: Mapping[str, Any]
+
+    @property
+    def counts(self) -> Tensor:
+        """Wins, with half of each tie."""
+        return self.wins + self.ties / 2
+
+    @functools.cached_property
+    def finite(self) -> bool:
+        """Whether there is one finite best fit."""
+        return self.best(self.l2) is not None
+
+    def best(self, l2: float) -> Tensor | None:
+        """The top by Newton's method, or None."""
+        try:
+            return preferences.fit_bradley_terry(self.counts, l2)
+        except ValueError:
+            return None
+
+    @property
+    def rewards(self) -> Tensor:
+        """What the answer found."""
+        return torch.as_tensor(self.found["rewards"]).detach().double()
+
+    def height(self, rewards: Tensor) -> float:
+        """The objective (18), in nats."""
+        difference = rewards[:, None] - rewards[None, :]
+        return float((self.counts * F.logsigmoid(difference)).sum() - self.l2 / 2 * rewards.square().sum())
+
+    @property
+    def gap(self) -> float:
+        """Nats below the top."""
+        best = self.best(self.l2)
+        assert best is not None
+        return self.height(best) - self.height(self.rewards)
+
+    @property
+    def steepest(self) -> float:
+        """The largest entry of the gradient of (18) at the rewards found."""
+        return float((likelihood_gradient(self.counts, self.rewards) - self.l2 * self.rewards).abs().max())
+
+
+def _drawn(g: torch.Generator, k: int, comparisons: int, share_of_ties: float) -> tuple[Tensor, Tensor]:
+    """wins and ties, shape (k, k): each pair compared so often; ties stand on both sides of the diagonal."""
+    rewards = torch.randn(k, generator=g, dtype=torch.float64)
+    p = torch.sigmoid(rewards[:, None] - rewards[None, :])
+    tied = torch.binomial(torch.full_like(p, comparisons), torch.full_like(p, share_of_ties), generator=g).triu(1)
+    won = torch.binomial(comparisons - tied, p, generator=g).triu(1)
+    return won + (comparisons - tied - won).triu(1).T, tied + tied.T
+
+
+def _tables_to_fit(g: torch.Generator) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Eight tables: wins, ties and l2."""
+    plain, penalised = _drawn(g, whole(g, 5, 7), 30, 0.2), _drawn(g, whole(g, 5, 7), 10, 0.2)
+    # Two groups with one pair between them, which met four times: a long way up.
+    wins, ties = _drawn(g, 8, 100, 0.1)
+    apart = torch.zeros(8, 8, dtype=torch.bool)
+    apart[:4, 4:] = apart[4:, :4] = True
+    wins[apart], ties[apart] = 0.0, 0.0
+    wins[0, 4], wins[4, 0] = 3.0, 1.0
+    # The first group never loses to the second, and each answer in it has lost to another one.
+    above = wins.clone(), ties.clone()
+    above[0][4, 0] = 0.0
+    never_met = wins.clone(), ties.clone()
+    never_met[0][0, 4] = never_met[0][4, 0] = 0.0
+    one = wins.clone(), ties.clone()
+    one[0][1:, 0], one[1][0], one[1][:, 0] = 0.0, 0.0, 0.0
+    # Only a tie leads back up.
+    by_a_tie = above[0].clone(), ties.clone()
+    by_a_tie[1][0, 4] = by_a_tie[1][4, 0] = 2.0
+    return {
+        "plain": (*plain, 0.0),
+        "slow": (wins, ties, 0.0),
+        "never loses": (*above, 0.0),
+        "never met": (*never_met, 0.0),
+        "one never loses": (*one, 0.0),
+        "held by a tie": (*by_a_tie, 0.0),
+        "never loses, with a penalty": (*above, 0.5),
+        "penalised": (*penalised, 5.0),
+    }
+
+
+def _fits(answer: Any, seed: int) -> dict[str, Table]:
+    """The tables of a seed, by name; and the plain one with a loose tolerance."""
+    tables = _tables_to_fit(torch.Generator().manual_seed(seed))
+    asked = {name: (*table, 1e-3) for name, table in tables.items()} | {"loose": (*tables["slow"], 1.0)}
+    names = ("counts", "finite", "rewards", "rounds")
+    return {
+        name: Table(name, wins, ties, l2, tolerance, parts(answer(wins.clone(), ties.clone(), l2, tolerance), *names))
+        for name, (wins, ties, l2, tolerance) in asked.items()
+    }
+
+
+def _ties(record: Mapping[str, Table]) -> str | None:
+    for table in record.values():
+        if "counts" not in table.found:
+            return None
+        got = torch.as_tensor(table.found["counts"])
+        if got.shape != table.counts.shape:
+            return f"`counts` has shape {tuple(got.shape)}, expected (K, K) = {tuple(table.counts.shape)}"
+        if not torch.allclose(got.double(), table.counts, atol=1e-4):
+            i, j = divmod(int((got - table.counts).abs().argmax()), len(got))
+            return (
+                f"answer {i} beat answer {j} {table.wins[i, j]:g} times and tied with it {table.ties[i, j]:g} times, "
+                f"which counts {table.counts[i, j]:g}; you have {float(got[i, j]):g}"
+            )
+    return ""
+
+
+def _finite(record: Mapping[str, Table]) -> str | None:
+    for table in record.values():
+        if "finite" not in table.found:
+            return None
+        if bool(table.found["finite"]) != table.finite:
+            return (
+                f"the table “{table.name}” (l2 = {table.l2:g}) has {'a' if table.finite else 'no'} finite best fit, "
+                f"and your `finite` is {bool(table.found['finite'])}"
+            )
+    return ""
+
+
+def _top(record: Mapping[str, Table]) -> str | None:
+    tables = [table for table in record.values() if table.finite]
+    if any("rewards" not in table.found for table in tables):
+        return None
+    for table in tables:
+        rewards, n = table.rewards, len(table.wins)
+        if rewards.shape != (n,):
+            return f"`rewards` has shape {tuple(rewards.shape)}, expected (K,) = ({n},)"
+        if not abs(float(rewards.sum())) < 1e-2:
+            return f"on the table “{table.name}” your rewards sum to {float(rewards.sum()):.3f}, expected 0"
+        if table.tolerance < 1 and not table.gap < TOP_GAP:
+            return (
+                f"on the table “{table.name}” (l2 = {table.l2:g}) your rewards are {table.gap:.3f} nats below the top "
+                f"of (18), expected is less than {TOP_GAP}"
+            )
+    return ""
+
+
+def _rule(record: Mapping[str, Table]) -> str | None:
+    tables = [table for table in record.values() if table.finite]
+    if any("rounds" not in table.found for table in tables):
+        return None
+    for table in tables:
+        if not table.steepest <= 1.01 * table.tolerance + 1e-5:  # fp32
+            return (
+                f"on the table “{table.name}”, where you stopped, the largest entry of the gradient is "
+                f"{table.steepest:.4f}; the tolerance was {table.tolerance:g}"
+            )
+    loose, tight = (int(record[name].found["rounds"]) for name in ("loose", "slow"))
+    if not 0 < loose < tight:
+        return (
+            f"at a tolerance of 1 your fit took {loose} rounds, at 0.001 {tight} on the same table; expected are fewer "
+            "where less is asked for"
+        )
+    return ""
+
+
+def _counts_are(wrong: Callable[[Table], Tensor]) -> Callable[[Mapping[str, Table]], bool]:
+    """Whether all counts are these."""
+    return lambda record: all(
+        torch.allclose(torch.as_tensor(table.found["counts"]).double(), wrong(table)) for table in record.values()
+    )
+
+
+def _finite_is(wrong: Callable[[Table], bool]) -> Callable[[Mapping[str, Table]], bool]:
+    """Whether `finite` follows this rule on all tables."""
+    return lambda record: all(bool(table.found["finite"]) == wrong(table) for table in record.values())
+
+
+def _with_l2(factor: float) -> Callable[[Mapping[str, Table]], bool]:
+    """Whether the penalised tables are fitted with l2 times a factor, and not with l2 itself."""
+
+    def seen(record: Mapping[str, Table]) -> bool:
+        table = record["penalised"]
+        best = table.best(factor * table.l2)
+        return best is not None and bool(torch.allclose(table.rewards, best, atol=1e-2))
+
+    return seen
+
+
+def _connected(counts: Tensor, both_ways: bool = False) -> bool:
+    """Whether arrows lead from every answer to every other; `both_ways`: an arrow may be travelled against, too."""
+    reach = ((counts + counts.T if both_ways else counts) > 0).double() + torch.eye(len(counts), dtype=torch.float64)
+    return bool((torch.linalg.matrix_power(reach, len(counts)) > 0).all())
+
+
+def _upside_down(record: Mapping[str, Table]) -> bool:
+    best = record["plain"].best(0.0)
+    return best is not None and float(record["plain"].rewards @ best) < 0
+
+
+def _only_shifted(record: Mapping[str, Table]) -> bool:
+    tables = [table for table in record.values() if table.finite and table.tolerance < 1]
+    best = [(table.rewards, table.best(table.l2)) for table in tables]
+    return all(b is not None and bool(torch.allclose(r - r.mean(), b, atol=1e-2)) for r, b in best)
+
+
+def _rounds(record: Mapping[str, Table]) -> list[int]:
+    return [int(table.found["rounds"]) for table in record.values() if table.finite]
+
+
+capstone = Capstone(
+    title="1.7 Capstone: a fit that knows when to stop",
+    reference=fit_until,
+    run=_fits,
+    steps=(
+        Step("ties", _ties),
+        Step("is there one finite best fit?", _finite),
+        Step("the top", _top),
+        Step("the stopping rule", _rule),
+    ),
+    symptoms=(
+        Symptom(
+            "ties dropped",
+            _counts_are(lambda table: table.wins),
+            "Your counts are the wins alone. A tie is information too, that the two are about equally good: half a win "
+            "for each.",
+        ),
+        Symptom(
+            "ties as whole wins",
+            _counts_are(lambda table: table.wins + table.ties),
+            "You count a tie as a whole win for each of the two: then it weighs as much as two comparisons. It is one: "
+            "half a win for each.",
+        ),
+        Symptom(
+            "a quarter",
+            _counts_are(lambda table: table.wins + table.ties / 4),
+            "You halve the ties twice. `ties[i, j]` and `ties[j, i]` are the same ties; i gets half of them, and j the "
+            "other half.",
+        ),
+        Symptom(
+            "ties on one side",
+            _counts_are(lambda table: table.wins + table.ties.triu()),
+            "You give each tie to one of the two answers only. Half of it belongs to each.",
+        ),
+        Symptom(
+            "always finite",
+            _finite_is(lambda table: True),
+            "You say that every table has a finite best fit. Without a penalty one group that never loses is enough "
+            "for rewards without an end: section 5, Ford's rule.",
+        ),
+        Symptom(
+            "penalty overlooked",
+            _finite_is(lambda table: _connected(table.counts)),
+            "You judge by the arrows alone. With l2 > 0 every table has a finite best fit, equation (18).",
+        ),
+        Symptom(
+            "wins only",
+            _finite_is(lambda table: table.l2 > 0 or _connected(table.wins)),
+            "Your arrows are the wins without the ties. Half a win is an arrow too, and a tie gives one in each "
+            "direction.",
+        ),
+        Symptom(
+            "direction overlooked",
+            _finite_is(lambda table: table.l2 > 0 or _connected(table.counts, both_ways=True)),
+            "You ask whether the answers are connected. Ford's rule asks for a way *along* the arrows from every "
+            "answer to every other, and back.",
+        ),
+        Symptom(
+            "one answer at a time",
+            _finite_is(lambda table: table.l2 > 0 or bool((table.counts.sum(0) * table.counts.sum(1) > 0).all())),
+            "You ask whether each single answer has won and lost. A *group* that never loses to the rest is enough for "
+            "rewards without an end: follow the arrows over several answers.",
+        ),
+        Symptom(
+            "not a number",
+            lambda record: any(
+                not bool(torch.isfinite(table.rewards).all()) for table in record.values() if table.finite
+            ),
+            "Some rewards are nan or infinite. Does a step overshoot (2 / n_max is never too long without a penalty), "
+            "or is there a logarithm of 0?",
+        ),
+        Symptom(
+            "upside down",
+            _upside_down,
+            "Your rewards are upside down: you go downhill on ℓ, or the table is read with losers first.",
+        ),
+        Symptom(
+            "no zero point",
+            lambda record: (
+                _only_shifted(record)
+                and any(abs(float(table.rewards.sum())) > 1e-2 for table in record.values() if table.finite)
+            ),
+            "All differences of your rewards are right, but they do not sum to 0. Subtract their mean.",
+        ),
+        Symptom(
+            "no penalty",
+            _with_l2(0.0),
+            "Your rewards are those without the penalty. The gradient of (18) has one term more: −l2 · r_i.",
+        ),
+        Symptom(
+            "twice the penalty",
+            _with_l2(2.0),
+            "You penalise twice as much as (18): its penalty is l2 / 2 · Σ r², and the gradient of that is l2 · r_i.",
+        ),
+        Symptom(
+            "half the penalty",
+            _with_l2(0.5),
+            "You penalise half as much as (18): the gradient of l2 / 2 · Σ r² by r_i is l2 · r_i.",
+        ),
+        Symptom(
+            "stopped at once",
+            lambda record: max(_rounds(record)) <= 1,
+            "You stop after one round at most. The *sum* (and the mean) of the gradient's entries is 0 everywhere: "
+            "look at the largest one, without its sign.",
+        ),
+        Symptom(
+            "a fixed number of rounds",
+            lambda record: len(set(_rounds(record))) == 1,
+            "Every table took the same number of rounds: that is no stopping rule. Some tables need a hundred times as "
+            "many as others. Go on until the gradient says that you have arrived.",
+        ),
+        Symptom(
+            "a largest number of rounds",
+            lambda record: (
+                _rounds(record).count(max(_rounds(record))) > 1
+                and record["slow"].steepest > 2 * record["slow"].tolerance
+            ),
+            "Several tables took the same largest number of rounds, and one was not finished then. A limit on the "
+            "rounds is no reason to be content.",
+        ),
+        Symptom(
+            "the size of a step",
+            lambda record: record["slow"].steepest > 2 * record["slow"].tolerance,
+            "You stop too early, most of all on the slow table. Do you look at how far the last step went, or at how "
+            "much ℓ rose? Small steps are no sign of a top; a small gradient is. Its *largest* entry must be within "
+            "the tolerance, whatever its sign.",
+        ),
+    ),
+    shows=lambda records: (
+        f"Your fits are at most {max(t.gap for r in records for t in r.values() if t.finite and t.tolerance < 1):.6f} "
+        f"nats below the top. The slow table took you up to {max(_rounds(r)[1] for r in records):,} rounds."
+    ),
+    hints=(
+        "At the top actual wins equal expected wins. How far from that may you be, in units of `tolerance`?",
+        "By (13) and (18) the slope of the objective in r_i is Σ_j [c_ij − n_ij σ(r_i − r_j)] − l2 · r_i. At the top "
+        "all of them are 0, and nowhere else: so the gradient, and not the number of rounds, says when to stop.",
+        "counts = wins + half of the ties. For Ford's rule start with a table that is True where i beat or tied j, and "
+        "on the diagonal; multiply it by itself K times, True where the product is positive. If some entry stays False "
+        "and l2 is 0, return what you have. Else start at zeros; compute the gradient; if its largest entry, without "
+        "sign, is within the tolerance, return; else step by 1 / (n_max / 2 + l2) times the gradient, and repeat.",
+        "counts = wins + ...\n"
+        "reach = (counts > 0) | torch.eye(len(counts), dtype=torch.bool)\n"
+        "for _ in range(len(counts)):\n"
+        "    reach = (reach.double() @ reach.double()) > 0\n"
+        'found = {"counts": counts, "finite": ...}\n'
+        'if not found["finite"]:\n'
+        "    return found\n"
+        "compared, rewards, rounds = counts + counts.T, torch.zeros(len(counts), dtype=counts.dtype), 0\n"
+        "while True:\n"
+        "    expected = compared * torch.sigmoid(rewards[:, None] - rewards[None, :])\n"
+        "    gradient = ...\n"
+        "    if ...:\n"
+        '        return found | {"rewards": rewards, "rounds": rounds}\n'
+        "    rewards = rewards + gradient / (compared.sum(dim=1).max() / 2 + l2)\n"
+        "    rounds += 1",
+    ),
+    time_limit=20.0,
 )

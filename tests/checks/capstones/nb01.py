@@ -1,0 +1,140 @@
+"""Fits of rewards to a table with ties, right and wrong."""
+
+import torch
+
+
+def _reach(arrows):
+    return (torch.linalg.matrix_power(arrows.double() + torch.eye(len(arrows)), len(arrows)) > 0).all()
+
+
+def _fit(
+    *,
+    counts_of=lambda wins, ties: wins + ties / 2,
+    finite_of=lambda counts, wins, l2: l2 > 0 or bool(_reach(counts > 0)),
+    slope=lambda counts, expected: counts - expected,
+    penalty=lambda l2: l2,
+    stop=lambda gradient, step, rounds, tolerance: gradient.abs().max() <= tolerance,
+    start=torch.zeros,
+    end=lambda rewards: rewards,
+):
+    """The course's fit, with one part of it replaced."""
+
+    def answer(wins, ties, l2, tolerance):
+        counts = counts_of(wins, ties)
+        found = {"counts": counts, "finite": finite_of(counts, wins, l2)}
+        if not found["finite"]:
+            return found
+        compared, rewards, rounds = counts + counts.T, start(len(counts)).double(), 0
+        step_size = 1 / (compared.sum(dim=1).max() / 2 + l2)
+        while True:
+            expected = compared * torch.sigmoid(rewards[:, None] - rewards[None, :])
+            gradient = slope(counts, expected).sum(dim=1) - penalty(l2) * rewards
+            if stop(gradient, step_size * gradient, rounds, tolerance) or rounds > 20_000:
+                return found | {"rewards": end(rewards), "rounds": rounds}
+            rewards = rewards + step_size * gradient
+            rounds += 1
+
+    return answer
+
+
+def newton(wins, ties, l2, tolerance):
+    """Newton's method; Ford's rule by a walk along the arrows."""
+    counts = wins + 0.5 * ties
+    k = len(counts)
+
+    def reached(table):
+        seen, todo = {0}, [0]
+        while todo:
+            here = todo.pop()
+            for other in range(k):
+                if table[here, other] > 0 and other not in seen:
+                    seen.add(other)
+                    todo.append(other)
+        return len(seen) == k
+
+    if l2 == 0 and not (reached(counts) and reached(counts.T)):
+        return {"counts": counts, "finite": False}
+    n, r, rounds = counts + counts.T, torch.zeros(k, dtype=torch.float64), 0
+    while True:
+        p = torch.sigmoid(r.view(-1, 1) - r)
+        gradient = (counts - n * p).sum(1) - l2 * r
+        if max(gradient.max().item(), -gradient.min().item()) < tolerance:
+            return {"counts": counts, "finite": True, "rewards": (r - r.mean()).tolist(), "rounds": rounds}
+        nu = n * p * (1 - p)
+        r = r + 0.9 * torch.linalg.lstsq(torch.diag(nu.sum(1) + l2) - nu + 1 / k, gradient).solution
+        rounds += 1
+
+
+def minorise_and_maximise(wins, ties, l2, tolerance):
+    """Zermelo's rounds (15) without a penalty, in fp32; with one, gradient ascent by autograd."""
+    counts = (wins + ties / 2).float()
+    beats = counts.gt(0) | torch.eye(len(counts)).bool()
+    for middle in range(len(counts)):  # Warshall
+        beats |= beats[:, middle : middle + 1] & beats[middle]
+    found = {"counts": counts, "finite": bool(beats.all()) or l2 > 0}
+    if not found["finite"]:
+        return found
+    n, r, rounds = counts + counts.T, torch.zeros(len(counts), requires_grad=True), 0
+    while True:
+        objective = (counts * torch.nn.functional.logsigmoid(r[:, None] - r)).sum() - l2 / 2 * (r**2).sum()
+        (gradient,) = torch.autograd.grad(objective, r)
+        if torch.linalg.vector_norm(gradient, torch.inf) <= tolerance:
+            return found | {"rewards": r.detach(), "rounds": torch.tensor(rounds)}
+        with torch.no_grad():
+            if l2 == 0:
+                w = r.exp()
+                r = (counts.sum(1) / (n / (w[:, None] + w)).sum(1)).log()
+            else:
+                r = r + gradient / (n.sum(1).max() / 2 + l2)
+            r = (r - r.mean()).requires_grad_()
+        rounds += 1
+
+
+RIGHT = {"Newton": newton, "minorise and maximise": minorise_and_maximise}
+MISTAKES = {
+    "ties dropped": _fit(counts_of=lambda wins, ties: wins),
+    "ties as wins": _fit(counts_of=lambda wins, ties: wins + ties),
+    "a quarter of the ties": _fit(counts_of=lambda wins, ties: wins + ties / 4),
+    "ties for the first": _fit(counts_of=lambda wins, ties: wins + ties.triu()),
+    "always finite": _fit(finite_of=lambda counts, wins, l2: True),
+    "arrows whatever the penalty": _fit(finite_of=lambda counts, wins, l2: bool(_reach(counts > 0))),
+    "arrows of wins": _fit(finite_of=lambda counts, wins, l2: l2 > 0 or bool(_reach(wins > 0))),
+    "connected": _fit(finite_of=lambda counts, wins, l2: l2 > 0 or bool(_reach(counts + counts.T > 0))),
+    "each won and lost": _fit(
+        finite_of=lambda counts, wins, l2: l2 > 0 or bool((counts.sum(0) > 0).all() and (counts.sum(1) > 0).all())
+    ),
+    "downhill": _fit(slope=lambda counts, expected: expected - counts),
+    "losers first": _fit(slope=lambda counts, expected: counts.T - expected),
+    "not centred": _fit(end=lambda rewards: rewards - rewards[0]),
+    "no penalty": _fit(penalty=lambda l2: 0.0),
+    "twice the penalty": _fit(penalty=lambda l2: 2 * l2),
+    "half the penalty": _fit(penalty=lambda l2: l2 / 2),
+    "mean of the gradient": _fit(stop=lambda gradient, step, rounds, tolerance: gradient.mean().abs() <= tolerance),
+    "2000 rounds": _fit(stop=lambda gradient, step, rounds, tolerance: rounds == 2000),
+    "at most 1000 rounds": _fit(
+        stop=lambda gradient, step, rounds, tolerance: gradient.abs().max() <= tolerance or rounds == 1000
+    ),
+    "size of the step": _fit(stop=lambda gradient, step, rounds, tolerance: step.abs().max() <= tolerance),
+}
+RECOGNISED = {
+    "ties dropped": "ties dropped",
+    "ties as wins": "ties as whole wins",
+    "a quarter of the ties": "a quarter",
+    "ties for the first": "ties on one side",
+    "always finite": "always finite",
+    "arrows whatever the penalty": "penalty overlooked",
+    "arrows of wins": "wins only",
+    "connected": "direction overlooked",
+    "each won and lost": "one answer at a time",
+    "downhill": "upside down",
+    "losers first": "upside down",
+    "not centred": "no zero point",
+    "no penalty": "no penalty",
+    "twice the penalty": "twice the penalty",
+    "half the penalty": "half the penalty",
+    "mean of the gradient": "stopped at once",
+    "2000 rounds": "a fixed number of rounds",
+    "at most 1000 rounds": "a largest number of rounds",
+    "size of the step": "the size of a step",
+}
+UNSEEN = {}
