@@ -77,3 +77,22 @@ def test_what_is_labelled_is_not_labelled_again(labelled):
     assert len(asked) == 2 and all(
         torch.equal(x, y) for x, y in zip(*map(dict.values, map(vars, (pairs, again))), strict=True)
     )
+
+
+@pytest.mark.parametrize(("answers_each", "prompts"), [(2, 12), (3, 4), (4, 2)])
+def test_no_more_prompts_are_answered_than_the_pairs_need(answers_each, prompts, tmp_path, monkeypatch):
+    """k answers make k (k − 1) / 2 pairs, and DPO meets 3 steps of 4 pairs."""
+    quick = quick_preset()
+    preset = dataclasses.replace(quick, n_pairs=100, dpo=dataclasses.replace(quick.dpo, steps=3, batch_size=4))
+    setting = open_setting(preset, tmp_path / "run")
+    setting = dataclasses.replace(setting, task=dataclasses.replace(setting.task, answers_per_prompt=answers_each))
+    asked = []
+
+    def sample_batches(policy, tokens, *others):
+        asked.append(len(tokens))
+        raise StopIteration
+
+    monkeypatch.setattr(labelling, "sample_batches", sample_batches)
+    with pytest.raises(StopIteration):
+        labelling.label_with(setting, None, None)
+    assert asked == [prompts]
