@@ -193,6 +193,9 @@ def _check(config: SweepConfig, worlds: Sequence[World], seed: int) -> None:
     """Raise ValueError or RunError for settings that make no sense, before the first point is measured."""
     check_fields(config)
     check_preset(config.preset)
+    words = config.exact.ppo.max_new_tokens
+    if words != (length := small_world().length):
+        raise ValueError(f"exact.ppo.max_new_tokens: got {words}, expected the {length} words of a sentence")
     if "assistant" in worlds:
         if config.preset.task != "assistant":
             raise RunError(

@@ -71,7 +71,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool =
     Contents are neutralised. Raises ValueError for a tokenizer without template, for a message without a known role
     or text, and for a system turn where the template has none.
     """
-    if not tokenizer.chat_template:
+    if not getattr(tokenizer, "chat_template", None):
         raise ValueError("tokenizer: got one without chat template, expected one with `tokenizer.chat_template` set")
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise ValueError(f"messages: got {messages!r:.60}, expected a list of one or more with role and content")
