@@ -46,24 +46,36 @@ def hh(tokenizer: PreTrainedTokenizerFast, data: str, max_new_tokens: int, seed:
     does, and for data with too few pairs.
     """
     table = read_table(data, [["prompt", "chosen", "rejected"], ["chosen", "rejected"]])
+    table = {name: [text.replace("\r\n", "\n") for text in texts] for name, texts in table.items()}
     tokenizer.chat_template = CHAT_TEMPLATE
     table = {name: break_special_tokens(tokenizer, texts) for name, texts in table.items()}
     chosen, rejected = table["chosen"], table["rejected"]
     index = random.Random(seed).sample(range(len(chosen)), min(len(chosen), MAX_ROWS))
     if "prompt" in table:
-        found = {i: (_asked(tokenizer, table["prompt"][i]), _said(chosen[i]), _said(rejected[i])) for i in index}
+        parsed = {i: (_asked(tokenizer, table["prompt"][i]), _said(chosen[i]), _said(rejected[i])) for i in index}
     else:
-        found = {i: row for i in index if (row := parse(chosen[i], rejected[i])) is not None}
-    found = {i: row for i, row in found.items() if _usable(*row)}
-    rows = list(dict.fromkeys(_short_enough(tokenizer, found, max_new_tokens, data)))
+        parsed = {i: row for i in index if (row := parse(chosen[i], rejected[i])) is not None}
+    found = {i: row for i, row in parsed.items() if _usable(*row)}
+    short = _short_enough(tokenizer, found, max_new_tokens, data)
+    rows = list(dict.fromkeys(short))
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for row in rows:
         groups.setdefault(row[0], []).append(row)
     if len(groups) < FEWEST_PAIRS:
+        form = f"{HUMAN} …{ASSISTANT} …".replace("\n", "\\n")
+        lost = {
+            f'have not the form "{form}" in both columns, alike up to the last answer': len(index) - len(parsed),
+            "have no prompt, an empty answer, two equal ones, or one that goes on with another turn": (
+                len(parsed) - len(found)
+            ),
+            f"are longer than {MAX_PROMPT_TOKENS} tokens of prompt or {max_new_tokens} of answer "
+            "(--ppo.max-new-tokens)": len(found) - len(short),
+            "repeat a prompt": len(short) - len(groups),
+        }
+        why = ", ".join(f"{n} {what}" for what, n in lost.items() if n) or "there are no more"
         raise RunError(
             f"--data {data}: got {len(groups)} prompts with a usable pair (of {len(chosen)} rows), expected "
-            f"{FEWEST_PAIRS} or more: at most {MAX_PROMPT_TOKENS} tokens of prompt and {max_new_tokens} of answer "
-            "(--ppo.max-new-tokens), two different answers, conversations that differ in the last answer alone"
+            f"{FEWEST_PAIRS} or more: of the rows {why}"
         )
     prompts = list(groups)
     n_heldout = min(HELD_OUT, len(prompts) // 5)
@@ -83,11 +95,13 @@ def hh(tokenizer: PreTrainedTokenizerFast, data: str, max_new_tokens: int, seed:
 def parse(chosen: str, rejected: str) -> tuple[str, str, str] | None:
     """Prompt, chosen and rejected answer of two conversations "\\n\\nHuman: … \\n\\nAssistant: …" of one or more turns.
 
-    The prompt ends with the last "\\n\\nAssistant:". None where the conversations differ before it.
+    The prompt ends with the last "\\n\\nAssistant:". None where the conversations differ before it, or begin otherwise.
     """
     end = chosen.rfind(ASSISTANT) + len(ASSISTANT)
     prompt = chosen[:end]
-    if not prompt.endswith(ASSISTANT) or not rejected.startswith(prompt) or ASSISTANT in rejected[end:]:
+    if not (prompt.lstrip().startswith(HUMAN.strip()) and prompt.endswith(ASSISTANT)):
+        return None
+    if not rejected.startswith(prompt) or ASSISTANT in rejected[end:]:
         return None
     return prompt, chosen[end:].rstrip(), rejected[end:].rstrip()
 
