@@ -22,6 +22,7 @@ from week6.machine.checkpoint import RunError, load_checkpoint, replacing, save_
 from week6.machine.compute import compute, main_process
 from week6.machine.lock import only_writer
 from week6.machine.optim import make_optimizer, minibatch
+from week6.machine.paths import place
 from week6.objective import best_of_n_kl_bound
 from week6.pictures import plots
 from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
@@ -45,16 +46,16 @@ from week6.sft import train_sft
 from week6.tasks import Task
 
 
-@check.arguments
 def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False) -> dict[str, Any]:
     """Do, or with `resume` finish, the run of `preset` in `folder`; returns what is in its summary.json.
 
     Raises RunError for bad settings, a folder that belongs to something else or in which another process works,
     damaged files, a full disk, or numbers that cannot be learned from; what is on the disk is kept then.
     """
-    with only_writer(Path(folder)):
+    folder = place(folder, "folder")
+    with only_writer(folder):
         try:
-            setting = open_setting(preset, Path(folder), seed, resume)
+            setting = open_setting(preset, folder, seed, resume)
         except ValueError as error:
             raise RunError(str(error)) from error
         try:
