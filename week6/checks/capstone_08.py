@@ -504,5 +504,5 @@ capstone = Capstone(
     flat = decode(tokenizer, said.responses, said.response_mask)
     return {"texts": texts, "tokens": tokens, "mask": mask, "losses": losses}  # and answers, gold, win_rate""",
     ),
-    time_limit=30.0,
+    time_limit=60.0,
 )
