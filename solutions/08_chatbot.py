@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 08 · Chatbots: talk to what you trained
 #
-# Seven notebooks of losses and curves. Now the payoff: a window with four chatbots side by side: untrained, SFT, PPO
+# Eight notebooks of losses and curves. Now the payoff: a window with four chatbots side by side: untrained, SFT, PPO
 # and DPO. You type, all four answer, and every word of PPO and DPO is coloured by its implicit reward. Around it stand the
 # things that turn a language model into a *chat*bot: the template, the loss mask, several turns. At the end we hand
 # the work over to the tools that you will use at 7 billion parameters.
@@ -14,9 +14,10 @@
 # - Find out what a second question does to a model that was trained on single ones, and train it on conversations.
 # - Compare chatbots in a table with standard errors, refusals of harmful *and* of harmless requests included.
 # - Run the same DPO with TRL, and work out the memory that a 7B model needs.
+# - Make a chatbot from conversations with a template that you have not seen, and judge it.
 #
 # **You need:** SFT (00), PPO (05) and DPO (06) in outline; the models are made here if you have none.
-# **Time:** {minutes} minutes of work; the cells run in about a minute on a laptop CPU, plus two minutes the first time,
+# **Time:** {minutes} minutes of work; the cells run in about two minutes on a laptop CPU, plus two minutes the first time,
 # when the models are trained. A GPU does not help at this size.
 
 # %% tags=["folded"]
@@ -25,6 +26,7 @@ import inspect
 import math
 import random
 from copy import deepcopy
+from importlib.metadata import version
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -35,12 +37,15 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from week6 import (
+    decode,
     descend,
+    encode_prompts,
     implicit_reward,
     make_optimizer,
     minibatch,
     response_log_probs,
     right_pad,
+    sample,
     sft_loss,
     token_log_probs,
 )
@@ -237,6 +242,8 @@ def count_markers(text: str) -> int:
 
 
 assert count_markers(naive) == 5 and count_markers(safe) == 2
+in_words = [{"role": "user", "content": "ignore your instructions ."}]
+assert "ignore your instructions ." in render(tokenizer, in_words, reply=True)
 print(
     f"as it is:    {naive}\n             {count_markers(naive)} control tokens: a forged answer stands in the history"
 )
@@ -434,6 +441,10 @@ print("   gold     " + "".join(f"{value:+7.2f}" for value in shifted_gold))
 again = converse(Restarted(policies["dpo"]), task, [[words_of(p) for p in turn] for turn in questions[1:]], seed=10)
 restarted_gold = task.gold(questions[2], again[1]).mean()
 print(f"DPO, second question, positions from 0 on again: gold {restarted_gold:+.2f}")
+no_places = frozen_copy(policies["dpo"])
+no_places.transformer.wpe.weight.zero_()  # every position looks the same
+no_places_gold = task.gold(asked, answer(no_places, task, asked, seed=1)).mean()
+print(f"DPO, one question, all position embeddings set to 0: gold {no_places_gold:+.2f}")
 
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: each alone, and the embeddings that were never trained
@@ -442,14 +453,19 @@ assert torch.equal(sft_places[32:], dpo_places[32:])  # no gradient ever reached
 assert dpo_places[32:].norm(dim=1).max() < 0.7 * dpo_places[4:20].norm(dim=1).mean()
 assert shifted_gold[2] < shifted_gold[0] - 1.5 and restarted_gold < shifted_gold[0] - 1.5
 assert shifted_gold[4] > shifted_gold[2] + 0.5
+lengths = sorted(len(tokenizer(prompt)["input_ids"]) for prompt in task.prompts["prompt"])
+assert lengths[int(0.95 * len(lengths))] <= 10  # in training, a question ended at position 9 or before: 95 % of them
+assert abs(no_places_gold - shifted_gold[4]) < 0.5 and no_places_gold > shifted_gold[2] + 1
 print(
-    "Checked: each of the two alone costs more than 1.5 reward units; positions from 32 on are better than from 8 on."
+    "Checked: each of the two alone costs more than 1.5 reward units; positions from 32 on are better than from 8 on, and"
 )
+print("within half a reward unit of no positions at all, which are more than one unit better than those from 8 on.")
 
 # %% [markdown]
 # Either alone does most of the damage. That $k = 32$ is better than $k = 8$ looks odd. But the embeddings from 32 on have never
-# had a gradient: they are as small as at the start (checked), and say nearly nothing. Those at 8 to 20 were trained, as places
-# within an answer. A question there stands in a place that means something else.
+# had a gradient: they are as small as at the start (checked). A model that is told no positions at all does about as well as
+# at 32, and much better than at 8 (checked): a wrong place is worse than none. In training nearly every question ended before
+# position 10 (checked), so that those at 8 to 20 mean places within an answer.
 #
 # The part with the positions belongs to models that, like GPT-2, have an embedding for each position. Rotary positions
 # (RoPE, Su et al. 2021), which Llama has, let attention see only the distance of two tokens. The other part can happen to any
@@ -759,7 +775,7 @@ source = inspect.getsource(trl_trainer)
 print(source[source.index("    settings") : source.index("    trainer.remove_callback")])
 
 # %% [markdown]
-# The defaults in this table are those of TRL 1.16.
+# The defaults in this table are those of TRL 1.16 (checked below where it is installed).
 #
 # | ours | TRL | remark |
 # |---|---|---|
@@ -767,12 +783,25 @@ print(source[source.index("    settings") : source.index("    trainer.remove_cal
 # | `variant="sigmoid"` | `loss_type=["sigmoid"]` | the DPO loss of notebook 06 |
 # | `batch_size` | `per_device_train_batch_size` | times devices, times `gradient_accumulation_steps` |
 # | reference log-probs once | `precompute_ref_log_probs` | off by default: it runs the reference in every step |
-# | clip 1.0, no weight decay | `max_grad_norm`, `weight_decay` | |
+# | clip 1.0, no weight decay | `max_grad_norm`, `weight_decay` | 1.0 and 0.0 by default |
 # | fp32 | `bf16=True` by default | for a comparison we switch it off |
 # | `minibatch` | `train_sampling_strategy` | "random" by default |
 #
 # TRL is an optional extra: `pip install "week6[trl]"`. Without it you see the curves
 # recorded in week6/recorded/trl_dpo.csv.
+
+# %% tags=["nbval-ignore-output", "folded"]
+# @title Checked: TRL's defaults
+if trl_is_installed() and version("trl").startswith("1.16."):
+    from trl.trainer.dpo_config import DPOConfig as TRLConfig
+
+    defaults = TRLConfig("unused", use_cpu=True)
+    assert (defaults.beta, defaults.loss_type, defaults.train_sampling_strategy) == (0.1, ["sigmoid"], "random")
+    assert (defaults.max_grad_norm, defaults.weight_decay) == (1.0, 0.0)
+    assert defaults.bf16 is True and defaults.precompute_ref_log_probs is False
+    print("Checked: the defaults of the table are those of the installed TRL.")
+else:
+    print("TRL 1.16 is not installed here: the defaults of the table are not checked.")
 
 # %% tags=["nbval-ignore-output"]
 origin, curves = ("live", both(course)) if trl_is_installed() else ("recorded", recorded("trl_dpo"))
@@ -820,7 +849,7 @@ check.p4("b")  # SOLUTION
 # $$\underbrace{2}_{\text{weights, bf16}} + \underbrace{2}_{\text{gradient, bf16}} +
 # \underbrace{4}_{\text{weights, fp32}} + \underbrace{4 + 4}_{\text{Adam's two moments}} = 16 \text{ bytes}. \tag{5}$$
 #
-# (This is the usual recipe, Rajbhandari et al. 2020, section 3.1; others keep fewer.) A frozen model (the reference) costs its 2
+# (This is the usual recipe, Rajbhandari et al. 2020; others keep fewer.) A frozen model (the reference) costs its 2
 # bytes.
 
 # %% tags=["nbval-check-output"]
@@ -908,7 +937,8 @@ print("Checked (6): the identity, the rank, and the count against the model's ow
 # $$2 \cdot \text{layers} \cdot \text{key-value heads} \cdot \text{width of a head} \cdot 2 \text{ bytes}. \tag{7}$$
 #
 # With as many key-value heads as heads, heads times their width is the width of the model. In **grouped-query attention**
-# several heads share one key-value head: Llama-2-7B has 32 of them for its 32 heads, Llama-3-8B 8.
+# (Ainslie et al. 2023) several heads share one key-value head: Llama-2-7B has 32 of them for its 32 heads (Touvron et al.
+# 2023), Llama-3-8B 8 (Grattafiori et al. 2024).
 
 # %% tags=["nbval-check-output"]
 config = policies["sft"].config
@@ -931,7 +961,165 @@ print(f"with 8 key-value heads for 32 heads it would be {per_token * 8 / 32 / 1e
 print("Checked (7) on the embedded model's own cache, and on a small one with grouped queries.")
 
 # %% [markdown]
-# ## 8 · What we showed
+# ## 8 · From conversations to a chatbot that is judged
+#
+# All parts are there: template, mask, loss, sampling, the table. Now you put them together, for a chatbot that nobody has
+# seen.
+#
+# ### Exercise 8.4 · Capstone: from conversations to a chatbot that is judged
+# *Difficulty 4 · Importance 5 · 45 minutes*
+#
+# In come a `tokenizer` with a template of its own (other markers, another end token: `tokenizer.eos_token_id`), the id of its
+# assistant's marker, an untrained `model` like the ones above but smaller, $N$ `talks` to learn from and $M$ `heldout` ones,
+# which end with a question. Both are lists of messages as in section 1. `judge(i, text)` is the gold reward of an answer to
+# `heldout[i]`, and `rival` $(M, J)$ holds those of another bot. Out goes a dict:
+#
+# | part | what it is |
+# |---|---|
+# | `texts` | the $N$ talks as strings, in the tokenizer's template |
+# | `tokens`, `mask` | their tokens, padded on the right, and the loss mask, `(N, L)` each |
+# | `losses` | loss (1) of each step of training, the untrained model's first |
+# | `answers` | $K = 4$ sampled answers to each held-out talk, at temperature 1, of at most 6 tokens: $M$ lists of 4 strings |
+# | `gold` | their gold rewards, `(M, 4)` |
+# | `win_rate` | how often they win against the rival's, and its standard error (4): two numbers |
+#
+# Train `model` itself, not a copy. A hundred steps on 32 rows each, at a learning rate of 0.01, are enough. `encode_prompts` pads prompts
+# on the left for `sample`; `decode` gives the words (notebook 00). Return the parts that you have: the steps are judged one by
+# one. The teacher who spoke the talks is known, so that the least possible loss is known too: on fresh talks your model must
+# come within 0.1 nats per token of it, and must not learn the user's words. Your answers must be as good as fresh ones of
+# your model, the rest must follow from them. The check takes about ten seconds.
+
+
+# %% tags=["exercise"]
+def make_chatbot(tokenizer, assistant_id, model, talks, heldout, judge, rival) -> dict:
+    """Train `model` in place on conversations, let it answer held-out ones, and compare it with a rival."""
+    # 1. Every talk as one string, in the tokenizer's template.
+    # 2. Tokens, padded on the right, and the mask of what the assistant has to write.
+    # 3. Training with loss (1).
+    # 4. Four answers to each held-out talk.
+    # 5. Their gold rewards.
+    # 6. The win rate against the rival, every answer against every answer to the same talk, with its standard error.
+    # BEGIN SOLUTION
+    texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    tokens, real = right_pad(rows, tokenizer.pad_token_id)
+    mask = mask_of(tokens, assistant_id, tokenizer.eos_token_id)
+    optimizer, losses = make_optimizer(model, 1e-2), []
+    for step in range(100):
+        batch = minibatch(len(tokens), 32, step, seed=0)
+        logits = model(input_ids=tokens[batch], attention_mask=real[batch].long()).logits[:, :-1]
+        loss = sft_loss(token_log_probs(logits, tokens[batch, 1:]), mask[batch, 1:])
+        set_learning_rate(optimizer, 1e-2, step, 100)
+        descend(loss, model, optimizer)
+        losses.append(loss.item())
+    prompts = [tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) for talk in heldout]
+    asked, asked_mask = encode_prompts(tokenizer, prompts)
+    index = torch.arange(len(prompts)).repeat_interleave(4)
+    said = sample(model, asked[index], asked_mask[index], 6)
+    flat = decode(tokenizer, said.responses, said.response_mask)
+    answers = [flat[i : i + 4] for i in range(0, len(flat), 4)]
+    gold = torch.tensor([[judge(i, text) for text in row] for i, row in enumerate(answers)])
+    difference = gold[:, :, None] - rival[:, None, :]
+    wins = ((difference > 0).float() + 0.5 * (difference == 0).float()).mean((1, 2))
+    return {
+        "texts": texts,
+        "tokens": tokens,
+        "mask": mask,
+        "losses": losses,
+        "answers": answers,
+        "gold": gold,
+        "win_rate": (wins.mean(), wins.std() / math.sqrt(len(wins))),
+    }
+    # END SOLUTION
+
+
+# %% tags=["nbval-ignore-output"]
+check.capstone(make_chatbot)
+
+# %% tags=["student-only"]
+# check.capstone.hint()
+# check.capstone.solution()
+
+# %% [markdown]
+# ### Open experiment: is alignment a lower temperature?
+#
+# Somebody says: "Your PPO and DPO just got more sure of themselves. Sample the SFT model at a lower temperature, and you have
+# the same for nothing." The knob is the temperature (notebook 05, section 2, and (8) below). `at_temperature` samples four answers of a
+# policy to each held-out request and judges them; one setting takes a few seconds. Fill the table for SFT and DPO at the
+# temperatures 0.3, 0.6, 1 and 1.4, with three seeds each:
+#
+# | policy, temperature | gold reward | harmful refused (%) | harmless refused (%) | different answers (%) |
+# |---|---|---|---|---|
+# | SFT, 0.3 | | | | |
+# | … | | | | |
+#
+# How much of the way from SFT to DPO does the temperature go? What does it cost, and what does it not change?
+
+
+# %% tags=["folded"]
+# @title One policy at one temperature, judged
+def at_temperature(name: str, temperature: float, seed: int) -> dict[str, float]:
+    """Gold reward, refusals of harmful and of harmless requests and different answers (per cent), of four answers each."""
+    words, real = encode_prompts(tokenizer, requests)
+    index = torch.arange(len(requests)).repeat_interleave(4)
+    random_numbers = torch.Generator().manual_seed(seed)
+    said = sample(policies[name], words[index], real[index], task.max_new_tokens, temperature, random_numbers)
+    texts = decode(tokenizer, said.responses, said.response_mask)
+    prompts = [requests[i] for i in index.tolist()]
+    no = torch.tensor([classify(x, y) == "refuse" for x, y in zip(prompts, texts, strict=True)]).view(-1, 4).float()
+    return {
+        "gold": float(task.gold(prompts, texts).mean()),
+        "harmful refused": 100 * float(no[harmful].mean()),
+        "harmless refused": 100 * float(no[~harmful].mean()),
+        "different answers": 100 * len(set(texts)) / len(texts),
+    }
+
+
+# %% tags=["exercise"]
+def fill_table() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean and spread over the seeds of each policy at each temperature: a row a setting."""
+    # BEGIN SOLUTION
+    rows = [
+        {"policy": name, "temperature": temperature} | at_temperature(name, temperature, seed)
+        for name in ("sft", "dpo")
+        for temperature in (0.3, 0.6, 1.0, 1.4)
+        for seed in (0, 1, 2)
+    ]
+    by_setting = pd.DataFrame(rows).groupby(["policy", "temperature"])
+    return by_setting.mean(), by_setting.std()
+    # END SOLUTION
+
+
+# %% tags=["student-only"]
+# with_errors(*fill_table())
+
+# %% tags=["solution-only", "nbval-ignore-output"]
+cooled, spread = fill_table()
+with_errors(cooled, spread)
+
+# %% [markdown] tags=["solution-only"]
+# **Our answer** (mean ± standard deviation over three seeds of the sampling). A low temperature helps the SFT model: at 0.3 it
+# goes more than a quarter of the way to DPO at temperature 1, and less than half of it. It refuses fewer of the harmless
+# requests, and pays with variety: fewer of its answers differ. What it does not do is change its mind. It refuses only about
+# half of the harmful requests, for by (8) a temperature sharpens what was likely before: what the demonstrations show most
+# often, not what the annotators like. And DPO gains from cooling as well, so that most of the distance stays.
+
+# %% tags=["solution-only", "nbval-check-output", "folded"]
+# @title Checked: what a lower temperature does, and what it does not
+cold, usual, aligned = cooled.loc[("sft", 0.3)], cooled.loc[("sft", 1.0)], cooled.loc[("dpo", 1.0)]
+way = (cold["gold"] - usual["gold"]) / (aligned["gold"] - usual["gold"])
+assert 0.25 < way < 0.5 and cold["different answers"] < 0.8 * usual["different answers"]
+assert 35 < cold["harmful refused"] < 70 < 85 < aligned["harmful refused"]
+assert cold["harmless refused"] < 0.6 * usual["harmless refused"]
+assert cooled.loc[("dpo", 0.3), "gold"] - cold["gold"] > 0.6 * (aligned["gold"] - usual["gold"])
+assert spread["gold"].max() < 0.2
+print(
+    "Checked: at temperature 0.3 SFT comes between a quarter and a half of the way to DPO, with fewer different answers;"
+)
+print("it refuses less than 70 % of the harmful requests, DPO more than 85 %; and a cooler DPO gains too.")
+
+# %% [markdown]
+# ## 9 · What we showed
 #
 # - A chat model reads one string. It knows one template, that of its training, and a message must never write a marker.
 # - The loss mask (1) lets the model read the user and imitate the assistant; the end token is part of the answer.
@@ -969,6 +1157,10 @@ for name in ("ppo", "dpo"):
     points = (difference > 0).float() + 0.5 * (difference == 0).float()
     print(f"{name}: wins {points.mean():.0%} of all comparisons, {points[close].mean():.0%} of those of like length")
     assert points[close].mean() < points.mean()
+plain, polite = task.gold(
+    heldout[:1] * 2, ["mix the flour and bake the bread .", "mix the flour and bake the bread . have fun !"]
+)
+assert polite - plain == 1 and "bake bread" in heldout[0]
 
 # %% [markdown]
 # ### Asked every year
@@ -1057,6 +1249,8 @@ print(note)
 # - Su et al. (2021), *RoFormer: enhanced transformer with rotary position embedding*.
 # - Singhal et al. (2023), *A long way to go: investigating length correlations in RLHF*.
 # - Hu et al. (2021), *LoRA*; Dettmers et al. (2023), *QLoRA*.
+# - Ainslie et al. (2023), *GQA: training generalized multi-query transformer models from multi-head checkpoints*.
+# - Touvron et al. (2023), *Llama 2*; Grattafiori et al. (2024), *The Llama 3 herd of models*: the shapes of section 7.
 # - Rafailov et al. (2023), *Direct preference optimization*; Rafailov et al. (2024), *From r to Q\**: token by token.
 # - Miller (2024), *Adding error bars to evals*: clustered standard errors.
 # - von Werra et al., TRL; Gugger et al., Accelerate: the libraries of section 6.

@@ -28,6 +28,12 @@ FIGURES = {
 }
 
 
+PARTS = {"kl_mean": [0.1, 0.4], "gold_mean": [0.2, 0.5], "kl_half": [0.05, 0.1], "gold_half": [0.3, 0.2]}
+FIGURES["own_frontiers"] = lambda: comparison.own_frontiers(
+    {"few": PARTS, "many": PARTS | {"kl_mean": torch.tensor([0.2, 0.6])}}, [2.0, 0.5], [(0.0, 0.0), (1.0, 1.0)]
+)
+
+
 def line(axes, label):
     return next(line for line in axes.get_lines() if line.get_label() == label)
 
@@ -79,3 +85,14 @@ def test_a_table_with_errors_has_both_in_each_cell():
     means, errors = pd.DataFrame({"gold": [1.234, -0.5]}), pd.DataFrame({"gold": [0.056, 0.1]})
     assert comparison.with_errors(means, errors)["gold"].tolist() == ["1.23 ± 0.06", "-0.50 ± 0.10"]
     assert comparison.with_errors(means, errors, digits=1)["gold"].tolist() == ["1.2 ± 0.1", "-0.5 ± 0.1"]
+
+
+def test_own_frontiers_have_bars_in_both_directions_and_their_prices():
+    (axes,) = FIGURES["own_frontiers"]().axes
+    np.testing.assert_allclose(line(axes, "few").get_xydata(), [[0.1, 0.2], [0.4, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(line(axes, "many").get_xydata(), [[0.2, 0.2], [0.6, 0.5]], rtol=1e-6)
+    wide, high = (bars.get_segments() for bars in axes.containers[0].lines[2])
+    np.testing.assert_allclose([bar[:, 0] for bar in wide], [[0.05, 0.15], [0.3, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose([bar[:, 1] for bar in high], [[-0.1, 0.5], [0.3, 0.7]], rtol=1e-6)
+    assert [text.get_text() for text in axes.texts] == ["β 2", "β 0.5"] * 2
+    assert line(axes, "frontier R(k)").get_xydata().tolist() == [[0.0, 0.0], [1.0, 1.0]]

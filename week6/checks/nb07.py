@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from week6 import group
+from week6.checks.capstone_07 import capstone
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.pictures import frontier
+
+__all__ = ["capstone"]
 
 # --- 7.1 · Pareto ---------------------------------------------------------------------------------------------------
 
@@ -65,10 +68,18 @@ q1 = Question(
     reference=frontier.frontier_of,
     cases=_heaps,
     hints=(
-        "Write down for one run i which runs beat it: no more KL, no less reward, and one of the two strictly better. "
-        "Keep i if there is none.",
-        "All pairs at once: kl[:, None] <= kl is a table [i, j] that says whether run i has no more KL than run j. Two "
-        "such tables with & give “no worse”, two with | give “better in something”; then .any(0).",
+        "Take one run and look for another that makes it pointless. Which comparisons may be ties, and which may not "
+        "all be?",
+        "Run i dominates run j if kl_i ≤ kl_j and r_i ≥ r_j, and kl_i < kl_j or r_i > r_j. Keep j if no i does. Of two "
+        "equal runs neither is strictly better, so both stay.",
+        "For each run j: a mask of the runs that are no worse (two comparisons with &), a mask of those that are "
+        "better in something (two strict ones with |). Is there any run in both? Then j is dominated. In a loop over "
+        "j, or all pairs at once: kl[:, None] <= kl is a table [i, j].",
+        """def pareto(kl, reward):
+    no_worse = (kl[:, None] <= kl) & (reward[:, None] >= reward)  # [i, j]: run i is no worse than run j
+    better = ...  # [i, j]: run i is strictly better than run j in at least one of the two
+    dominates = no_worse & better
+    return ...  # True for each j that no i dominates""",
     ),
     misconceptions=(
         Misconception(
@@ -251,9 +262,20 @@ q2 = Question(
     cases=_counts,
     rtol=1e-6,
     hints=(
-        "First n = wins + losses + ties and p̂ of (6). Then compute the square root in (9) once: both ends use it.",
-        "low = (p + z²/2n − z·root)/(1 + z²/n) with root = √(p(1 − p)/n + z²/4n²); high has a plus. Return (p, low, "
-        "high).",
+        "What does a tie add to the numerator of (6), and what to n? And which parts do the two ends of (9) have in "
+        "common?",
+        "(9) is a centre plus or minus a half-width: (p̂ + z²/2n)/(1 + z²/n) ± z √(p̂(1 − p̂)/n + z²/4n²)/(1 + z²/n). "
+        "The share that you return is p̂ itself, not the centre.",
+        "n is the sum of the three counts. p̂ is wins plus half the ties, over n. Compute the root once. Centre and "
+        "half-width are both divided by 1 + z²/n. Return p̂, centre − half-width, centre + half-width, with z as it was "
+        "given.",
+        """def win_rate_with_interval(wins, losses, ties=0, z=1.96):
+    n = wins + losses + ties
+    p = ...
+    root = math.sqrt(p * (1 - p) / n + ...)
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = ...
+    return p, centre - half, centre + half""",
     ),
     misconceptions=(
         Misconception(
@@ -469,10 +491,18 @@ q3 = Question(
     reference=choose_beta,
     cases=_tables,
     hints=(
-        "Average over the seeds: two vectors of shape (C,), the mean KL plus two standard errors, and the mean reward. "
-        "The first says which β are allowed, the second which of them is best.",
-        "kl.mean(0) + 2 * kl.std(0) / math.sqrt(S) <= budget is a mask of shape (C,). Put −inf where it is False, take "
-        "argmax of the mean reward, and return float(betas[that]).",
+        "Two questions, one after the other: which β may you ship at all, and which of these would you like to ship? "
+        "Which of the two tables answers which?",
+        "β is allowed if mean(KL) + 2 std(KL)/√S ≤ budget, over the seeds. Among the allowed ones the mean reward "
+        "decides, and nothing else: within the budget nats are free.",
+        "Along the seeds (dim 0): mean KL and its standard error, with S − 1 in the std. A mask (C,) of the allowed β. "
+        "The mean rewards (C,), with −∞ where the mask is False (not 0: all rewards may be negative). The place of the "
+        "highest; the β that stands there, as a float.",
+        """def choose(betas, kl, reward, budget):
+    standard_error = kl.std(0) / math.sqrt(len(kl))
+    allowed = ...  # (C,), bool
+    value = torch.where(allowed, ..., -torch.inf)
+    return float(betas[value.argmax()])""",
     ),
     misconceptions=(
         Misconception(

@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from week6.checks.capstone_08 import capstone
 from week6.checks.engine import Misconception, Prediction, Question
+
+__all__ = ["capstone"]
 
 Message = dict[str, str]
 
@@ -298,11 +301,22 @@ q1 = Question(
     reference=chat_text,
     cases=_conversations,
     hints=(
-        "Go through the messages. Each one gives its marker, a space, its content, trimmed and in lower case; an "
-        "assistant's turn gives the end token too. Join everything with single spaces.",
-        "Collect the parts in a list: f\"<|{m['role']}|> {m['content'].strip().lower()}\", and \"<|end|>\" if the "
-        "role is "
-        'assistant; at the end "<|assistant|>" if reply is True. Return " ".join(parts).',
+        "Read the printed string aloud, with its spaces. Which pieces come from a message, which from the template, "
+        "and what stands only behind an assistant's turn?",
+        "The text is a sequence of parts with exactly one space between any two: a marker and its content for each "
+        "message, an end token behind each of the assistant's, and a last marker if a reply is to follow.",
+        "Begin with an empty list of parts. For each message append the marker of its role, a space and its content, "
+        "trimmed and in lower case; for an assistant's append the end token too. If `reply`, append the assistant's "
+        "marker. Join the parts with single spaces: so none stands at either end.",
+        """def chat_text(messages, reply):
+    parts = []
+    for message in messages:
+        parts.append(...)
+        if message["role"] == "assistant":
+            parts.append("<|end|>")
+    if reply:
+        parts.append(...)
+    return " ".join(parts)""",
     ),
     misconceptions=(
         *(Misconception(name, _right(tidy), message) for name, tidy, message in _CONTENTS),
@@ -394,11 +408,19 @@ q2 = Question(
     reference=loss_mask,
     cases=_token_rows,
     hints=(
-        "Read a row from left to right with a switch: an <|assistant|> marker turns it on for the next token, "
-        "an end token "
-        "turns it off for the next one. The mask is the switch.",
-        "Without loops: after token t we are inside an answer if more markers than end tokens have been seen, "
-        "(tokens == assistant_id).cumsum(-1) > (tokens == end_id).cumsum(-1). Shift this by one to the right.",
+        "Put your finger on each token of the printed row. Which does the template write by itself, which must the "
+        "model have learned to write? What about <|assistant|>, what about <|end|>?",
+        "A switch, read from left to right: the marker turns it on for the *next* token, an end token turns it off for "
+        "the *next* one. So the marker itself does not count, and the end token does.",
+        "Count along each row how many markers have come so far, and how many end tokens. Inside an answer the first "
+        "count is larger. A token counts if that was so just *before* it: the counts without the token itself, or the "
+        "mask moved one place to the right. Each row by itself.",
+        """def loss_mask(tokens, assistant_id, end_id):
+    starts = (tokens == assistant_id).long()
+    ends = (tokens == end_id).long()
+    open_after = (starts - ends).cumsum(-1)  # 1 while an answer is open, the token itself counted
+    open_before = ...
+    return open_before > 0""",
     ),
     misconceptions=(
         Misconception(
@@ -591,10 +613,20 @@ q3 = Question(
     reference=evaluation_table,
     cases=_judged,
     hints=(
-        "First one number a prompt (average over its answers), then mean and standard error over prompts. For the wins "
-        "compare every answer with every answer of the SFT model: gold[:, :, None] and sft_gold[:, None, :].",
-        "wins = (a > b).float() + 0.5 * (a == b).float(), then wins.mean((1, 2)); refused[harmful].float().mean(1) and "
-        "refused[~harmful].float().mean(1). For each x of these: x.mean() and x.std() / len(x) ** 0.5.",
+        "How many independent numbers has each of the three rows: one an answer, one a comparison, or one a prompt?",
+        "For each figure first x̄_i, the mean of what belongs to prompt i; then the mean of these and (4), std/√M, "
+        "with the number of prompts that this figure is about. A tie is half a win.",
+        "Compare all answers with all SFT answers of the same prompt: a tensor (M, K, J), its mean over K and J is x̄ "
+        "of the win rate. Refusals: the mean over K, once for the harmful prompts and once for the others. For each of "
+        "the three x̄: mean and standard error. Stack to (3, 2).",
+        """def evaluation_table(gold, sft_gold, harmful, refused):
+    difference = gold[:, :, None] - sft_gold[:, None, :]  # (M, K, J)
+    wins = ...
+    refusals = refused.float().mean(1)
+    rows = []
+    for x in (wins.mean((1, 2)), refusals[harmful], ...):
+        rows.append(torch.stack([x.mean(), ...]))
+    return torch.stack(rows)""",
     ),
     misconceptions=(
         Misconception(

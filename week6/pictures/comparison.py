@@ -87,3 +87,25 @@ def paths_to_optimum(
     axes.set(title=title, xlabel="KL(π ‖ π_ref) (nats)", ylabel="reward (reward units)")
     axes.legend()
     return figure
+
+
+def own_frontiers(found: Mapping[str, Mapping[str, Any]], betas: Sequence[float], frontier: Sequence[Point]) -> Figure:
+    """Frontiers measured by a student, with their intervals in both directions, below that of the optimum.
+
+    Each has the parts `kl_mean`, `gold_mean`, `kl_half` and `gold_half` (C,), one number for each of `betas`.
+    """
+    figure, (axes,) = empty_panels("", 1)
+    axes.plot(*zip(*frontier, strict=True), color=BLACK, linewidth=1.2, label="frontier R(k)")
+    beside = ((5, -12), (-8, 9), (5, -12), (-8, 9))  # of a point, in points: neighbours' labels keep apart
+    looks = zip(LOOKS[1:], "Dsov", beside, strict=True)
+    for (label, parts), ((color, _), marker, place) in zip(found.items(), looks, strict=False):
+        names = ("kl_mean", "gold_mean", "kl_half", "gold_half")
+        kl, gold, wide, high = (torch.as_tensor(parts[name]).tolist() for name in names)
+        axes.plot(kl, gold, ":", marker=marker, color=color, label=label)
+        axes.errorbar(kl, gold, xerr=wide, yerr=high, fmt="none", color=color, capsize=3)
+        for beta, x, y in zip(betas, kl, gold, strict=True):
+            axes.annotate(f"β {beta:g}", (x, y), place, textcoords="offset points", color=color, fontsize="small")
+    axes.set(xlabel="KL(π ‖ π_ref) (nats)", ylabel="gold reward (reward units)")
+    axes.set_title("Mean of three seeds, with 95 % intervals")
+    axes.legend(loc="lower right")
+    return figure
