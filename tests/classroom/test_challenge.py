@@ -416,6 +416,16 @@ def test_no_name_is_a_formula_or_breaks_a_line(folder, tmp_path, monkeypatch):
     assert set(names) == {"./=1+1", "two lines, with a comma"}
 
 
+@pytest.mark.parametrize("flag", ["entry", "--table", "--reference"])
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/x", "a\0b"], ids=["long", "of nobody", "NUL"])
+def test_what_is_no_path_is_said(flag, name, folder, tmp_path, capsys):
+    words = {"entry": str(folder), "--table": str(tmp_path / "table.csv"), "--reference": str(folder)} | {flag: name}
+    given = ["challenge", words.pop("entry"), *(word for pair in words.items() for word in pair)]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert f"error: {flag} " in error and "expected the path" in error and len(error) < 300
+
+
 def test_the_reference_is_the_lesson_s_where_none_is_given(folder, tmp_path, monkeypatch, few):
     asked = []
     monkeypatch.setattr(module, "lesson", lambda preset: asked.append(preset.name) or SimpleNamespace(sft=untrained()))

@@ -22,6 +22,7 @@ from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
 from week6.classroom.lesson import lesson
 from week6.machine.checkpoint import RunError, write_atomic
 from week6.machine.lock import only_writer
+from week6.machine.paths import place
 from week6.recorded import recorded
 from week6.run.evaluation import estimate, judge
 from week6.run.models import PRESETS, frozen_copy, new_policy
@@ -99,13 +100,14 @@ def challenge(
     later score of an entry takes the place of an earlier one. Raises RunError for a table that is none, before
     anything is scored, and, when all others have their rows, for entries that are no policies over the vocabulary.
     """
+    table, reference = place(table, "--table"), None if reference is None else place(reference, "--reference")
     read_table(table)
     task = assistant()
     template = new_policy(PRESETS[PRESET], task.tokenizer, seed=0)
     found, refused = {}, []
     for path in entries:
         try:
-            found[_name(path)] = read_entry(path, template, task.tokenizer)
+            found[_name(path)] = read_entry(place(path, "entry"), template, task.tokenizer)
         except RunError as error:
             refused.append(str(error))
         except OSError as error:
