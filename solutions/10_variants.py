@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 10 · The variants: what does each loss want?
 #
-# Since DPO there is a new loss every month: IPO, cDPO, KTO, SimPO, ORPO. Papers compare them by training models and
+# After DPO came other losses to put in its place: IPO, cDPO, KTO, SimPO, ORPO. Papers compare them by training models and
 # asking a judge. Here we ask something simpler, and get an exact answer: **if a loss had all the data in the world and
 # all the time, which policy would it end at?** In the exact world we can compute it, and see how far it is from the best
 # policy that costs as much KL.

@@ -1,5 +1,5 @@
 """The command line: `week6 run` does the whole course, `week6 report` shows what a run found, `week6 chat` talks to it,
-`week6 confirm` checks a GPU and the hub.
+`week6 confirm` checks a GPU and the hub, `week6 challenge` scores the policies of a class.
 
 Every setting of a preset is a flag: `week6 run --ppo.beta 0.02 --name weak-leash`. Bad input ends with one line on
 stderr and exit code 2, never with a traceback. A defect of week6 itself says so and where its traceback is.
@@ -26,6 +26,7 @@ import tyro
 
 from week6.chat.session import load_session
 from week6.chat.terminal import converse, stdin_reader
+from week6.classroom.challenge import challenge
 from week6.classroom.confirm import confirm
 from week6.machine.bounds import Bounds, Seed, fields_of
 from week6.machine.checkpoint import RunError
@@ -90,6 +91,18 @@ class Frontier:
     """One whole set of models each."""
     record: bool = False
     """Also write the tables to week6/recorded, from where notebook 07 reads them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Challenge:
+    """Score saved policies: gold reward on held-out prompts at a KL of at most 3 nats. Without one, show the table."""
+
+    entries: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Folders of policies, or safetensors files."""
+    table: Path = Path("challenge.csv")
+    """The file with everybody's row."""
+    reference: Path | None = None
+    """Folder of the SFT model that all started from; if not given, that of preset lesson, made if need be."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -182,7 +195,7 @@ def _place(command: Any, preset: Preset) -> Path | None:
     """The folder that a command works in."""
     if isinstance(command, Report | Chat):
         return place(command.run, "run")
-    if isinstance(command, Confirm):
+    if isinstance(command, Confirm | Challenge):
         return None
     name = preset.name if command.name is None else command.name
     return run_folder(command.runs_dir, f"frontier-{name}" if isinstance(command, Frontier) else name)
@@ -190,6 +203,9 @@ def _place(command: Any, preset: Preset) -> Path | None:
 
 def _do(command: Any, preset: Preset) -> int:
     """Do what a command says; returns the exit code."""
+    if isinstance(command, Challenge):
+        challenge(command.entries, command.table, command.reference)
+        return 0
     folder = _place(command, preset)
     if isinstance(command, Confirm):
         own = {name: x for name in ("model", "data") if (x := getattr(command, name)) is not None}
@@ -250,6 +266,7 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
         | Annotated[Confirm, tyro.conf.subcommand("confirm", description=Confirm.__doc__)]
         | Annotated[Frontier, tyro.conf.subcommand("frontier", description=Frontier.__doc__)]
         | Annotated[Chat, tyro.conf.subcommand("chat", description=Chat.__doc__)]
+        | Annotated[Challenge, tyro.conf.subcommand("challenge", description=Challenge.__doc__)]
     )
     complaints = io.StringIO()
     try:
