@@ -1401,6 +1401,19 @@ assert spread[0.3] > 5 * spread[1.0]
 print("Checked: with β = 0.3 the seeds differ more than five times as much as with β = 1.")
 
 # %% [markdown]
+# ### The challenge
+#
+# Now you. Everybody starts from the lesson's SFT model and its 10,000 pairs, and trains by any method, for three minutes of
+# one core at most. Who gets the highest gold reward at a KL of at most 3 nats, on prompts that no notebook shows? Save your
+# policy with `policy.save_pretrained("ada")`; `week6 challenge ada` in a terminal gives it a row in the table. The rules, and
+# what is a matter of honour, stand in `docs/challenge.md`. The course's own entries, with standard errors:
+
+# %% tags=["nbval-check-output"]
+entries = recorded("challenge")
+print(entries[["entry", "gold", "gold_se", "kl", "kl_se"]].round(2).to_string(index=False))
+assert (entries["kl"] <= 3).all() and entries["gold"].max() < 3  # 3 is the highest gold reward that an answer can earn
+
+# %% [markdown]
 # ### Where next
 #
 # Notebook 08: a chat window with all of them side by side, and the way from here to a model with seven billion
