@@ -1231,12 +1231,12 @@ def _drawn(g: torch.Generator, k: int, comparisons: int, share_of_ties: float) -
 def _tables_to_fit(g: torch.Generator) -> dict[str, tuple[Tensor, Tensor, float]]:
     """Eight tables: wins, ties and l2."""
     plain, penalised = _drawn(g, whole(g, 5, 7), 30, 0.2), _drawn(g, whole(g, 5, 7), 10, 0.2)
-    # Two groups with one pair between them, which met four times: a long way up.
-    wins, ties = _drawn(g, 8, 100, 0.1)
+    # Two groups with one pair between them, which met eight times: a long way up.
+    wins, ties = _drawn(g, 8, 60, 0.1)
     apart = torch.zeros(8, 8, dtype=torch.bool)
     apart[:4, 4:] = apart[4:, :4] = True
     wins[apart], ties[apart] = 0.0, 0.0
-    wins[0, 4], wins[4, 0] = 3.0, 1.0
+    wins[0, 4], wins[4, 0] = 6.0, 2.0
     # The first group never loses to the second, and each answer in it has lost to another one.
     above = wins.clone(), ties.clone()
     above[0][4, 0] = 0.0
@@ -1535,5 +1535,4 @@ capstone = Capstone(
         "    rewards = rewards + gradient / (compared.sum(dim=1).max() / 2 + l2)\n"
         "    rounds += 1",
     ),
-    time_limit=20.0,
 )

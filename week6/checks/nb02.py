@@ -1,15 +1,24 @@
 """Questions of notebook 02, reward modelling: a language model with a scalar head."""
 
+import copy
+import itertools
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from week6 import preferences, reward_model
+from week6.checks.capstone import Capstone, Malformed, Step, Symptom, parts
 from week6.checks.cases import whole
 from week6.checks.engine import Misconception, Prediction, Question
+from week6.log_probs import position_ids
 from week6.reward_model import last_token_index
 
 
@@ -52,8 +61,12 @@ q1 = Question(
     reference=reward_model.last_token_index,
     cases=_masks,
     hints=(
-        "Number the columns 0 … L − 1 and multiply by the mask: what is left of the padding?",
-        "The largest column number that survives is where the last real token stands: argmax of mask · columns.",
+        "Of all columns that hold a real token, which one are you looking for?",
+        "It is the largest column number t with m_t = 1. Number the columns 0 … L − 1 and multiply by the mask: "
+        "padding becomes 0, and the largest number that is left is the answer.",
+        "Turn the mask into whole numbers, multiply each row by 0, 1, …, L − 1, and ask for the *place* of the largest "
+        "entry in each row. (The count of real tokens will not do: padding may stand on the left.)",
+        "columns = torch.arange(attention_mask.shape[1])\nreturn (...).argmax(-1)",
     ),
     misconceptions=(
         Misconception(
@@ -166,8 +179,13 @@ q2 = Question(
     cases=_hidden,
     grad_args=(0, 2, 3),
     hints=(
-        "First pick one hidden vector per row: hidden[rows, columns] with rows = 0 … B − 1 and the columns of 2.1.",
-        "Then (B, d) @ (d,) gives (B,); add the bias.",
+        "Of the L vectors of a row, how many enter its score, and which?",
+        "r_i = Σ_k v_k h_{i, last, k} + b: one vector a row, at the column of exercise 2.1, then a product with v.",
+        "Find the column of the last real token of each row. Index `hidden` with the row numbers 0 … B − 1 and these "
+        "columns together: that picks one vector a row, shape (B, d). Multiply by the weight vector, add the bias.",
+        "last = last_index(mask)\n"
+        "at_end = hidden[torch.arange(len(hidden)), ...]  # (B, d)\n"
+        "return at_end @ ... + bias",
     ),
     misconceptions=(
         Misconception(
@@ -315,8 +333,11 @@ q3 = Question(
     ],
     grad_args=(0,),
     hints=(
-        "scores.chunk(2) gives the first and the second half.",
-        "−F.logsigmoid(chosen − rejected), then the mean: equation (2).",
+        "Which row of the batch is the other answer of pair i?",
+        "Row N + i. The loss of a pair is −log σ(r_w − r_l), and (2) is the mean over the N pairs.",
+        "Cut the scores into two halves, the chosen and the rejected. Take differences, chosen minus rejected; log σ "
+        "of them in one step, as in exercise 1.3; then the mean, and the minus.",
+        "chosen, rejected = scores.chunk(2)\nreturn -F.logsigmoid(...).mean()",
     ),
     misconceptions=(
         Misconception(
@@ -468,8 +489,12 @@ q4 = Question(
         (torch.tensor([0.0, 1.0]),),
     ],
     hints=(
-        "On one pair with p = 0.2 the best judge bets on b, and is right with probability 0.8.",
-        "The larger of p and 1 − p for each pair, then the mean.",
+        "On a pair with p = 0.2, on which answer does the best judge bet, and how often is it right?",
+        "It bets on b there, and is right with probability 0.8. In general max(p_i, 1 − p_i), for each pair by itself; "
+        "the ceiling is the mean.",
+        "Make a second tensor, 1 − p. Take the larger of the two, entry by entry. Then the mean over the pairs: not "
+        "the other way round.",
+        "return torch.maximum(probability, ...).mean()",
     ),
     misconceptions=(
         Misconception(
@@ -599,5 +624,468 @@ p2 = Prediction(
         "For that the training pairs would have to contain answers with too many phrases, which lost.",
         "Hardly any training pair holds an answer with many polite phrases, so nothing pulls their score down.",
         "That would be a model that counts phrases and adds. Ours rises with the first, and then little changes.",
+    ),
+)
+
+
+# --- the capstone: a reward model and its training ------------------------------------------------------------------
+
+
+class Judge(nn.Module):
+    """r = v · h_last + b, equation (1), trained by (2)."""
+
+    def __init__(self, language_model: Any) -> None:
+        """Take over the trunk; a fresh head with weights of standard deviation 1/√(d + 1) and bias 0."""
+        super().__init__()
+        self.trunk = language_model.base_model
+        width = language_model.config.hidden_size
+        self.head = nn.Linear(width, 1)
+        nn.init.normal_(self.head.weight, std=1 / math.sqrt(width + 1))
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, " B"]:
+        """The score of each row, padded on either side."""
+        hidden = self.trunk(
+            input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask)
+        ).last_hidden_state
+        last = (mask.long() * torch.arange(mask.shape[1])).argmax(-1)
+        scores: Tensor = self.head(hidden[torch.arange(len(hidden)), last]).squeeze(-1)
+        return scores
+
+    def fit(
+        self, ids: Int[Tensor, "2N L"], mask: Bool[Tensor, "2N L"], epochs: int, batch_size: int, learning_rate: float
+    ) -> Iterator[dict[str, Tensor]]:
+        """Train trunk and head on N pairs, the N chosen answers first; after each step yields its pairs and loss."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        n = len(ids) // 2
+        for _ in range(epochs):
+            for pairs in torch.split(torch.randperm(n), batch_size):
+                both = torch.cat([pairs, pairs + n])
+                chosen, rejected = self(ids[both], mask[both]).chunk(2)
+                loss: Any = -F.logsigmoid(chosen - rejected).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                yield {"pairs": pairs, "loss": loss.detach()}
+
+
+EPOCHS, BATCH_SIZE, LEARNING_RATE, PAIRS, WIDTH, WORDS = 3, 40, 3e-3, 1200, 32, 8
+BELOW_CEILING = 0.03
+"""How far below the Bayes ceiling a trained judge may stay."""
+
+
+class _Numbers(nn.Module):
+    """A trunk that knows its vectors by heart, so that one sees which of them a head reads."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = nn.Parameter(hidden)
+
+    def forward(self, *_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.hidden, hidden_states=(self.hidden,))
+
+
+def _small_model(g: torch.Generator) -> GPT2LMHeadModel:
+    """A GPT-2 of one layer, which reads eight words and four marks."""
+    config = GPT2Config(
+        vocab_size=WORDS + 4, n_positions=64, n_embd=WIDTH, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0,
+        attn_pdrop=0, bos_token_id=WORDS + 3, eos_token_id=WORDS + 3,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(10**6, (1,), generator=g)))
+        model = GPT2LMHeadModel(config)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _texts(g: torch.Generator, n: int, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """n prompts with two answers each: ids and mask (2n, L), first answers then second ones; p(first ≻ second) (n,).
+
+    The reward is the sum of the words' values, shape (WORDS,). Prompts are padded on the left, answers on the
+    right. Padding is the end token.
+    """
+    ids, mask = torch.full((2 * n, 9), WORDS + 3), torch.zeros(2 * n, 9, dtype=torch.bool)
+    kind, early = torch.randint(2, (2, n), generator=g).repeat(1, 2)
+    lengths = torch.randint(2, 6, (2 * n,), generator=g)
+    words = torch.randint(WORDS, (2 * n, 5), generator=g)
+    columns = torch.arange(5)
+    real = columns < lengths[:, None]
+    ids[:, 1] = WORDS + kind
+    ids[:, 2:7] = torch.where(real, words, ids[:, 2:7])
+    mask[:, 1], mask[:, 2:7] = True, real
+    mask[torch.arange(2 * n), 2 + lengths] = True  # the end token
+    ids[:, 0] = torch.where(early.bool(), WORDS + 2, ids[:, 0])  # some prompts have a word more
+    mask[:, 0] = early.bool()
+    rewards = (value[words] * real).sum(1)
+    return ids, mask, torch.sigmoid(rewards[:n] - rewards[n:])
+
+
+@dataclass
+class Training:
+    """What a judge did. `reads[i, t]` is the size of ∂r_i/∂h_it, `spread` that of the first scores in units of
+    ‖h‖/√(d + 1), `moved` the number of weights that the training changed; `scores[k]` are
+    those of the chosen and the rejected answers of step k, before it and after it."""
+
+    mask: Tensor
+    shape: tuple[int, ...] | None = None
+    reads: Tensor | None = None
+    linear: bool = True
+    padded: float = 0.0
+    spread: float = 0.0
+    parts: list[dict[str, Tensor]] = field(default_factory=list)
+    scores: dict[int, list[tuple[Tensor, ...]]] = field(default_factory=dict)
+    moved: int = 0
+    accuracies: list[float] = field(default_factory=list)
+    ceiling: float = 0.0
+
+
+def _judge(answer: Any, seed: int) -> Training:
+    g = torch.Generator().manual_seed(seed)
+    value = torch.linspace(-1.5, 1.5, WORDS)[torch.randperm(WORDS, generator=g)]
+    ids, mask, p = _texts(g, PAIRS, value)
+    first = torch.bernoulli(p, generator=g).bool().repeat(2)
+    swapped = torch.arange(2 * PAIRS).roll(PAIRS)
+    order = torch.where(first, torch.arange(2 * PAIRS), swapped)  # the chosen ones first
+    record = Training(mask[:6])
+    _look_at_the_head(record, answer, ids[:6], mask[:6], g)
+    if record.shape != (6,):
+        return record
+    model = _small_model(g)
+    _look_at_the_scores(record, answer, model, ids[:6], mask[:6])
+    _let_it_train(record, answer(model), (ids[order], mask[order]), _texts(g, 1000, value))
+    return record
+
+
+def _look_at_the_head(record: Training, answer: Any, ids: Tensor, mask: Tensor, g: torch.Generator) -> None:
+    """Which vectors a fresh judge reads, and how."""
+    hidden = torch.randn(len(ids), ids.shape[1], WIDTH, generator=g)
+    trunk = _Numbers(hidden.clone())
+    language_model = SimpleNamespace(base_model=trunk, transformer=trunk, config=SimpleNamespace(hidden_size=WIDTH))
+    judge = answer(language_model)
+    if not isinstance(judge, nn.Module):
+        raise Malformed("Your class must be a `torch.nn.Module`: `class Judge(torch.nn.Module)`.")
+    try:
+        scores = judge(ids, mask)
+    except NotImplementedError:
+        return
+    if not isinstance(scores, Tensor):
+        raise Malformed("Your `forward` must return a tensor of scores, shape (B,).")
+    record.shape = tuple(scores.shape)
+    if record.shape != (len(ids),):
+        return
+    if scores.requires_grad:
+        (slopes,) = torch.autograd.grad(scores.sum(), trunk.hidden, allow_unused=True)
+        record.reads = torch.zeros(mask.shape) if slopes is None else slopes.norm(dim=-1)
+        with torch.no_grad():
+            trunk.hidden.mul_(3)
+            tripled = judge(ids, mask)
+            trunk.hidden.zero_()
+            record.linear = bool(torch.allclose(tripled - judge(ids, mask), 3 * (scores - judge(ids, mask)), atol=1e-3))
+    with torch.no_grad():
+        trunk.hidden.copy_(hidden)
+        many = torch.stack([answer(language_model)(ids, mask) for _ in range(200)])  # (200, B): fresh heads
+    last = hidden[torch.arange(len(ids)), last_token_index(mask)]
+    record.spread = float((many.std(0) / last.norm(dim=-1)).mean()) * math.sqrt(WIDTH + 1)
+
+
+def _look_at_the_scores(record: Training, answer: Any, model: Any, ids: Tensor, mask: Tensor) -> None:
+    """By how much scores move when rows are padded more, on a trunk that really reads."""
+    judge = answer(model).eval()
+    with torch.no_grad():
+        padded = judge(F.pad(ids, (4, 2), value=WORDS + 3), F.pad(mask, (4, 2)))
+        record.padded = float((padded - judge(ids, mask)).abs().max())
+
+
+def _let_it_train(
+    record: Training, judge: Any, shown: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Train it, and measure it on pairs that it has not seen: before, and after each epoch."""
+    (ids, mask), (new_ids, new_mask, p) = shown, new
+    record.ceiling = float(preferences.bayes_accuracy(p))
+
+    def accuracy() -> float:
+        with torch.no_grad():
+            first, second = judge(new_ids, new_mask).chunk(2)
+        return float(torch.where(first > second, p, torch.where(first < second, 1 - p, 0.5)).mean())
+
+    record.accuracies.append(accuracy())
+    start = before = copy.deepcopy(judge)  # before: as it was one step ago, for every fifth step
+    steps = EPOCHS * PAIRS // BATCH_SIZE
+    try:
+        found = judge.fit(ids.clone(), mask.clone(), EPOCHS, BATCH_SIZE, LEARNING_RATE)
+        if not isinstance(found, Iterator):
+            raise Malformed("Your `fit` has no `yield`: after each step, yield a dict with what the step has so far.")
+        for result in itertools.islice(found, 2 * steps):
+            part = {name: torch.as_tensor(value).detach() for name, value in parts(result, "pairs", "loss").items()}
+            record.parts.append(part)
+            step = len(record.parts)
+            if step % 5 == 0 and step <= 30 and "pairs" in part:
+                both = torch.cat([part["pairs"].flatten(), part["pairs"].flatten() + PAIRS])
+                with torch.no_grad():
+                    record.scores[step] = [model(ids[both], mask[both]).chunk(2) for model in (before, judge)]
+            if step % 5 == 4:
+                before = copy.deepcopy(judge)
+            if step % (steps // EPOCHS) == 0:
+                record.accuracies.append(accuracy())
+    except NotImplementedError:
+        return
+    pairs_of_weights = zip(start.parameters(), judge.parameters(), strict=True)
+    record.moved = sum(int((a != b).sum()) for a, b in pairs_of_weights)
+
+
+def _reads_right(record: Training) -> str | None:
+    if record.shape is None:
+        return None
+    n = len(record.mask)
+    if record.shape != (n,):
+        return f"`forward` returns shape {record.shape}, expected (B,) = ({n},): one score a row"
+    if record.reads is None:
+        return "no gradient flows from the scores to the trunk's vectors"
+    want = F.one_hot(last_token_index(record.mask), record.mask.shape[1]).bool()
+    for i, (got, expected) in enumerate(zip(record.reads > 1e-6, want, strict=True)):
+        if not torch.equal(got, expected):
+            read = ", ".join(map(str, got.nonzero().flatten().tolist())) or "none"
+            return f"in row {i} the last real token stands in column {int(expected.long().argmax())}; you read {read}"
+    return "" if record.linear else "three times the vectors do not give three times v · h: equation (1) is linear"
+
+
+def _padding(record: Training) -> str:
+    if record.padded < 1e-3:  # fp32
+        return ""
+    return f"the same texts, padded by four columns more on the left, have scores that differ by {record.padded:.3f}"
+
+
+def _start(record: Training) -> str:
+    if abs(record.spread - 1) < 0.25:
+        return ""
+    return (
+        f"over 200 fresh heads the first scores spread by {record.spread:.2f} times ‖h‖/√(d + 1), expected is once: "
+        "weights of standard deviation 1/√(d + 1), bias 0"
+    )
+
+
+def _pairs(record: Training) -> str | None:
+    if not record.parts or any("pairs" not in part for part in record.parts):
+        return None
+    steps = EPOCHS * PAIRS // BATCH_SIZE
+    seen = torch.cat([part["pairs"].flatten() for part in record.parts])
+    if len(record.parts) != steps or len(seen) != EPOCHS * PAIRS:
+        return (
+            f"{len(record.parts)} steps came with {len(seen)} pairs in all, expected {steps} with {EPOCHS * PAIRS}, "
+            f"{EPOCHS} epochs of {PAIRS}, {BATCH_SIZE} a step. `pairs` are numbers from 0 to N − 1"
+        )
+    epochs = seen.view(EPOCHS, PAIRS)
+    if bool((epochs.sort(dim=1).values != torch.arange(PAIRS)).any()):
+        return "in one epoch some pairs came twice and others not at all: each should come once an epoch"
+    return "every epoch has the same order: draw a new one each time" if bool((epochs == epochs[0]).all()) else ""
+
+
+def _pair_losses(record: Training) -> str | None:
+    if any("loss" not in part for part in record.parts):
+        return None
+    for step, scores in record.scores.items():
+        part, wants = record.parts[step - 1], [float(stacked_loss(torch.cat(both))) for both in scores]
+        if part["loss"].numel() != 1:
+            return f"`loss` has shape {tuple(part['loss'].shape)}, expected one number"
+        if not min(abs(float(part["loss"]) - want) for want in wants) < 1e-3:  # fp32
+            return f"in step {step} the loss (2) is {wants[0]:.4f}, and you have {float(part['loss']):.4f}"
+    return ""
+
+
+def _learns(record: Training) -> str:
+    if record.accuracies[-1] > record.ceiling - BELOW_CEILING:
+        return ""
+    course = " → ".join(f"{a:.3f}" for a in record.accuracies)
+    return (
+        f"on new pairs the accuracy went {course} over the epochs; the Bayes ceiling is {record.ceiling:.3f}, and "
+        f"expected is at most {BELOW_CEILING} below it"
+    )
+
+
+def _reads(columns: Callable[[Tensor], Tensor]) -> Callable[[Training], bool]:
+    """Whether every row is read at these columns: a function of the mask, as a table of True and False."""
+    return lambda record: record.reads is not None and torch.equal(record.reads > 1e-6, columns(record.mask))
+
+
+def _at(column: Callable[[Tensor], Tensor]) -> Callable[[Training], bool]:
+    """Whether every row is read at one column."""
+    return _reads(lambda mask: F.one_hot(column(mask), mask.shape[1]).bool())
+
+
+def _loss_is(wrong: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Training], bool]:
+    """Whether the losses are these, and not (2)."""
+    return lambda record: (
+        bool(_pair_losses(record))
+        and all(
+            any(abs(float(wrong(*scores)) - float(record.parts[step - 1]["loss"])) < 1e-3 for scores in both)
+            for step, both in record.scores.items()
+        )
+    )
+
+
+capstone = Capstone(
+    title="2.5 Capstone: a reward model and its training",
+    reference=Judge,
+    run=_judge,
+    steps=(
+        Step("the head reads the last real token", _reads_right),
+        Step("padding does not matter", _padding),
+        Step("the start of the head", _start),
+        Step("the batches", _pairs),
+        Step("the loss", _pair_losses),
+        Step("it judges nearly as well as is possible", _learns),
+    ),
+    symptoms=(
+        Symptom(
+            "a column too many",
+            lambda record: record.shape == (len(record.mask), 1),
+            "A linear layer with one output gives shape (B, 1): drop the last axis, by `.squeeze(-1)`. Else "
+            "differences of scores become tables.",
+        ),
+        Symptom(
+            "every token",
+            lambda record: record.shape is not None and len(record.shape) > 1 and record.shape[1] > 1,
+            "You return a score for every token. (1) reads one: the last real token, which has seen the whole answer.",
+        ),
+        Symptom(
+            "last column",
+            _at(lambda mask: torch.full((len(mask),), mask.shape[1] - 1)),
+            "You read the last column, `[:, -1]`. In rows with padding on the right that is padding: work from the "
+            "mask, exercise 2.1.",
+        ),
+        Symptom(
+            "number of tokens",
+            _at(lambda mask: mask.sum(-1) - 1),
+            "You count the real tokens and take that as the column. With padding on the left the columns are shifted: "
+            "exercise 2.1.",
+        ),
+        Symptom(
+            "one too early",
+            _at(lambda mask: last_token_index(mask) - 1),
+            "You read the token before the end token. Do you look for padding in the ids? There the end token is the "
+            "padding. Work from the mask.",
+        ),
+        Symptom(
+            "first token",
+            _at(lambda mask: mask.long().argmax(-1)),
+            "You read the first real token, which has seen nothing of the answer: the model is causal.",
+        ),
+        Symptom(
+            "all real tokens",
+            _reads(lambda mask: mask),
+            "Your score depends on the vectors of all real tokens. (1) reads one: the last real token.",
+        ),
+        Symptom(
+            "all columns",
+            _reads(torch.ones_like),
+            "Your score depends on the vectors of all columns, padding too. (1) reads one: the last real token.",
+        ),
+        Symptom(
+            "not linear",
+            lambda record: not record.linear,
+            "Something bends your score after the head, such as a tanh or a sigmoid. (1) is linear: a reward may be "
+            "any number.",
+        ),
+        Symptom(
+            "padding seen",
+            lambda record: record.padded >= 1e-3,
+            "Padding on the left changes your scores. The trunk needs `attention_mask`, so that no token looks at "
+            "padding, and `position_ids=position_ids(mask)`, so that padding does not shift the positions.",
+        ),
+        Symptom(
+            "a start of zero",
+            lambda record: record.linear and record.spread < 0.05,
+            "All first scores are the same: a head of zeros. Draw its weights at random, with standard deviation "
+            "1/√(d + 1).",
+        ),
+        Symptom(
+            "PyTorch's own start",
+            lambda record: record.linear and 0.5 < record.spread < 0.68,
+            "Your head has PyTorch's own start: uniform weights, of standard deviation 1/√(3 d), and a random bias. "
+            "Draw normal ones with `nn.init.normal_`, as section 2 does.",
+        ),
+        Symptom(
+            "rejected preferred",
+            _loss_is(lambda chosen, rejected: -F.logsigmoid(rejected - chosen).mean()),
+            "Your loss prefers the rejected answers: (2) has σ of chosen minus rejected. The first N rows are the "
+            "chosen ones.",
+        ),
+        Symptom(
+            "sum",
+            _loss_is(lambda chosen, rejected: -F.logsigmoid(chosen - rejected).sum()),
+            "Your loss is a sum over the pairs. (2) is a mean.",
+        ),
+        Symptom(
+            "neighbours",
+            _loss_is(
+                lambda chosen, rejected: (
+                    -F.logsigmoid(torch.cat([chosen, rejected])[::2] - torch.cat([chosen, rejected])[1::2]).mean()
+                )
+            ),
+            "You compare neighbours in the batch. Pair i is row i, and its rejected answer is row N + i.",
+        ),
+        Symptom(
+            "each with each",
+            _loss_is(lambda chosen, rejected: -F.logsigmoid(chosen[:, None] - rejected[None, :]).mean()),
+            "You compare every chosen answer with every rejected one, also across prompts: only answers to the same "
+            "prompt were compared.",
+        ),
+        Symptom(
+            "no logarithm",
+            _loss_is(lambda chosen, rejected: -torch.sigmoid(chosen - rejected).mean()),
+            "The logarithm is missing: (2) is −log σ.",
+        ),
+        Symptom(
+            "margin itself",
+            _loss_is(lambda chosen, rejected: -(chosen - rejected).mean()),
+            "Your loss is the difference of the scores itself: it falls without end. (2) has −log σ around it.",
+        ),
+        Symptom(
+            "nothing moves",
+            lambda record: record.moved == 0,
+            "No weight ever changes: after `loss.backward()` comes `optimizer.step()`, on `self.parameters()`.",
+        ),
+        Symptom(
+            "only the head learns",
+            lambda record: 0 < record.moved <= 2 * WIDTH,
+            "Only the head changes, the trunk stays as it is. Give the optimizer all of `self.parameters()`, and let "
+            "the gradient through the trunk (no `no_grad`, no `detach`).",
+        ),
+        Symptom(
+            "upside down",
+            lambda record: record.accuracies[-1] < 0.45,
+            "On new pairs your judge prefers the *worse* answer. Is the sign of the step, or the order of chosen and "
+            "rejected, turned in what you train by?",
+        ),
+    ),
+    shows=lambda records: (
+        "On new pairs your judges have accuracies of "
+        + ", ".join(f"{r.accuracies[-1]:.3f} (ceiling {r.ceiling:.3f})" for r in records)
+        + "."
+    ),
+    hints=(
+        "Which token has seen the whole answer? And which weights must learn: the head alone?",
+        "r = v · h_last + b, with h from the trunk; the loss of a pair is −log σ(r_w − r_l), and its gradient goes "
+        "through both scores into head *and* trunk.",
+        "In `__init__` keep the trunk and make a linear layer from d to 1; draw its weights, zero its bias. In "
+        "`forward` run the trunk with mask and positions, find the last column with a True, pick one vector a row, "
+        "put it through the head, drop the last axis. In `fit` shuffle the numbers of the pairs and cut them into "
+        "batches; score the rows `pairs` and `pairs + N` together, split in two, take the loss, clear, go backward, "
+        "step, yield.",
+        "self.head = torch.nn.Linear(width, 1)  # __init__, after self.trunk = ...\n"
+        "torch.nn.init.normal_(self.head.weight, std=...)\n"
+        "torch.nn.init.zeros_(self.head.bias)\n"
+        "hidden = self.trunk(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask))"
+        ".last_hidden_state  # forward\n"
+        "last = ...\n"
+        "scores = self.head(hidden[torch.arange(len(hidden)), last]).squeeze(-1)\n"
+        "optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)  # fit\n"
+        "for _ in range(epochs):\n"
+        "    for pairs in torch.split(torch.randperm(len(ids) // 2), batch_size):\n"
+        "        both = torch.cat([pairs, ...])\n"
+        "        chosen, rejected = self(ids[both], mask[both]).chunk(2)\n"
+        "        loss = ...\n"
+        "        optimizer.zero_grad()\n"
+        "        ...",
     ),
 )

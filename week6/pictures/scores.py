@@ -20,7 +20,7 @@ def training(losses: Sequence[float], accuracy: Mapping[int, float], ceiling: fl
     right.axhline(ceiling, color=BLACK, linestyle="--", label="Bayes ceiling")
     right.axhline(0.5, color=ORANGE, linestyle=":", label="coin flip")
     right.set(title="Accuracy", xlabel="step", ylabel="expected accuracy (share of pairs)", ylim=(0.45, 1))
-    right.legend(loc="lower right")
+    right.legend(loc="lower right", bbox_to_anchor=(1, 0.12))
     return figure
 
 

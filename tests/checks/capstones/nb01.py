@@ -29,7 +29,7 @@ def _fit(
         while True:
             expected = compared * torch.sigmoid(rewards[:, None] - rewards[None, :])
             gradient = slope(counts, expected).sum(dim=1) - penalty(l2) * rewards
-            if stop(gradient, step_size * gradient, rounds, tolerance) or rounds > 20_000:
+            if stop(gradient, step_size * gradient, rounds, tolerance) or rounds > 3000:
                 return found | {"rewards": end(rewards), "rounds": rounds}
             rewards = rewards + step_size * gradient
             rounds += 1
@@ -111,8 +111,8 @@ MISTAKES = {
     "half the penalty": _fit(penalty=lambda l2: l2 / 2),
     "mean of the gradient": _fit(stop=lambda gradient, step, rounds, tolerance: gradient.mean().abs() <= tolerance),
     "2000 rounds": _fit(stop=lambda gradient, step, rounds, tolerance: rounds == 2000),
-    "at most 1000 rounds": _fit(
-        stop=lambda gradient, step, rounds, tolerance: gradient.abs().max() <= tolerance or rounds == 1000
+    "at most 200 rounds": _fit(
+        stop=lambda gradient, step, rounds, tolerance: gradient.abs().max() <= tolerance or rounds == 200
     ),
     "size of the step": _fit(stop=lambda gradient, step, rounds, tolerance: step.abs().max() <= tolerance),
 }
@@ -134,7 +134,24 @@ RECOGNISED = {
     "half the penalty": "half the penalty",
     "mean of the gradient": "stopped at once",
     "2000 rounds": "a fixed number of rounds",
-    "at most 1000 rounds": "a largest number of rounds",
+    "at most 200 rounds": "a largest number of rounds",
     "size of the step": "the size of a step",
 }
-UNSEEN = {}
+UNSEEN = {
+    "ties decide by the wins": _fit(counts_of=lambda wins, ties: wins + ties * (wins > wins.T)),
+    "shares in place of counts": _fit(
+        counts_of=lambda wins, ties: (wins + ties / 2) / (wins + wins.T + ties).clamp(min=1)
+    ),
+    "one step along the arrows": _fit(
+        finite_of=lambda counts, wins, l2: l2 > 0 or bool((counts + torch.eye(len(counts)) > 0).all())
+    ),
+    "never finite without a penalty": _fit(finite_of=lambda counts, wins, l2: l2 > 0),
+    "win rates": _fit(start=lambda k: torch.zeros(k), stop=lambda gradient, step, rounds, tolerance: rounds == 1),
+    "stops at the signed maximum": _fit(stop=lambda gradient, step, rounds, tolerance: gradient.max() <= tolerance),
+    "stops at the norm": _fit(stop=lambda gradient, step, rounds, tolerance: gradient.square().mean() <= tolerance),
+    "tolerance squared": _fit(stop=lambda gradient, step, rounds, tolerance: gradient.abs().max() <= tolerance**0.5),
+    "penalty with the wrong sign": _fit(penalty=lambda l2: -l2),
+    "penalty not in the gradient but at the end": _fit(penalty=lambda l2: 0.0, end=lambda rewards: 0.9 * rewards),
+    "scaled to variance 1": _fit(end=lambda rewards: (rewards - rewards.mean()) / rewards.std()),
+    "starts at ones": _fit(start=torch.ones),
+}
