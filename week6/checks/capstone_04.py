@@ -285,7 +285,7 @@ def _advantages(record: Record) -> str | None:
 
 def _differs(came: Tensor, want: Tensor, mask: Tensor, tolerance: float, where: str) -> str:
     """Where two tables differ at a real token first, or ""."""
-    wrong = ((came - want).abs() > tolerance) & mask | ~came.isfinite() & mask
+    wrong = ((came - want).abs() > tolerance * want.abs().clamp_min(1)) & mask | ~came.isfinite() & mask
     if not wrong.any():
         return ""
     b, t = wrong.nonzero()[0].tolist()
