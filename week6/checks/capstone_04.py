@@ -95,15 +95,16 @@ ITERATIONS = 30
 LAST = slice(20, ITERATIONS)
 """The iterations whose mean gap and whose critic are judged: by then a right run has arrived."""
 CLIMB = 0.7
-"""Of what J can gain, what five iterations must bring: the course's own PPO 0.8 and more, one step a batch at most 0.62."""
-TWICE, HELD = 0.7, 0.038
-"""The share of tokens that an update may move, the way they should, by more than a factor of two, e^0.7: the course's own
-PPO moves at most 0.024 so far, the same without a clip at least 0.05."""
+"""Of what J can gain, what five iterations must bring: the course's PPO 0.8 and more, one step a batch at most 0.62."""
+TWICE, HELD = 0.7, 0.045
+"""The share of tokens that an update may move, the way they should, by more than a factor of two, e^0.7: the course's
+PPO moves at most 0.03 so far, other right ones up to 0.04, the same without a clip at least 0.05."""
 EXPLAINED = 0.5
 "Explained variance of the critic's table against the exact values: the course's own 0.9 and more, a table of zeros "
 "0."
-GAP = 0.1
-"Nats. The course's own PPO has a mean gap of at most 0.06, the noise of batches of 128; at the start it is above 1."
+GAP = 0.2
+"""Nats. The course's PPO has a mean gap of at most 0.06, other right ones up to 0.13: the noise of batches of 128. At
+the start it is above 1."""
 
 
 class Record:
@@ -284,7 +285,7 @@ def _advantages(record: Record) -> str | None:
 
 def _differs(came: Tensor, want: Tensor, mask: Tensor, tolerance: float, where: str) -> str:
     """Where two tables differ at a real token first, or ""."""
-    wrong = ((came - want).abs() > tolerance) & mask | ~came.isfinite() & mask
+    wrong = ((came - want).abs() > tolerance * want.abs().clamp_min(1)) & mask | ~came.isfinite() & mask
     if not wrong.any():
         return ""
     b, t = wrong.nonzero()[0].tolist()
@@ -322,7 +323,7 @@ def _critic(record: Record) -> str | None:
     if not record.has("values"):
         return None
     share = _explained(record)
-    return "" if share > EXPLAINED else f"the critic explains {share:.0%} of the variance of the exact values"
+    return "" if share > EXPLAINED else f"the critic explains {max(share, 0.0):.0%} of the variance of the exact values"
 
 
 def _explained(record: Record, *, later: bool = True) -> float:
@@ -422,8 +423,10 @@ def _direction(record: Record, first: int, last: int) -> float:
     return _median([record.moved(i) for i in range(first, last)])
 
 
-def _grows(sizes: Sequence[float]) -> bool:
-    return all(small < large for small, large in itertools.pairwise(sizes))
+def _first_values(record: Record) -> float:
+    """How much the critic went towards its targets in the first iteration, from zero: negative if away from them."""
+    step, (_, _, _, mask) = record.steps[0], record.batch(0)
+    return float((step["values"][record.language.rows[step["answers"]]] * step["returns"] * mask).sum())
 
 
 def _same(tables: Sequence[Tensor]) -> bool:
@@ -552,8 +555,8 @@ SYMPTOMS = (
     ),
     Symptom(
         "a critic that runs away",
-        lambda record: _explained(record) < -1 and _grows([float(v.abs().mean()) for v in record["values"]]),
-        "The values go away from the returns from the first update on: is the sign of the value loss turned?",
+        lambda record: _explained(record) < -1 and _first_values(record) < 0,
+        "The values went away from the returns in the first update already: is the sign of the value loss turned?",
     ),
     Symptom(
         "gradients that pile up",
@@ -605,8 +608,34 @@ capstone = Capstone(
     shows=lambda records: (
         "The gap to π* fell from "
         + ", ".join(f"{record.gaps[0]:.2f} to {_late_gap(record):.3f}" for record in records)
-        + f" nats; the critic explains at least {min(_explained(record) for record in records):.0%} of the exact values."
+        + f" nats; the critic explains at least {min(map(_explained, records)):.0%} of the exact values."
     ),
-    hints=("", "", "", "..."),
+    hints=(
+        "Section 7 and section 8 use a batch more than once. What must be noted before the first of its steps, "
+        "because no step may change it?",
+        "Everything that the old policy and the old critic said is a plain number: answers, log-probabilities, "
+        "rewards, advantages, targets. Only two things have gradients: the log-probabilities of the policy in the "
+        "ratio, and the values of the critic in its squared error. Both are computed anew at each of the eight "
+        "steps.",
+        "Start: a copy of the reference's logits and a table of zeros, both in one optimizer. Each iteration, "
+        "without gradient: log-probabilities of all answers, their sums, 128 draws; for the drawn ones old and "
+        "reference log-probabilities, mask, and the critic's values at their rows. Then shape_rewards, gae, whiten. "
+        "Then eight times: clipped_loss of the new log-probabilities, plus half the squared error of the values, "
+        "zero_grad, backward, step. Last, yield copies.",
+        "with torch.no_grad():\n"
+        "    everything = language.log_probs(policy)\n"
+        "    y = torch.multinomial(..., 128, replacement=True, generator=generator)\n"
+        "    old, ref, mask = everything[y], ..., language.mask[y]\n"
+        "    old_values = critic[language.rows[y]]\n"
+        "rewards = shape_rewards(...)\n"
+        "raw_advantages, returns = gae(...)\n"
+        "advantages = whiten(raw_advantages, mask)\n"
+        "for _ in range(epochs):\n"
+        "    policy_loss = clipped_loss(..., old, advantages, mask, clip)\n"
+        "    value_loss = ...\n"
+        "    optimizer.zero_grad()\n"
+        "    (policy_loss + value_loss).backward()\n"
+        "    optimizer.step()",
+    ),
     time_limit=25.0,
 )

@@ -96,10 +96,20 @@ q1 = Question(
     reference=reward_to_go,
     cases=_rewards,
     hints=(
-        "Start at the last token. There, G is the reward itself. How do you get G of the token before it from G of the "
-        "one after it?",
-        "Set the rewards at padding to 0. Then loop over t from T − 1 down to 0 with `to_go = rewards[:, t] + gamma * "
-        "to_go`, collect the results, and turn the order round at the end.",
+        "Start at the last token. There, G is the reward itself. How do you get G of the token before it from G "
+        "of the one after it?",
+        "G_t = r_t + γ G_{t+1}: one pass from the end to the start, which carries one number for each answer. "
+        "Rewards at padding must be 0 before anything is added, since they would leak into the tokens before "
+        "them.",
+        "Set the rewards at padding to 0. Let a vector of zeros, one for each answer, hold what comes later. From"
+        " the last column to the first: what comes later is the reward of this column plus γ times itself. Write "
+        "it into the column.",
+        "rewards = rewards * mask\n"
+        "to_go, later = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])\n"
+        "for t in reversed(range(rewards.shape[1])):\n"
+        "    later = ...\n"
+        "    to_go[:, t] = later\n"
+        "return to_go",
     ),
     misconceptions=(
         Misconception(
@@ -324,12 +334,17 @@ q2 = Question(
     reference=gae,
     cases=_trajectories,
     hints=(
-        "Two things are carried from token t + 1 to token t: its value and its advantage. Both are 0 after the last "
-        "real token.",
-        "Mask rewards and values first. Then, from t = T − 1 down: `delta = rewards[:, t] + gamma * next_value - "
-        "values[:, t]`, `advantage = delta + gamma * lam * advantage`, `next_value = values[:, t]`.",
-        "At padding, set the advantage to 0, so that nothing flows from padding into the last real token. Return "
-        "`advantages, advantages + values`.",
+        "Two things are carried from token t + 1 to token t. Which two, and what are they after the last real token?",
+        "(22) is reward-to-go with δ for r and γλ for γ. And δ_t needs the value of the next token (18). Both are"
+        " 0 after the last real token, so nothing may flow out of the padding.",
+        "Mask rewards and values first. From the last column to the first: δ is the reward plus γ times the next "
+        "value minus the value; the advantage is δ plus γλ times the next advantage, 0 at padding; then this "
+        "column's value is the next value. The targets are advantages plus values.",
+        "for t in reversed(range(rewards.shape[1])):\n"
+        "    delta = rewards[:, t] + gamma * next_value - ...\n"
+        "    next_advantage = (...) * mask[:, t]\n"
+        "    next_value = values[:, t]\n"
+        "    advantages[:, t] = next_advantage",
     ),
     misconceptions=(
         Misconception(
@@ -543,10 +558,16 @@ q3 = Question(
     cases=_updates,
     grad_args=(0,),
     hints=(
-        "Log-probabilities come in, a ratio is needed: which function turns a difference of logarithms into a ratio?",
-        "A loss is minimised, so both candidates carry a minus sign: `-advantages * ratio` and `-advantages * "
-        "ratio.clamp(1 - clip, 1 + clip)`. Of the two take the worse one, which for a loss is the larger.",
-        "Average over the real tokens: sum with the mask, divided by the sum of the mask.",
+        "Log-probabilities come in, a ratio is needed: which function turns a difference of logarithms into a "
+        "ratio? And which of two gains does (29) take?",
+        "The gain is the smaller of ρÂ and clip(ρ)Â, so a step too far never pays. The loss is its negative, "
+        "averaged over the real tokens.",
+        "The ratio is exp of new minus old log-probabilities. Clamp it to 1 − ε and 1 + ε, multiply both with the"
+        " advantages, take the smaller product for each token. Sum with the mask, divide by the sum of the mask, "
+        "and turn the sign.",
+        "ratio = (log_probs - old_log_probs).exp()\n"
+        "gain = torch.minimum(ratio * advantages, ...)\n"
+        "return -(gain * mask).sum() / ...",
     ),
     misconceptions=(
         Misconception(
@@ -946,9 +967,17 @@ q5 = Question(
     reference=masked_whiten,
     cases=_to_whiten,
     hints=(
-        "You need the mean and the variance of the real entries. Both are masked means: one of x, one of a square.",
-        "`mean = masked_mean(x, mask)`, `variance = masked_mean((x - mean) ** 2, mask)`. Then centre, scale, put the "
-        "mean back if it is asked for, and at last set padding to 0.",
+        "Which entries count for mean and variance, and over how much of the batch are they taken?",
+        "Both are masked means over all real tokens of the batch: one of x, one of (x − mean)². Then every entry "
+        "is centred and divided by the root of the variance plus 1e-8.",
+        "masked_mean of x is the mean. masked_mean of the squared distance from it is the variance. Subtract, "
+        "divide by the root, put the mean back if shift_mean is False, and set padding to 0 at last.",
+        "mean = masked_mean(x, mask)\n"
+        "variance = masked_mean(..., mask)\n"
+        "white = (x - mean) / torch.sqrt(variance + 1e-8)\n"
+        "if not shift_mean:\n"
+        "    white = ...\n"
+        "return white * mask",
     ),
     misconceptions=(
         Misconception(

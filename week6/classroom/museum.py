@@ -1,7 +1,9 @@
 """The failure museum: PPO with one thing wrong, and what its dashboard shows then.
 
-Every bug here has been in a published program. Each is put into the tested loop from outside: one function is swapped
-for a wrong one while a short run lasts. `train_ppo` itself has no switch for any of them.
+Bugs of this kind have been reported of published programs: dropout (huggingface/trl, issue 4), positions
+(CarperAI/trlx, issue 508), eos (huggingface/trl, pull request 6357), truncated (huggingface/trl, issue 235), late
+(huggingface/trl, pull request 5338); for sign we cite no report. Each is put into the tested loop from outside: one
+function is swapped for a wrong one while a short run lasts. `train_ppo` itself has no switch for any of them.
 """
 
 from collections.abc import Callable, Iterator

@@ -75,7 +75,7 @@ def steps_on_one_batch(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Fig
             axes.plot(run[curve], color=colour, linestyle=style, label=name)
         axes.axhline(run["objective"][0], color=BLACK, linestyle=":", linewidth=1, label="J at the start")
         axes.set(title=title, xlabel="gradient steps on the same batch", ylabel="reward units")
-    panels[0].legend(loc="upper left")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

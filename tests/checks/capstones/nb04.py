@@ -249,4 +249,32 @@ RECOGNISED = {
     "policy not in the optimizer": "a policy that stands still",
     "no copies": "a list that was overwritten",
 }
-UNSEEN = {}
+# --- written after the symptoms and the tolerances ------------------------------------------------------------------
+
+
+def score_at_the_start(scores, old, ref, mask, beta):
+    rewards = -beta * (old - ref) * mask
+    rewards[:, 0] += scores
+    return rewards
+
+
+def score_per_token(scores, old, ref, mask, beta):
+    return shape_rewards(scores / mask.sum(1), old, ref, mask, beta)
+
+
+UNSEEN = {
+    "uniform answers": mistaken(sample=lambda policy, reference, g: draw(torch.ones_like(policy), g)),
+    "the score at the first token": mistaken(shape=score_at_the_start),
+    "the score divided by the length": mistaken(shape=score_per_token),
+    "β twice as large": mistaken(shape=lambda s, old, ref, m, beta: shape_rewards(s, old, ref, m, 2 * beta)),
+    "γ = 0.9": mistaken(advantage=lambda r, v, m: gae(r, v, m, 0.9, 0.95)),
+    "reward-to-go as target": mistaken(target=lambda raw, white, returns, values: raw),
+    "whitened with the sign turned": mistaken(whiten=lambda x, mask: -masked_whiten(x, mask)),
+    "advantages left out of the gain": mistaken(gain=lambda rho, a, clip: surrogate(rho, torch.ones_like(a), clip)),
+    "ε ten times as large": mistaken(gain=lambda rho, a, clip: surrogate(rho, a, 10 * clip)),
+    "learning rate of 0.001": mistaken(rate=0.001),
+    "values of the next token trained": mistaken(
+        value_loss=lambda v, ret, a, r, m: squared(v.roll(1, 1), ret, a, r, m)
+    ),
+    "targets are advantages": mistaken(value_loss=lambda v, ret, a, r, m: squared(v, a, a, r, m)),
+}
