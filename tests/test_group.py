@@ -285,6 +285,16 @@ def test_a_reward_that_is_nan_or_misshapen_stops_the_loop():
         assert torch.equal(weights(policy), before)
 
 
+def test_dropout_is_off_while_training():
+    rows = []
+    for dropout in (0.0, 0.5):
+        policy = tiny_gpt2(seed=1, scale=0.25, dropout=dropout).train()
+        optimizer = make_optimizer(policy, 1e-2)
+        loop = train_grpo(policy, tiny_gpt2(seed=2), threes, *questions(), optimizer, CONFIG, seed=3)
+        rows.append([row for row, _ in loop])
+    assert rows[0] == rows[1] and all(row["first_ratio_deviation"] < 1e-4 for row in rows[1])
+
+
 def test_settings_are_bounded():
     check_fields(GRPOConfig())
     for change, name in (({"answers": 1}, "answers"), ({"beta": -1.0}, "beta"), ({"mean": "max"}, "mean")):
