@@ -11,6 +11,7 @@ from torch import Tensor
 from week6.machine import validate as check
 
 
+@check.arguments
 def pass_at_k(correct: Int[Tensor, " M"], n: int, k: int) -> Float[Tensor, " M"]:
     """P(at least one of k answers is right) for each of M prompts, from n answers of which `correct` were right.
 
@@ -42,8 +43,7 @@ def best_success(p: Float[Tensor, "*S"], beta: float) -> tuple[Float[Tensor, "*S
     ValueError for β ≤ 0 or a p outside [0, 1].
     """
     check.positive("beta", beta)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p: got {p.min().item()} to {p.max().item()}, expected probabilities")
+    _probabilities(p=p)
     p = p.double()
     best = torch.sigmoid(torch.logit(p) + 1 / beta)
     return best, coin_kl(best, p)
@@ -56,5 +56,12 @@ def coin_kl(q: Float[Tensor, "*S"], p: Float[Tensor, "*S"]) -> Float[Tensor, "*S
     0 log 0 is 0; infinite where p rules out what q allows.
     """
     check.same_shape(q=q, p=p)
+    _probabilities(q=q, p=p)
     q, p = q.double(), p.double()
     return torch.xlogy(q, q) - torch.xlogy(q, p) + torch.xlogy(1 - q, 1 - q) - torch.xlogy(1 - q, 1 - p)
+
+
+def _probabilities(**values: Tensor) -> None:
+    for name, value in values.items():
+        if not ((value >= 0) & (value <= 1)).all():
+            raise ValueError(f"{name}: got {value.min().item()} to {value.max().item()}, expected probabilities")
