@@ -758,6 +758,17 @@ capstone = Capstone(
             "answer, fresh each time.",
         ),
         Symptom(
+            "nothing moves",
+            lambda run: _moves(run) < 1e-6,
+            "The policy is the same after every iteration. Is the gradient cut off (detach, no_grad, a ratio of old "
+            "to old), or the optimizer's step missing?",
+        ),
+        Symptom(
+            "forgets",
+            lambda run: bool(torch.allclose(run.part["old"], run.log_ref.expand_as(run.part["old"]), atol=1e-6)),
+            "Every iteration begins at the reference again: make the logits and the optimizer once, before the loop.",
+        ),
+        Symptom(
             "no KL",
             lambda run: run.is_shaped_by(run.raw),
             "Your shaped rewards are the rewards themselves: the price β log(π/π_ref) is missing. Then the optimum is "
@@ -809,21 +820,10 @@ capstone = Capstone(
             "The sign of your advantages is turned: who is better than the others has a positive one.",
         ),
         Symptom(
-            "nothing moves",
-            lambda run: _moves(run) < 1e-6,
-            "The policy is the same after every iteration. Is the gradient cut off (detach, no_grad, a ratio of old "
-            "to old), or the optimizer's step missing?",
-        ),
-        Symptom(
             "downhill",
             lambda run: float(run.objective(run.part["new"])[-1]) < run.start - 0.02,
             "J falls from the first iteration on: the sign of the loss is turned. An optimizer goes down, so the loss "
             "is minus the surrogate.",
-        ),
-        Symptom(
-            "forgets",
-            lambda run: bool(torch.allclose(run.part["old"][1:], run.log_ref, atol=1e-6)),
-            "Every iteration begins at the reference again: make the logits and the optimizer once, before the loop.",
         ),
     ),
     shows=lambda records: (
