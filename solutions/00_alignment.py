@@ -901,7 +901,11 @@ print("complies with over 10 % of them; no temperature gives both refusal of har
 # | **cDPO**, **IPO** | variants of DPO: with an assumed share of flipped labels; with a squared loss | 06 |
 # | **frontier** | the best reward for each distance | 03 |
 # | **win rate** | how often one policy's answer beats another's to the same prompt; a tie counts half | 07 |
-# | **RLOO**, **GRPO** | policy gradients whose baseline is the other answers to the same prompt | 07 |
+# | **RLVR** | reinforcement learning with rewards that can be checked | 09 |
+# | **verifier** | code that says whether an answer is right; a reward of 0 or 1 | 09 |
+# | **pass@k** | the probability that at least one of k answers is right | 09 |
+# | **RLOO**, **GRPO** | policy gradients whose baseline is the other answers to the same prompt | 09 |
+# | **DAPO**, **Dr. GRPO** | variants of GRPO: other means over the tokens, another clip, no division by the spread | 09 |
 # | **chat template** | the text with role markers that a conversation becomes before a model reads it | 08 |
 # | **VADER** | a word list with rules that scores the sentiment of a text from −1 to 1; the gold reward of film reviews | 05 |
 # | **KV cache** | the keys and values of earlier tokens, kept so that they are not computed again for each new one | 08 |

@@ -76,7 +76,7 @@ plt.show()
 # | value $V$, critic | the return that is to be expected from a prefix on; the critic is the model that estimates it |
 # | on-policy | learning from answers of the very policy that is improved; *off-policy*: from those of another one |
 #
-# Methods without a critic, RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024), are in notebook 07. They build on
+# Methods without a critic, RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024), are in notebook 09. They build on
 # sections 1 to 3, and GRPO on sections 7 and 8 as well.
 #
 # ## 0 · A language of 64 answers

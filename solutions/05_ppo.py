@@ -1136,7 +1136,7 @@ exhibited.claim(
 # 2. Scores are centred, so 0 is an average SFT answer. For a hard prompt, where the policy expects less than 0, never
 #    ending would be the better choice. The penalty should lie below the scores of the answers that you want.
 # 3. A baseline lowers the variance and does not change the mean of the gradient (notebook 04, section 3). Whitening
-#    subtracts the mean of the batch, and that is a baseline already. GRPO and RLOO, in notebook 07, drop the value function
+#    subtracts the mean of the batch, and that is a baseline already. GRPO and RLOO, in notebook 09, drop the value function
 #    for good.
 
 # %% [markdown]

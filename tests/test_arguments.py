@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 import week6
 from tests.tiny import ragged, ragged_pairs, tiny_gpt2, words_tokenizer
-from week6.group import grpo_advantages, rloo_advantages
+from week6.group import group_policy_loss, grpo_advantages, mean_over, rloo_advantages
 from week6.sequences import Pairs, Rollout
+from week6.verifiable import best_success, coin_kl, pass_at_k
 
 GENERATOR = torch.Generator().manual_seed(0)
 B, T, N = 3, 4, 5
@@ -103,6 +104,14 @@ CALLS = {
     "best_of_n_kl_bound": lambda: {"n": 4},
     "rloo_advantages": lambda: {"rewards": reals(B, N)},
     "grpo_advantages": lambda: {"rewards": reals(B, N), "eps": 1e-4},
+    "group_policy_loss": lambda: {
+        "log_probs": -shares(B, T), "old_log_probs": -shares(B, T), "advantages": reals(B), "mask": mask(),
+        "clip_low": 0.2, "clip_high": 0.3, "mean": "token",
+    },
+    "mean_over": lambda: {"x": reals(B, T), "mask": mask(), "mean": "answer"},
+    "pass_at_k": lambda: {"correct": torch.tensor([0, 2, 4]), "n": 4, "k": 2},
+    "best_success": lambda: {"p": shares(B), "beta": 0.5},
+    "coin_kl": lambda: {"q": shares(B), "p": shares(B).flip(0)},
     "position_ids": lambda: {"attention_mask": mask()},
     "token_log_probs": lambda: {"logits": reals(B, T, N), "tokens": torch.arange(B * T).reshape(B, T) % N},
     "response_log_probs": lambda: {"model": model(), **batch(), "temperature": 0.7},
@@ -176,7 +185,10 @@ ELSEWHERE = {
     "DPOConfig", "PPOConfig", "RewardConfig", "SFTConfig",  # bounds of settings: tests/run/test_setting.py
     "DPOOutput", "Demonstrations", "ExactReport", "Pairs", "Rollout",  # hold what they are given
 }  # fmt: skip
-OURS = {"rloo_advantages": rloo_advantages, "grpo_advantages": grpo_advantages}
+OURS = {
+    f.__name__: f
+    for f in (rloo_advantages, grpo_advantages, group_policy_loss, mean_over, pass_at_k, best_success, coin_kl)
+}
 
 
 def function(name):

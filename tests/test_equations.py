@@ -191,7 +191,6 @@ ALTERATIONS: list[Alteration] = [
     Alteration("08_chatbot", '(policies["sft"], c, 2 * config.n_layer *', '(policies["sft"], c, config.n_layer *'),
     Alteration("08_chatbot", "torch.arange(5), 2 * 3 * 2 * 8)", "torch.arange(5), 2 * 3 * 4 * 8)"),
     Alteration("08_chatbot", "c.masked_fill(~m, -100)", "c.masked_fill(m, -100)"),
-    Alteration("07_frontier", "all_mean / (in_groups.std(1, keepdim=True) + 1e-4)", "all_mean"),
     Alteration("07_frontier", "(2 * p - 1) / math.sqrt(2 * p * (1 - p))", "(2 * p - 1) / math.sqrt(p * (1 - p))"),
     Alteration("08_chatbot", "pi ** (1 / T) / (pi ** (1 / T)).sum()", "pi**T / (pi**T).sum()"),
     Alteration("07_frontier", "(ref + rewards / prices[:, None])", "(ref + rewards * prices[:, None])"),
@@ -201,8 +200,18 @@ ALTERATIONS: list[Alteration] = [
     Alteration("07_frontier", "1.96**2 * end * (1 - end) / n", "1.96**2 * p * (1 - p) / n"),
     Alteration("07_frontier", "alpha_g / (2 * beta_g))", "alpha_g / beta_g)"),
     Alteration("07_frontier", "(alpha_g / beta_g - 1).exp()", "(alpha_g / beta_g).exp()"),
-    Alteration("07_frontier", "(K - 1) / K * true_gradient", "true_gradient"),
-    Alteration("07_frontier", "(advantages * log_pi).mean(1)", "(advantages * log_pi).sum(1)"),
+    Alteration("09_verifiable_rewards", "(K - 1) / K * true_gradient", "true_gradient"),
+    Alteration("09_verifiable_rewards", "(advantages * log_pi).mean(1)", "(advantages * log_pi).sum(1)"),
+    Alteration("09_verifiable_rewards", "unbiased, truth, abs_tol=1e-6", "plugged_in, truth, abs_tol=1e-6"),
+    Alteration("09_verifiable_rewards", "c * (K - c) / (K**2 * spread)", "c * (K - c) / K**2"),
+    Alteration("09_verifiable_rewards", "(2 * p.sqrt().arcsin()).sum()", "p.sqrt().arcsin().sum()"),
+    Alteration("09_verifiable_rewards", "* log_pi[groups] / length[groups]).mean(1)", "* log_pi[groups]).mean(1)"),
+    Alteration("09_verifiable_rewards", "(right - p_now) / length", "right / length"),
+    Alteration("09_verifiable_rewards", "sum(part * m for part, m in", "sum(part for part, m in"),
+    Alteration("09_verifiable_rewards", "(log_star.exp() * verdict).sum(-1))  # (14)", "verdict.mean(-1))"),
+    Alteration("09_verifiable_rewards", "kl_divergence(log_star, log_ref))  # (15)", "nats.double() + 0.01)"),
+    Alteration("09_verifiable_rewards", "verdict - 0.5 * (log_star - log_ref)", "verdict - (log_star - log_ref)"),
+    Alteration("09_verifiable_rewards", "torch.logit(p_now) + 0.98 / 0.5", "torch.logit(p_now) + 1.0 / 0.5"),
 ]
 
 

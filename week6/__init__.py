@@ -1,8 +1,8 @@
 """Week 6: Alignment and Chatbots. The tested implementations behind the notebooks.
 
-The course, in reading order: preferences (01), reward_model (02), objective (03), ppo (04, 05), dpo (06), group (07),
-sft (00, 08); exact is the enumerable world in which they are held to the optimum. They stand on sequences (texts as
-padded tokens), log_probs and sampling.
+The course, in reading order: preferences (01), reward_model (02), objective (03), ppo (04, 05), dpo (06), sft (00, 08),
+group and verifiable (09); exact is the enumerable world in which they are held to the optimum. They stand on sequences
+(texts as padded tokens), log_probs and sampling.
 
 Its rooms: machine (where and how it is computed, files, the gradient step), tasks (prompts, answers, gold rewards),
 pictures (drawings of numbers), run (a run from top to bottom), chat, classroom (what the notebooks use beside the

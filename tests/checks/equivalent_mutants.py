@@ -61,4 +61,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "nb07.q3",
         "return float(betas[torch.where(allowed, reward.sum(0), -torch.inf).argmax()])",
     ): "the highest sum over the seeds is the highest mean",
+    (
+        "nb09.q3",
+        "surrogate = torch.maximum(-advantage * ratio.clamp(1 - clip_low, 1 + clip_high), -advantage * ratio)",
+    ): "the larger of two numbers has no order",
 }

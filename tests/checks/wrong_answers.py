@@ -1984,7 +1984,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         beta_of_the_most_kl,
         beta_of_the_lowest_reward,
     ],
-    "nb07.q4": [
+    "nb09.q2": [
         baseline_over_the_batch,
         baseline_of_the_next,
         baseline_of_those_before,

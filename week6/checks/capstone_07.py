@@ -440,7 +440,7 @@ def _shows(records: Sequence[list[Frontier]]) -> str:
 
 
 capstone = Capstone(
-    title="7.5 Capstone: a frontier from runs of your own",
+    title="7.4 Capstone: a frontier from runs of your own",
     reference=measure_frontier,
     run=measure,
     seeds=3,

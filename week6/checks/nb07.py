@@ -6,7 +6,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from week6 import group
 from week6.checks.capstone_07 import capstone
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.pictures import frontier
@@ -639,156 +638,6 @@ q3 = Question(
     ),
 )
 
-# --- 7.4 · leave one out --------------------------------------------------------------------------------------------
-
-
-def _groups(g: torch.Generator) -> list[tuple[Tensor]]:
-    """Groups of sizes by hand and at random; in one, all answers are equally good."""
-    drawn = [tuple(torch.randint(2, 9, (2,), generator=g).tolist()) for _ in range(3)]
-    cases = [(3 * torch.randn(b, k, generator=g) + 1,) for b, k in ((3, 4), (1, 5), (4, 2), (2, 8), *drawn)]
-    return [*cases, (torch.full((2, 3), 1.5),)]
-
-
-def _baseline(of_others: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Reward minus `of_others` (B, K) → (B,) of the other answers."""
-
-    def advantages(rewards: Tensor) -> Tensor:
-        columns = range(rewards.shape[1])
-        others = [of_others(torch.cat([rewards[:, :i], rewards[:, i + 1 :]], dim=1)) for i in columns]
-        return rewards - torch.stack(others, dim=1)
-
-    return advantages
-
-
-def _of_those_before(rewards: Tensor) -> Tensor:
-    before = rewards.cumsum(1) - rewards
-    return rewards - before / torch.arange(rewards.shape[1]).clamp(min=1)
-
-
-q4 = Question(
-    title="7.4 Leave one out",
-    name="leave_one_out",
-    reference=group.rloo_advantages,
-    cases=_groups,
-    hints=(
-        "The sum of the other K − 1 rewards is the sum of the row minus the own one.",
-        "others = (rewards.sum(1, keepdim=True) - rewards) / (K − 1); the advantage is rewards − others.",
-    ),
-    misconceptions=(
-        Misconception(
-            "mean of all",
-            lambda rewards: rewards - rewards.mean(1, keepdim=True),
-            "You subtract the mean of all K, your own answer included. That is (14), shorter by the factor (K − 1)/K. "
-            "(12) leaves the own answer out.",
-        ),
-        Misconception(
-            "divided by K",
-            lambda rewards: rewards - (rewards.sum(1, keepdim=True) - rewards) / rewards.shape[1],
-            "You sum the others and divide by K. There are only K − 1 others.",
-        ),
-        Misconception(
-            "normalised",
-            group.grpo_advantages,
-            "You divide by the standard deviation of the group: that is GRPO, (15). (12) only subtracts.",
-        ),
-        Misconception(
-            "normalised without ε",
-            lambda rewards: (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-8),
-            "You subtract the mean of all K and divide by the standard deviation of the group, as GRPO does in (15). "
-            "(12) only "
-            "subtracts, and leaves the own answer out.",
-        ),
-        Misconception(
-            "the baseline alone",
-            lambda rewards: (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1),
-            "You return the baseline, the mean of the others. The advantage is the reward minus it.",
-        ),
-        Misconception(
-            "sign",
-            lambda rewards: (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1) - rewards,
-            "Your sign is flipped: an answer that is better than the others has a positive advantage.",
-        ),
-        Misconception(
-            "median of the others",
-            _baseline(lambda others: others.median(1).values),
-            "You subtract the median of the others. (12) has their mean.",
-        ),
-        Misconception(
-            "best of the others only",
-            _baseline(lambda others: others.max(1).values),
-            "You subtract the best of the others. The baseline in (12) is their mean.",
-        ),
-        Misconception(
-            "worst of the others",
-            _baseline(lambda others: others.min(1).values),
-            "You subtract the worst of the others. The baseline in (12) is their mean.",
-        ),
-        Misconception(
-            "those before",
-            _of_those_before,
-            "You subtract the mean of the answers *before* this one. The others in (12) are all K − 1, before and "
-            "after.",
-        ),
-        Misconception(
-            "the next one",
-            lambda rewards: rewards - rewards.roll(-1, 1),
-            "You subtract one other answer only. (12) takes the mean of all K − 1 others.",
-        ),
-        Misconception(
-            "leave one prompt out",
-            lambda rewards: rewards - (rewards.sum(0, keepdim=True) - rewards) / (len(rewards) - 1),
-            "You leave out one *prompt* and average over the others (dim 0). The others in (12) are the answers to "
-            "the same "
-            "prompt: dim 1.",
-        ),
-        Misconception(
-            "divided by the standard deviation",
-            lambda rewards: (
-                (rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1))
-                / (rewards.std(1, keepdim=True) + 1e-8)
-            ),
-            "Leaving one out is right, but you also divide by the standard deviation. (12) only subtracts.",
-        ),
-        Misconception(
-            "K + 1",
-            lambda rewards: rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] + 1),
-            "You divide by K + 1. There are K − 1 others.",
-        ),
-        Misconception(
-            "across prompts",
-            lambda rewards: rewards - rewards.mean(0, keepdim=True),
-            "You average over the prompts (dim 0). The baseline of an answer comes from the other answers to the "
-            "*same* prompt: dim 1.",
-        ),
-        Misconception(
-            "whole batch",
-            lambda rewards: rewards - (rewards.sum() - rewards) / (rewards.numel() - 1),
-            "You leave one out of the whole batch. Prompts differ in difficulty: the others in (12) are those of the "
-            "same row.",
-        ),
-        Misconception(
-            "mean of the batch",
-            lambda rewards: rewards - rewards.mean(),
-            "You subtract the mean of the whole batch. (12) has a baseline for each answer: the others of its row.",
-        ),
-        Misconception(
-            "sum of the others",
-            lambda rewards: rewards - (rewards.sum(1, keepdim=True) - rewards),
-            "You subtract the *sum* of the others. (12) has their mean: divide by K − 1.",
-        ),
-        Misconception(
-            "the wrong factor",
-            lambda rewards: (rewards - rewards.mean(1, keepdim=True)) * (rewards.shape[1] - 1) / rewards.shape[1],
-            "Your factor is upside down: r − mean of all is (K − 1)/K times the advantage, so multiply by K/(K − 1).",
-        ),
-        Misconception(
-            "best of the others",
-            lambda rewards: rewards - rewards.max(1, keepdim=True).values,
-            "You subtract the highest reward of the group. The baseline in (12) is the mean of the others.",
-        ),
-    ),
-)
-
 # --- predictions ----------------------------------------------------------------------------------------------------
 
 p1 = Prediction(
@@ -850,23 +699,5 @@ p4 = Prediction(
         "that "
         "the policy can say.",
         "It would have meant a reward model that is wrong about the SFT model's own answers, on which it was trained.",
-    ),
-)
-p5 = Prediction(
-    "Where do RLOO and GRPO end in the exact world, at β = 0.5?",
-    (
-        "both near π*.",
-        "neither climbs: without a critic the noise is too large.",
-        "RLOO near π*; GRPO climbs too, but to another place.",
-    ),
-    answer=2,
-    meanings=(
-        "It would have meant that the place of the KL does not matter. But the gradient of k3 is another one than "
-        "that of "
-        "the KL (notebook 03, section 9).",
-        "It would have meant that the mean of seven other answers is a bad baseline. It is a good one: they answer "
-        "the same "
-        "prompt.",
-        "RLOO's gradient is that of the objective, (13); k3 in GRPO's loss holds the policy by another leash.",
     ),
 )

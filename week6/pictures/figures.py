@@ -1,6 +1,6 @@
 """The pictures of the course, drawn by `make figures`: RLHF in LLMs, DPO's short cut, and DPO's gradient.
 
-The first serves as the roadmap at the head of each notebook too, with its nine stops.
+The first serves as the roadmap at the head of each notebook too, with its stops.
 """
 
 import sys
@@ -67,6 +67,7 @@ STOPS = {  # centre of the badge, title of the notebook
     6: ((9.45, 1.62), "DPO"),
     7: ((9.45, 3.07), "One frontier"),
     8: ((10.75, 3.07), "Chatbots"),
+    9: ((8.95, 3.54), "Rewards that can be checked"),
     10: ((10.75, 1.62), "The variants"),
 }
 

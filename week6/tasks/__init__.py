@@ -3,6 +3,7 @@
 assistant    a small synthetic world of a chatbot; embedded, no download
 sentiment    continue the beginning of a film review positively; from the hub or a local file
 hh           Anthropic's helpful–harmless pairs; from the hub or a local file
+sorting      put letters in order; a checker in place of a reward model (notebook 09, no run)
 """
 
 from collections.abc import Callable

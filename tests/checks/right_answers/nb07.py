@@ -61,30 +61,8 @@ def choose_by_filter(betas, kl, reward, budget):
     return betas[inside][reward.mean(dim=0)[inside].argmax()].item()
 
 
-def leave_one_out_by_loop(rewards):
-    columns = []
-    for k in range(rewards.shape[1]):
-        others = torch.cat([rewards[:, :k], rewards[:, k + 1 :]], dim=1)
-        columns.append(rewards[:, k] - others.mean(dim=1))
-    return torch.stack(columns, dim=1)
-
-
-def leave_one_out_by_einsum(rewards):
-    k = rewards.shape[1]
-    weights = torch.eye(k) * k / (k - 1) - torch.ones(k, k) / (k - 1)
-    return torch.einsum("bj,jk->bk", rewards, weights)
-
-
-def leave_one_out_as_a_constant(rewards):
-    """An advantage is data: no gradient goes through it, in double precision."""
-    k = rewards.shape[1]
-    fixed = rewards.detach().double()
-    return fixed - (fixed.sum(1, keepdim=True) - fixed) / (k - 1)
-
-
 RIGHT = {
     "q1": [pareto_by_loops, pareto_by_staircase],
     "q2": [wilson_by_roots, wilson_with_pseudo_counts],
     "q3": [choose_by_loop, choose_by_filter],
-    "q4": [leave_one_out_by_loop, leave_one_out_by_einsum, leave_one_out_as_a_constant],
 }
