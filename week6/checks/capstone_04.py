@@ -77,7 +77,7 @@ def train_by_ppo(
             policy_loss, _ = clipped_policy_loss(language.log_probs(policy)[y], old, advantages, mask, clip)
             value_loss, _ = clipped_value_loss(critic[language.rows[y]], old_values, returns, mask)
             optimizer.zero_grad()
-            (policy_loss + value_loss).backward()
+            (policy_loss + value_loss).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         yield {
             "answers": y,

@@ -227,7 +227,8 @@ def _mask_is(rule: Callable[[Chatbot, Tensor, Tensor], Tensor]) -> Callable[[Cha
 
 
 def _real(c: Chatbot, tokens: Tensor) -> Tensor:
-    return tokens != c.bench.tokenizer.pad_token_id
+    real: Tensor = tokens != c.bench.tokenizer.pad_token_id
+    return real
 
 
 def _last_answer(c: Chatbot, tokens: Tensor, mask: Tensor) -> Tensor:
