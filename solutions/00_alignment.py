@@ -53,7 +53,7 @@ _ = roadmap(0)
 plt.show()
 
 # %% [markdown]
-# *Roadmap: the nine stops of the course. You are at stop 00, at the beginning.*
+# *Roadmap: the stops of the course. You are at stop 00, at the beginning.*
 #
 # ## 1 · What a language model promises
 #

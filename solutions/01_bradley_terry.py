@@ -41,7 +41,7 @@ _ = roadmap(1)
 plt.show()
 
 # %% [markdown]
-# *Roadmap: the nine stops of the course. You are at stop 01, between the human preferences and the reward model.*
+# *Roadmap: the stops of the course. You are at stop 01, between the human preferences and the reward model.*
 #
 # ## 0 · One prompt, six answers
 #

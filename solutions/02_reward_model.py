@@ -73,7 +73,7 @@ _ = roadmap(2)
 plt.show()
 
 # %% [markdown]
-# *Roadmap: the nine stops of the course. You are at stop 02, at the reward model.*
+# *Roadmap: the stops of the course. You are at stop 02, at the reward model.*
 #
 # ## 1 · A model that already reads
 #

@@ -86,7 +86,7 @@ _ = roadmap(5)
 plt.show()
 
 # %% [markdown]
-# *Roadmap: the nine stops of the course. You are at stop 05, where the reward model teaches the chatbot.*
+# *Roadmap: the stops of the course. You are at stop 05, where the reward model teaches the chatbot.*
 #
 # ## 1 · Four models
 #

@@ -72,7 +72,7 @@ _ = roadmap(6)
 plt.show()
 
 # %% [markdown]
-# *Roadmap: the nine stops of the course. You are at stop 06, on the short cut that goes from the preferences to the
+# *Roadmap: the stops of the course. You are at stop 06, on the short cut that goes from the preferences to the
 # chatbot directly.*
 
 # %%

@@ -61,7 +61,7 @@ _ = roadmap(7)
 plt.show()
 
 # %% [markdown]
-# *Roadmap: the nine stops of the course. You are at stop 07, where everything that was trained meets in one picture.*
+# *Roadmap: the stops of the course. You are at stop 07, where everything that was trained meets in one picture.*
 #
 # | symbol | meaning | unit |
 # |---|---|---|

@@ -75,7 +75,7 @@ _ = roadmap(8)
 plt.show()
 
 # %% [markdown]
-# *Roadmap: the nine stops of the course. You are at stop 08, the chatbot, where all policies end.*
+# *Roadmap: the stops of the course. You are at stop 08, the chatbot, where all policies end.*
 #
 # The models come from the shared run folder; what is missing is trained now. This notebook always uses the embedded
 # chatbot, because only in its small world can a judge tell by rule what is a refusal. (For a run of your own:
@@ -1236,7 +1236,8 @@ print(note)
 # %% [markdown]
 # ### Where it goes next
 #
-# This is the last stop. From here: run `week6 run` with settings of your own and talk to the result (`week6 chat`);
+# The chatbot is done. Two stops follow that need none: rewards that a program can check (notebook 09), and what the
+# variants of DPO want (notebook 10). Or, from here: run `week6 run` with settings of your own and talk to the result (`week6 chat`);
 # train GPT-2-small on a GPU (`WEEK6_PRESET`); take a small instruct model, its template and TRL, and do sections 1 to 6
 # again on questions that you care about. The pictures, the checks and the doubts stay the same.
 #
