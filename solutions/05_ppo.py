@@ -14,11 +14,14 @@
 # - Read the dashboard: is it learning, is it drifting, is the code right?
 # - Find out what a weaker leash does to a policy, in the curves and in its answers.
 # - Look at five broken runs and name the bug in each.
+# - Write a whole step of PPO, and train the chatbot with it.
 #
 # **You need:** notebooks 03 (the objective, KL per token) and 04 (GAE, the clip). **Time:** {minutes} minutes of work;
-# the cells run in one to two minutes on a laptop CPU, and two to three minutes more if the course's small chatbot has to
-# be trained first. Where there is a GPU, the same cells train GPT-2-small on film reviews. The text and its numbers are
-# about the embedded chatbot; with another model a cell says where they do not hold.
+# for the capstone in section 6 plan half an hour more, as a guess. Who is short of time can leave out line 8 with exercise
+# 5.4, and section 6: nothing later needs them. The cells run in two to three
+# minutes on a laptop CPU, and two to three minutes more if the course's small chatbot has to be trained first. Where
+# there is a GPU, the same cells train GPT-2-small on film reviews. The text and its numbers are about the embedded
+# chatbot; with another model a cell says where they do not hold.
 #
 # Words that this notebook uses all the time:
 #
@@ -35,6 +38,7 @@
 # @title Set-up: what this notebook uses
 import math
 import re
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
@@ -44,10 +48,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from week6 import (
     AdaptiveKL,
     PolicyWithValue,
+    PPOConfig,
+    Rollout,
     clipped_policy_loss,
     clipped_value_loss,
     decode,
@@ -67,6 +74,7 @@ from week6 import (
     train_ppo,
 )
 from week6.checks import nb05 as check
+from week6.checks import ppo_capstone
 from week6.classroom import museum
 from week6.classroom.lesson import lesson
 from week6.classroom.widgets import live
@@ -280,7 +288,7 @@ print("Checked: your mask is the sampler's. The wrong line loses one token of ev
 # \quad \text{on the first pass, before any weight has moved.} \tag{3}$$
 #
 # Dropout draws a new random mask at each forward pass, so the model would disagree with itself. Hence dropout is off
-# everywhere. The largest $|\rho_t - 1|$ on the first pass is an instrument worth having on every dashboard: temperature,
+# everywhere: `model.eval()` switches it off, in PyTorch. The largest $|\rho_t - 1|$ on the first pass is an instrument worth having on every dashboard: temperature,
 # positions, dropout, whatever makes scorer and sampler differ moves it away from 0.
 
 # %%
@@ -494,66 +502,8 @@ torch.testing.assert_close(by_value, 0.1 * (values - returns) / n, rtol=1e-3, at
 print("Checked (8): on the first pass your loss has the gradient of REINFORCE, and that of a regression.")
 
 # %% [markdown]
-# ### All lines together
-#
-# Here is the whole step, with your functions in it. Is it the step of the tested loop, `week6.train_ppo`? We take one
-# step of each from the same start, with the same random numbers, and compare **every weight**.
-
-# %% tags=["nbval-ignore-output"]
-all_prompts, all_masks = (x.to(device) for x in encode_prompts(task.tokenizer, list(task.prompts["prompt"])))
-config = replace(course.preset.ppo, steps=1, batch_size=32, epochs=2, minibatches=1, target_kl=None)
-
-
-def ppo_step(actor: PolicyWithValue, optimizer: torch.optim.Optimizer, step: int, seed: int) -> None:
-    """One step of PPO: lines 1 to 7, with a fixed β."""
-    generator = generator_for(seed, step, device)
-    index = minibatch(len(all_prompts), config.batch_size, step, seed)
-    actor.eval()  # no dropout
-    batch = sample(  # 1
-        actor.policy, all_prompts[index], all_masks[index], config.max_new_tokens, config.temperature, generator
-    )
-    mask = batch.response_mask
-    with torch.no_grad():
-        scores = score(reward_model, batch)  # 2
-        ref_log_probs = response_log_probs(  # 3
-            reference, batch.prompts, batch.prompt_mask, batch.responses, mask, config.temperature
-        )
-        _, values = actor(batch, config.temperature)
-    rewards = shape(  # 4
-        scores, batch.finished, batch.log_probs, ref_log_probs, mask, config.beta, config.unfinished_penalty
-    )
-    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)  # 5
-    set_learning_rate(optimizer, config.learning_rate, step, config.steps)
-    for _ in range(config.epochs):
-        for rows in torch.randperm(len(batch), generator=generator, device=device).chunk(config.minibatches):
-            part = batch.rows(rows)
-            log_probs, new_values = actor(part, config.temperature)
-            loss = loss_of_update(  # 6 and 7
-                log_probs, new_values, part.log_probs, values[rows], advantages[rows], returns[rows], mask[rows],
-                config.clip, config.value_coef,
-            )  # fmt: skip
-            descend(loss, actor, optimizer)
-
-
-# %% tags=["folded"]
-# @title Is it the step of the tested loop? One step of each, every weight compared
-mine, tested = (PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device) for _ in range(2))
-ppo_step(mine, make_optimizer(mine, config.learning_rate, eps=1e-5), step=0, seed=0)
-stats, _ = next(
-    train_ppo(
-        tested, reference, lambda answers: score(reward_model, answers), all_prompts, all_masks,
-        make_optimizer(tested, config.learning_rate, eps=1e-5), AdaptiveKL(config.beta, 1.0, config.horizon), config, 0,
-    )
-)  # fmt: skip
-yours, theirs, start = (torch.nn.utils.parameters_to_vector(m.parameters()).detach() for m in (mine, tested, actor))
-course.claim(
-    "Checked: after one step, no weight of yours is more than 1 % of the step away from the tested loop's.",
-    (yours - theirs).abs().max() < 0.01 * (yours - start).abs().max(),
-)
-
-# %% [markdown]
-# (With one minibatch, whitening the batch and whitening the minibatch are the same. The tested loop whitens once,
-# before it cuts the batch up.)
+# These are the lines of one step. At the end of this notebook, in exercise 5.6, you put them together. Until then the
+# course's own loop, `week6.train_ppo`, does it.
 #
 # ### Line 8: who sets β?
 #
@@ -595,20 +545,20 @@ new_beta = check.q4.or_ours(next_beta)
 # %% [markdown]
 # By hand: $\beta = 0.2$, KL 12, target 6, $n = 256$, horizon 10,000. The error is $12/6 - 1 = 1$, clipped to 0.2. So
 # $\beta$ becomes $0.2 \cdot (1 + 0.2 \cdot 0.0256) = 0.201024$. A small step! If the KL stays far too high, $\beta$ has
-# doubled after $m$ batches, where $(1 + 0.2\, n/\text{horizon})^m = 2$, that is
+# doubled after $j$ batches, where $(1 + 0.2\, n/\text{horizon})^j = 2$, that is
 #
-# $$m = \frac{\log 2}{\log(1 + 0.2\, n / \text{horizon})}. \tag{10}$$
+# $$j = \frac{\log 2}{\log(1 + 0.2\, n / \text{horizon})}. \tag{10}$$
 
 # %%
 example = float(new_beta(0.2, 12.0, 6.0, 256, 10_000))
 assert abs(example - 0.201024) < 1e-7  # (9), by hand; as exact as float32 is
 controller = AdaptiveKL(beta=0.2, target=6.0, horizon=10_000)
 assert abs(controller.update(12.0, 256) - example) < 1e-7  # and the course's own controller
-m = math.log(2) / math.log(1 + 0.2 * 256 / 10_000)  # (10)
+j = math.log(2) / math.log(1 + 0.2 * 256 / 10_000)  # (10)
 price, batches = 0.2, 0
 while price < 0.4:
     price, batches = float(new_beta(price, 12.0, 6.0, 256, 10_000)), batches + 1
-assert batches == math.ceil(m)
+assert batches == math.ceil(j)
 print(f"Checked (9): {example:.6f}. Checked (10): β has doubled after {batches} batches of 256 answers.")
 
 # %% [markdown]
@@ -1109,7 +1059,192 @@ exhibited.claim(
 # 4. Look at the rewards of one answer, token by token. Is the score at the EOS?
 
 # %% [markdown]
-# ## 6 · What we showed
+# ## 6 · Your own PPO
+#
+# ### Exercise 5.6 · Capstone: one step of PPO
+# *difficulty 5/5 · importance 5/5*
+#
+# Write lines 1 to 7 as one function, about 25 lines. It gets the actor with its optimizer, the frozen reference, a
+# function `reward` that gives the reward model's score of each answer of a `Rollout`, a batch of prompts, the settings
+# and a generator. It trains the actor in place, and returns what it made on the way in a dict with the names that the
+# docstring lists. All tools are known from sections 1 and 2: `sample`, `response_log_probs`, `gae`, `masked_whiten`, the
+# two clipped losses, your own `shape` and `loss_of_update` (which whitens by itself; twice does no harm), and
+# `actor(answers, temperature)`, which gives the log-probabilities and the values. `descend(loss, model, optimizer)` takes
+# one gradient step: gradients to zero, backward, clip their norm at 1, step. `answers.rows(rows)` are some rows of a batch.
+#
+# How it is judged: on small chatbots of eight words. Each part must follow from the parts before it; after one step the
+# weights must be those of the tested loop, to within 3 % of the way that the step went. Then your step trains the chatbot
+# for 16 steps, and on held-out prompts it must reach at least 60 % of our loop's gain in gold reward, at no more than
+# twice its KL. A check takes a few seconds. Return the parts that you have, and you can check each line before you write
+# the next one.
+
+
+# %% tags=["exercise"]
+def ppo_step(
+    actor: PolicyWithValue,
+    optimizer: torch.optim.Optimizer,
+    reference: torch.nn.Module,
+    reward: Callable[[Rollout], Float[Tensor, " B"]],
+    prompts: Int[Tensor, "B P"],
+    prompt_mask: Bool[Tensor, "B P"],
+    config: PPOConfig,
+    generator: torch.Generator,
+) -> dict[str, Rollout | Tensor]:
+    """One step of PPO, lines 1 to 7: trains `actor` in place.
+
+    Returns "answers", a Rollout; "scores", (B,); and "ref_log_probs", "values", "rewards", "advantages", "returns",
+    "whitened", each (B, T).
+    """
+    # 0  dropout off
+    # 1  sample: config.max_new_tokens, config.temperature, generator
+    # 2  score the answers; 3  ask the reference; 5a  ask the actor for values: all three without gradient
+    # 4  shape the rewards: config.beta, config.unfinished_penalty
+    # 5b GAE: config.gamma, config.lam
+    # 6  whiten
+    # 7  config.epochs passes over the answers, in random order, each in config.minibatches steps of `descend`:
+    #    config.clip, config.value_coef
+    # BEGIN SOLUTION
+    actor.eval()
+    answers = sample(actor.policy, prompts, prompt_mask, config.max_new_tokens, config.temperature, generator)
+    mask = answers.response_mask
+    with torch.no_grad():
+        scores = reward(answers)
+        ref_log_probs = response_log_probs(
+            reference, answers.prompts, answers.prompt_mask, answers.responses, mask, config.temperature
+        )
+        _, values = actor(answers, config.temperature)
+    rewards = shape(
+        scores, answers.finished, answers.log_probs, ref_log_probs, mask, config.beta, config.unfinished_penalty
+    )
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+    whitened = masked_whiten(advantages, mask)
+    for _ in range(config.epochs):
+        order = torch.randperm(len(answers), generator=generator, device=mask.device)
+        for rows in order.chunk(config.minibatches):
+            part = answers.rows(rows)
+            log_probs, new_values = actor(part, config.temperature)
+            policy_loss, _ = clipped_policy_loss(log_probs, part.log_probs, whitened[rows], mask[rows], config.clip)
+            value_loss, _ = clipped_value_loss(new_values, values[rows], returns[rows], mask[rows], config.clip)
+            descend(policy_loss + config.value_coef * value_loss, actor, optimizer)
+    before = {"answers": answers, "scores": scores, "ref_log_probs": ref_log_probs, "values": values}
+    return before | {"rewards": rewards, "advantages": advantages, "returns": returns, "whitened": whitened}
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.capstone(ppo_step)
+
+# %% tags=["student-only"]
+# check.capstone.hint()
+# check.capstone.solution()
+
+# %% tags=["nbval-ignore-output"]
+step_of_ppo = check.capstone.or_ours(ppo_step)
+
+# %% [markdown]
+# Now the chatbot itself: 20 steps with your function, from the SFT model, at the settings and the schedule of section 3.
+
+# %% tags=["folded"]
+# @title Prompts as tokens, the reward model as a function, and training with your step
+assert (ppo_capstone.WEIGHTS, ppo_capstone.GAIN, ppo_capstone.RUN.steps) == (0.03, 0.6, 16)  # as the exercise says
+all_prompts, all_masks = (x.to(device) for x in encode_prompts(task.tokenizer, list(task.prompts["prompt"])))
+
+
+def scored_by_model(answers: Rollout) -> Float[Tensor, " B"]:
+    """The reward model's score of each answer."""
+    return score(reward_model, answers)
+
+
+def trained_by_you(settings: PPOConfig, seed: int) -> PolicyWithValue:
+    """A new actor after `settings.steps` of your steps, with the schedule of section 3."""
+    actor = PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device)
+    optimizer = make_optimizer(actor, settings.learning_rate, eps=1e-5)
+    for step in tqdm(range(settings.steps), unit="step"):
+        set_learning_rate(optimizer, settings.learning_rate, step, settings.steps)
+        rows = minibatch(len(all_prompts), settings.batch_size, step, seed)
+        generator = generator_for(seed, step, device)
+        step_of_ppo(
+            actor, optimizer, reference, scored_by_model, all_prompts[rows], all_masks[rows], settings, generator
+        )
+    return actor
+
+
+# %% tags=["nbval-ignore-output"]
+after_yours = judged(trained_by_you(replace(config, beta=0.05, steps=20), seed=0).policy)
+report("SFT", after_sft)
+report("your PPO, 20 steps", after_yours)
+course.claim(
+    "Checked: your step has trained the chatbot: on held-out prompts the gold reward is higher by more than 0.5.",
+    task.gold is not None and after_yours.gold.mean() > after_sft.gold.mean() + 0.5,
+)
+
+# %% [markdown]
+# ### An open experiment: how far back does credit go?
+#
+# GAE has a setting that we have not touched: $\lambda$ = 0.95 (notebook 04, section 6). How much does it matter here?
+# `short_run(lam, seed)` trains the chatbot for 12 steps of 64 answers with the course's loop, and gives the gold reward and
+# the KL on held-out prompts, and the explained variance of the last four steps. One run takes a few seconds.
+#
+# Fill a table with $\lambda$ = 0, 0.5, 0.95 and 1, three seeds each: means, and the spread over the seeds. **Before you run
+# it, write down your guess.** Then answer: which $\lambda$ learn fastest? What does a token get at $\lambda = 0$, with a
+# critic that has learned nothing yet? And would you expect the same after 1,000 steps?
+
+# %% tags=["folded"]
+# @title One run of the experiment
+
+
+def short_run(lam: float, seed: int) -> dict[str, float]:
+    """Gold reward and KL (nats) on held-out prompts after 12 steps, and the explained variance of the last four."""
+    settings = replace(config, beta=0.05, steps=12, lam=lam, target_kl=None)
+    actor = PolicyWithValue(deepcopy(reference).requires_grad_(True)).to(device)
+    optimizer = make_optimizer(actor, settings.learning_rate, eps=1e-5)
+    controller = AdaptiveKL(0.05, target=1.0, horizon=settings.horizon)
+    rows = train_ppo(actor, reference, scored_by_model, all_prompts, all_masks, optimizer, controller, settings, seed)
+    explained = [row["explained_variance"] for row, _ in rows]
+    answers = judged(actor.policy, k=1)
+    judge_of_answers = answers.proxy if answers.gold is None else answers.gold
+    return {
+        "gold": float(judge_of_answers.mean()),
+        "kl": float(answers.kl.mean()),
+        "explained variance": sum(explained[-4:]) / 4,
+    }
+
+
+# %% tags=["exercise"]
+def table_of(settings: list[float], seeds: list[int]) -> pd.DataFrame:
+    """One row for each λ and seed, with the columns "λ", "seed" and those of `short_run`."""
+    # BEGIN SOLUTION
+    runs = tqdm([(lam, seed) for lam in settings for seed in seeds], unit="run")
+    return pd.DataFrame([{"λ": lam, "seed": seed, **short_run(lam, seed)} for lam, seed in runs])
+    # END SOLUTION
+
+
+# %% tags=["student-only"]
+# table = table_of([0.0, 0.5, 0.95, 1.0], [0, 1, 2])
+# table.drop(columns="seed").groupby("λ").agg(["mean", "std"]).round(2)
+
+# %% tags=["solution-only", "nbval-ignore-output"]
+table = table_of([0.0, 0.5, 0.95, 1.0], [0, 1, 2])
+print(table.drop(columns="seed").groupby("λ").agg(["mean", "std"]).round(2).to_string())
+gold_of = table.groupby("λ")["gold"].agg(["min", "max"])
+course.claim(
+    "Checked: with λ of 0.95 or 1 every run ends with more gold reward than any run with λ of 0 or 0.5, by more than 0.3;\n"
+    "the means at 0.95 and 1 differ by less than one standard deviation over the seeds; their critics explain less than\n0.1 of the variance.",
+    gold_of["min"][[0.95, 1.0]].min() > gold_of["max"][[0.0, 0.5]].max() + 0.3,
+    abs(table.groupby("λ")["gold"].mean()[[0.95, 1.0]].diff().iloc[-1]) < table.groupby("λ")["gold"].std()[1.0],
+    table[table["λ"] >= 0.95]["explained variance"].max() < 0.1,
+)
+
+# %% [markdown] tags=["solution-only"]
+# **The course's own answer.** $\lambda$ near 1 learns fastest by far, and 0.95 and 1 differ by less than their seeds do.
+# With $\lambda = 0$ a token gets $\delta_t = r_t + \gamma V_{t+1} - V_t$. The score is in $r_t$ of the *last* token
+# only, so at the start, where $V = 0$, no other token hears of it: the EOS is praised for an answer that the words before
+# it have earned. First the critic must learn, token by token backwards, what an answer is worth, and that takes longer
+# than 12 steps. A $\lambda$ near 1 needs no critic to hand the score back. After many steps the critic is better, and the
+# difference should shrink: this is a guess that you can test, we have not measured it.
+
+# %% [markdown]
+# ## 7 · What we showed
 #
 # - PPO for language models has four models on three networks, and eight lines.
 # - The distribution that is scored must be the one that was sampled: temperature, positions, dropout and the mask are

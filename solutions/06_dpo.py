@@ -13,10 +13,13 @@
 # - Read DPO's gradient factor by factor, and check it against autograd.
 # - Say where DPO and PPO end if both have all the data they want, and measure how far apart, in nats.
 # - Judge a run whose reward of the chosen answers does not rise.
+# - Write the training loop, and train the chatbot with it.
 #
 # **You need:** notebook 01 (Bradley–Terry) and notebook 03 ($\pi^*$, KL, $\beta$). Notebook 04 helps for the
-# comparison with PPO. **Time:** {minutes} minutes of work; the cells run in about a minute on a laptop CPU, and two to
-# three minutes more if the course's small chatbot has to be trained first. Where there is a GPU, GPT-2-small on film reviews
+# comparison with PPO. **Time:** {minutes} minutes of work, of which the capstone and the experiment of section 9 take a
+# good part. Who is short of time can leave out section 8 with exercise 6.5, section 9, and "The same on a real model" in
+# section 6: no later notebook needs them. The cells run in one to two minutes on a laptop CPU, and two to three minutes
+# more if the course's small chatbot has to be trained first. Where there is a GPU, GPT-2-small on film reviews
 # takes the chatbot's place; a cell says where a sentence of the text, which is about the embedded chatbot, does not hold
 # for it. The exact worlds are too small to gain from a GPU.
 
@@ -24,6 +27,7 @@
 # @title Set-up: what this notebook uses
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -32,19 +36,24 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from week6 import (
     AdaptiveKL,
+    DPOConfig,
+    Pairs,
     PolicyWithValue,
     PPOConfig,
     bayes_accuracy,
     decode,
+    descend,
     dpo_loss,
     expected_accuracy,
     expected_dpo_loss,
     implicit_reward,
     kl_divergence,
     make_optimizer,
+    minibatch,
     optimal_policy,
     pair_agreement,
     preference_probability,
@@ -53,10 +62,11 @@ from week6 import (
     train_dpo,
     train_ppo,
 )
+from week6.checks import dpo_capstone
 from week6.checks import nb06 as check
 from week6.classroom.lesson import lesson
 from week6.classroom.widgets import live, slider
-from week6.dpo import reference_log_probs
+from week6.dpo import pair_log_probs, reference_log_probs
 from week6.pictures import of_dpo, plots
 from week6.pictures.figures import dpo_gradient, dpo_shortcut, roadmap
 from week6.recorded import recorded, recorded_summary
@@ -727,16 +737,8 @@ assert not course.embedded or 0.01 < sum(same) / len(same) < 0.15
 assert abs(torch.sigmoid(torch.tensor(1.0)) - 0.73) < 0.005  # 73 to 27
 
 # %% [markdown]
-# One step is five lines. The first is (6) and the second (9), which you have written; the others are those of every
-# training loop. `week6.train_dpo` does the same, with the reference's log-probabilities computed once and kept.
-#
-# ```python
-# chosen, rejected = pair_log_probs(policy, batch)                       # (6), both answers in one forward pass
-# loss = loss_of_pairs(chosen, rejected, ref_chosen, ref_rejected, beta).mean()
-# optimizer.zero_grad()
-# loss.backward()
-# optimizer.step()
-# ```
+# A step is short: (6) for both answers, the loss (9), one gradient step. `week6.train_dpo` does it here; in exercise 6.6
+# you write the loop yourself.
 #
 # **Predict.** The loss pushes $\log \pi(y_w)$ up and $\log \pi(y_l)$ down. In the dashboard, what will the two implicit
 # rewards do?
@@ -1201,7 +1203,165 @@ assert all(a > b for a, b in zip(nats, nats[1:], strict=False)) and nats[0] > 3 
 print("Checked: each doubling of β lowers the KL.")
 
 # %% [markdown]
-# ## 9 · What we showed
+# ## 9 · Your own DPO
+#
+# ### Exercise 6.6 · Capstone: the training loop
+# *difficulty 4/5 · importance 5/5*
+#
+# Write DPO's training as a generator, about 20 lines. In come a policy, the frozen reference, the policy's optimizer, the
+# pairs, the settings and a seed. It trains the policy in place, and after each step it yields a dict with the metrics of
+# that step, as they were *before* its update. The tools: `pair_log_probs(model, pairs)` gives (6) for the chosen and for
+# the rejected answers, in one forward pass; `reference_log_probs(reference, pairs)` the same without gradient, in parts
+# that fit the memory. `minibatch(n, batch_size, step, seed)` gives the row numbers of a step, `pairs.rows(rows)` these
+# pairs. `descend(loss, model, optimizer)` takes one gradient step. `loss_of_pairs` and `r_hat` are yours.
+#
+# How it is judged: after two steps on pairs of a small chatbot the weights must be those of the tested loop, to within
+# 3 % of the way that they went, and the metrics must be right. Then your loop trains in three exact worlds, with 1,500
+# pairs each: the reference may be asked once about each answer, and the gap to $\pi^*$ must fall by at least 40 % of what
+# it falls with our loop. A check takes a few seconds. An unfinished loop may yield the metrics that it has.
+
+
+# %% tags=["exercise"]
+def train_on_pairs(
+    policy: torch.nn.Module,
+    reference: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pairs: Pairs,
+    config: DPOConfig,
+    seed: int,
+) -> Iterator[dict[str, float]]:
+    """DPO: trains `policy` in place, config.steps steps of config.batch_size pairs.
+
+    Yields once a step, from before its update: "loss"; the mean "margin", "chosen_reward" and "rejected_reward", in
+    reward units; "accuracy", the share of the pairs with a margin above 0.
+    """
+    # 1  dropout off
+    # 2  the reference's log-probabilities of all pairs: once
+    # 3  in each step: the rows of this step, the policy's log-probabilities of these pairs
+    # 4  the mean loss, with config.beta, and the metrics from the same numbers
+    # 5  a gradient step; then yield
+    # BEGIN SOLUTION
+    policy.eval()
+    ref_chosen, ref_rejected = reference_log_probs(reference, pairs)
+    for step in range(config.steps):
+        rows = minibatch(len(pairs), config.batch_size, step, seed)
+        chosen, rejected = pair_log_probs(policy, pairs.rows(rows))
+        loss = loss_of_pairs(chosen, rejected, ref_chosen[rows], ref_rejected[rows], config.beta).mean()
+        chosen_reward = r_hat(chosen.detach(), ref_chosen[rows], config.beta)
+        rejected_reward = r_hat(rejected.detach(), ref_rejected[rows], config.beta)
+        descend(loss, policy, optimizer)
+        margin = chosen_reward - rejected_reward
+        yield {
+            "loss": loss.item(),
+            "margin": margin.mean().item(),
+            "accuracy": (margin > 0).float().mean().item(),
+            "chosen_reward": chosen_reward.mean().item(),
+            "rejected_reward": rejected_reward.mean().item(),
+        }
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.capstone(train_on_pairs)
+
+# %% tags=["student-only"]
+# check.capstone.hint()
+# check.capstone.solution()
+
+# %% tags=["nbval-ignore-output"]
+your_loop = check.capstone.or_ours(train_on_pairs)
+
+# %% [markdown]
+# Now the chatbot: 40 steps of 40 pairs with your loop, from the SFT model, at a constant learning rate.
+
+# %% tags=["nbval-ignore-output"]
+settings = replace(config, steps=40)
+student = copy.deepcopy(sft).requires_grad_(True)
+loop = your_loop(student, sft, make_optimizer(student, config.learning_rate), pairs, settings, 0)
+history = pd.DataFrame(tqdm(loop, total=settings.steps, unit="step"))
+print(history.iloc[[0, 9, 19, 29, 39]].astype(float).round(3).to_string())
+r_w, r_l = (
+    implicit_reward(log_pi, log_sft, config.beta)
+    for log_pi, log_sft in zip(reference_log_probs(student, heldout), reference_log_probs(sft, heldout), strict=True)
+)
+agrees = (r_w > r_l).float() + 0.5 * (r_w == r_l).float()
+by_you = expected_accuracy(agrees.cpu(), probabilities).mean().item()
+print(f"a fresh annotator agrees on held-out pairs: {by_you:.3f}; with section 6's policy {by_dpo:.3f}")
+assert (dpo_capstone.WEIGHTS, 1 - dpo_capstone.SLACK, dpo_capstone.N_PAIRS) == (0.03, 0.4, 1500)  # as the exercise says
+course.claim(
+    "Checked: your loop has trained the chatbot: the first loss is log 2, and it ranks more than 0.7 of the held-out pairs.",
+    abs(float(history["loss"].iloc[0]) - math.log(2)) < course.rounding,
+    by_you > 0.7,
+)
+
+# %% [markdown]
+# ### An open experiment: a fifth of the labels is flipped
+#
+# In the small world, turn over a random fifth of the labels of 4,000 pairs. cDPO has a setting for just this, $\varepsilon$
+# (18). `with_flips(epsilon, seed)` trains for 30 steps with the loss (18) and gives the gap to $\pi^*$ and the KL to the
+# reference, in nats; a run takes a second or two.
+#
+# Fill a table with $\varepsilon$ = 0, 0.1, 0.2 and 0.3, three seeds each: means, and the spread over the seeds. **Before you run
+# it, write down your guess.** Then answer: which $\varepsilon$ ends nearest to $\pi^*$? Is it the true share of flips? What
+# policy is the optimum of (18) with *all* pairs: does it undo the flips?
+
+# %% tags=["folded"]
+# @title One run of the experiment
+
+
+def with_flips(epsilon: float, seed: int) -> dict[str, float]:
+    """Gap to π* and KL to the reference (nats) after 30 steps of cDPO on 4,000 pairs, a fifth of them flipped."""
+    x, chosen, rejected = draw_pairs(4000, seed=10 + seed)
+    flipped = torch.rand(4000, generator=torch.Generator().manual_seed(seed)) < 0.2
+    won, lost = torch.where(flipped, rejected, chosen), torch.where(flipped, chosen, rejected)
+
+    def loss_of(log_pi: Float[Tensor, "X N"]) -> Float[Tensor, ""]:
+        h = (log_pi[x, won] - log_ref[x, won]) - (log_pi[x, lost] - log_ref[x, lost])
+        return cdpo_and_ipo(h, beta, epsilon)[0].mean()
+
+    trained, gaps = climb(loss_of, steps=30)
+    with torch.no_grad():
+        return {"gap": gaps[-1], "KL": kl_divergence(conditional(trained), log_ref).mean().item()}
+
+
+# %% tags=["exercise"]
+def table_of(settings: list[float], seeds: list[int]) -> pd.DataFrame:
+    """One row for each ε and seed, with the columns "ε", "seed" and those of `with_flips`."""
+    # BEGIN SOLUTION
+    runs = tqdm([(epsilon, seed) for epsilon in settings for seed in seeds], unit="run")
+    return pd.DataFrame([{"ε": epsilon, "seed": seed, **with_flips(epsilon, seed)} for epsilon, seed in runs])
+    # END SOLUTION
+
+
+# %% tags=["student-only"]
+# table = table_of([0.0, 0.1, 0.2, 0.3], [0, 1, 2])
+# table.drop(columns="seed").groupby("ε").agg(["mean", "std"]).round(2)
+
+# %% tags=["solution-only", "nbval-ignore-output"]
+table = table_of([0.0, 0.1, 0.2, 0.3], [0, 1, 2])
+print(table.drop(columns="seed").groupby("ε").agg(["mean", "std"]).round(2).to_string())
+for _, run_of_seed in table.groupby("seed"):
+    assert run_of_seed["gap"].is_monotonic_increasing and run_of_seed["KL"].is_monotonic_decreasing
+print("Checked: with each of three seeds a larger ε ends farther from π*, and nearer to the reference.")
+seen = 0.8 * 0.9 + 0.2 * 0.1  # what people judge 90 to 10 is 74 to 26 among labels of which a fifth is flipped
+for epsilon, share in ((0.0, seen), (0.2, 0.6 * seen + 0.2)):  # σ of the margin where (18) is least
+    h = torch.tensor([math.log(share / (1 - share)) / beta], dtype=torch.float64, requires_grad=True)
+    expected = seen * cdpo_and_ipo(h, beta, epsilon)[0] + (1 - seen) * cdpo_and_ipo(-h, beta, epsilon)[0]
+    (slope,) = torch.autograd.grad(expected.sum(), h)
+    assert slope.abs().item() < 1e-12
+    print(f"ε = {epsilon}: 90 to 10 becomes {share:.0%} to {1 - share:.0%}, a margin of {beta * h.item():.2f}")
+print(f"The true margin is {math.log(9):.2f}.")
+
+# %% [markdown] tags=["solution-only"]
+# **The course's own answer.** The best $\varepsilon$ of the four is 0, and the true share of flips, 0.2, does harm. Flips
+# shrink the margins that the labels show: a pair that people judge 90 to 10 is seen as 74 to 26. cDPO does not undo this.
+# It *expects* flips to come on top and holds the margin back once more, to 64 to 36: its optimum lies nearer to the
+# reference than that of plain DPO. It is a brake against labels that are too certain, as in section 8. (A loss that takes
+# the flips back subtracts the second term instead of adding it: Chowdhury et al. 2024, *Provably robust DPO*, arXiv
+# 2403.00409.)
+
+# %% [markdown]
+# ## 10 · What we showed
 #
 # - $r = \beta \log(\pi^*/\pi_\mathrm{ref}) + \beta \log Z(x)$: every language model is the best policy for its own
 #   implicit reward. In a comparison $Z(x)$ cancels.

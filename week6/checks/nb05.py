@@ -1,13 +1,21 @@
 """Questions of notebook 05, PPO on a language model."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from week6.checks.capstone import Capstone
 from week6.checks.cases import ragged_mask, whole
 from week6.checks.engine import Misconception, Prediction, Question
-from week6.log_probs import masked_mean, masked_whiten
-from week6.ppo import clipped_policy_loss, clipped_value_loss
+from week6.checks.ppo_capstone import STEPS, figures, run
+from week6.checks.ppo_symptoms import SYMPTOMS
+from week6.log_probs import masked_mean, masked_whiten, response_log_probs
+from week6.machine.optim import descend
+from week6.ppo import PolicyWithValue, PPOConfig, clipped_policy_loss, clipped_value_loss, gae
+from week6.sampling import sample
+from week6.sequences import Rollout
 
 
 def answer_mask(responses: Int[Tensor, "B T"], eos_id: int) -> Bool[Tensor, "B T"]:
@@ -63,6 +71,43 @@ def next_beta(beta: float, kl: float, target: float, n: int, horizon: float) -> 
     return beta * (1 + error * n / horizon)
 
 
+def ppo_step(
+    actor: PolicyWithValue,
+    optimizer: torch.optim.Optimizer,
+    reference: nn.Module,
+    reward: Callable[[Rollout], Float[Tensor, " B"]],
+    prompts: Int[Tensor, "B P"],
+    prompt_mask: Bool[Tensor, "B P"],
+    config: PPOConfig,
+    generator: torch.Generator,
+) -> dict[str, Rollout | Tensor]:
+    """One step of PPO on a batch of prompts, lines 1 to 7: trains `actor` in place and returns the parts by name."""
+    actor.eval()  # no dropout
+    answers = sample(actor.policy, prompts, prompt_mask, config.max_new_tokens, config.temperature, generator)
+    mask = answers.response_mask
+    with torch.no_grad():
+        scores = reward(answers)
+        ref_log_probs = response_log_probs(
+            reference, answers.prompts, answers.prompt_mask, answers.responses, mask, config.temperature
+        )
+        _, values = actor(answers, config.temperature)
+    rewards = token_rewards(
+        scores, answers.finished, answers.log_probs, ref_log_probs, mask, config.beta, config.unfinished_penalty
+    )
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+    whitened = masked_whiten(advantages, mask)
+    for _ in range(config.epochs):
+        order = torch.randperm(len(answers), generator=generator, device=mask.device)
+        for rows in order.chunk(config.minibatches):
+            part = answers.rows(rows)
+            log_probs, new_values = actor(part, config.temperature)
+            policy_loss, _ = clipped_policy_loss(log_probs, part.log_probs, whitened[rows], mask[rows], config.clip)
+            value_loss, _ = clipped_value_loss(new_values, values[rows], returns[rows], mask[rows], config.clip)
+            descend(policy_loss + config.value_coef * value_loss, actor, optimizer)
+    before = {"answers": answers, "scores": scores, "ref_log_probs": ref_log_probs, "values": values}
+    return before | {"rewards": rewards, "advantages": advantages, "returns": returns, "whitened": whitened}
+
+
 # --- 5.1 · the mask of an answer ------------------------------------------------------------------------------------
 
 
@@ -112,9 +157,13 @@ q1 = Question(
     reference=answer_mask,
     cases=_answers,
     hints=(
-        "A token belongs to the answer if *no EOS stands before it*. For the EOS itself that is true.",
-        "`(responses == eos_id).cumsum(1)` counts the EOS up to and including each place. How many of them stand "
-        "strictly before it?",
+        "For which tokens of a row has an EOS already been said *before* they are chosen? And for the first EOS "
+        "itself?",
+        "A token belongs to the answer if no EOS stands strictly before it: the number of EOS in columns s < t is"
+        " 0. For the first EOS that number is still 0.",
+        "Mark the EOS of each row. A running sum along the row counts them up to and including each column. Take "
+        "away the column's own mark, so that the column itself does not count. True where the result is 0.",
+        "is_eos = (responses == eos_id).long()\neos_before = is_eos.cumsum(1) - ...\nreturn eos_before == ...",
     ),
     misconceptions=(
         Misconception(
@@ -261,12 +310,17 @@ q2 = Question(
     reference=token_rewards,
     cases=_batches,
     hints=(
-        "Two parts. The leash, −β times the log-ratio, at every real token. What the answer earned, at one token: the "
-        "last real one of its row.",
-        "`torch.where(finished, scores, penalty)` is what each answer earned, shape (B,). The last real column of a "
-        "row is `mask.sum(1) - 1`.",
-        "`rewards = -beta * (log_probs - ref_log_probs) * mask`, then add the earnings at `rewards[torch.arange(B), "
-        "last]`.",
+        "Equation (5) has two parts. At how many tokens of a row does each of them stand?",
+        "The leash, −β (log π − log π_ref), stands at every real token; what the answer earned, R(y) of (4), is "
+        "*added* at one: the last real token, which has another column in each row.",
+        "What each answer earned: its score where it is finished, else the penalty. The leash at the real tokens,"
+        " 0 elsewhere. The column of the last real token: the number of real tokens minus 1. Add each answer's "
+        "earnings in its own row and column.",
+        "earned = torch.where(finished, ..., ...)\n"
+        "rewards = torch.where(mask, ..., 0)\n"
+        "rows, last = torch.arange(len(scores), device=scores.device), mask.sum(1) - 1\n"
+        "rewards[rows, last] = rewards[rows, last] + earned\n"
+        "return rewards",
     ),
     misconceptions=(
         Misconception(
@@ -553,10 +607,15 @@ q3 = Question(
     cases=_updates,
     grad_args=(0, 1),
     hints=(
-        "Three of the course's functions are enough: `masked_whiten`, `clipped_policy_loss`, `clipped_value_loss`. The "
-        "last two return a pair: the loss, and instruments that you can drop.",
-        "Whiten the advantages over the mask, hand them to the policy loss. The returns go into the value loss as they "
-        "are. Then add: policy_loss + value_coef * value_loss.",
+        "Which parts of (7) have you already as functions, and what is left to do with their results?",
+        "L = policy loss + c_V · value loss. Only the advantages are whitened, over the real tokens; the returns "
+        "stay in reward units, since V must predict them.",
+        "Whiten the advantages with the mask. The clipped policy loss of these. The clipped value loss of the "
+        "returns as they are. Keep the first result of each, drop the instruments. Add them, the second one times"
+        " `value_coef`.",
+        "policy_loss, _ = clipped_policy_loss(log_probs, old_log_probs, ..., mask, clip)\n"
+        "value_loss, _ = clipped_value_loss(values, old_values, ..., mask, clip)\n"
+        "return ...",
     ),
     misconceptions=(
         Misconception(
@@ -746,9 +805,11 @@ q4 = Question(
     reference=next_beta,
     cases=_controls,
     hints=(
-        "First the relative error, KL/target − 1: it is 0 on target, 1 at twice the target. Then hold it within ±0.2.",
-        "`error = min(max(kl / target - 1, -0.2), 0.2)`. A batch of n answers makes n/horizon of that correction, and "
-        "the correction is a *factor* on β.",
+        "What must the new β be if the KL is exactly on target? And twice too large?",
+        "The error is relative, KL/target − 1: 0 on target, 1 at twice the target. It is held within ±0.2, and "
+        "n/horizon of it is a *factor* on β: β (1 + error · n/horizon).",
+        "KL over target, minus 1. Not below −0.2, not above 0.2. Times n over horizon. 1 plus that, times the old β.",
+        "error = min(max(..., -0.2), 0.2)\nreturn beta * (1 + ...)",
     ),
     misconceptions=(
         Misconception(
@@ -939,6 +1000,42 @@ q5 = Question(
             "A, B and C are right. Dropout breaks the ratio at the first pass; a hidden EOS does not. Which of D and E "
             "has a ratio far from 1?",
         ),
+    ),
+)
+
+# --- 5.6 · capstone: one step of PPO --------------------------------------------------------------------------------
+
+capstone = Capstone(
+    title="5.6 Capstone: one step of PPO",
+    reference=ppo_step,
+    run=run,
+    steps=STEPS,
+    symptoms=SYMPTOMS,
+    shows=figures,
+    hints=(
+        "Which quantities must be *noted* before any weight moves, and which must be computed anew in every pass of "
+        "line 7?",
+        "Everything but the actor's new log-probabilities and values is data. So lines 2, 3 and 5 stand under "
+        "`torch.no_grad()`, and in the ratio (3) π_old is what `sample` noted, in all passes.",
+        "No dropout. Sample. Score, ask the reference, ask the actor for values, all at `config.temperature`. Shape "
+        "the rewards, (4) and (5); GAE; whiten. Then `config.epochs` times: a random order of the rows, cut into "
+        "`config.minibatches` parts; for each part the actor's new log-probabilities and values, the two clipped "
+        "losses, one `descend`. Return what you have under the names that the docstring gives.",
+        "actor.eval()\n"
+        "answers = sample(actor.policy, prompts, prompt_mask, config.max_new_tokens, config.temperature, generator)\n"
+        "mask = answers.response_mask\n"
+        "with torch.no_grad():\n"
+        "    scores, ref_log_probs = reward(answers), ...\n"
+        "    _, values = actor(answers, config.temperature)\n"
+        "rewards = ...\n"
+        "advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)\n"
+        "whitened = ...\n"
+        "for _ in range(config.epochs):\n"
+        "    for rows in torch.randperm(len(answers), generator=generator).chunk(config.minibatches):\n"
+        "        part = answers.rows(rows)\n"
+        "        log_probs, new_values = actor(part, config.temperature)\n"
+        "        loss = ...\n"
+        "        descend(loss, actor, optimizer)",
     ),
 )
 

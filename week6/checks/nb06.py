@@ -1,13 +1,21 @@
 """Questions of notebook 06, DPO: the reward model inside the language model."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from week6.checks.capstone import Capstone
 from week6.checks.cases import whole
+from week6.checks.dpo_capstone import STEPS, figures, run
+from week6.checks.dpo_symptoms import SYMPTOMS
 from week6.checks.engine import Misconception, Prediction, Question
+from week6.dpo import DPOConfig, pair_log_probs, reference_log_probs
 from week6.log_probs import token_log_probs
+from week6.machine.optim import descend, minibatch
+from week6.sequences import Pairs
 
 # --- 6.1 · log-probability of an answer -----------------------------------------------------------------------------
 
@@ -80,10 +88,16 @@ q1 = Question(
     cases=_rows,
     grad_args=(0,),
     hints=(
-        "Three steps: log_softmax over the vocabulary; pick the entry of the token that really follows (gather), where "
-        "column c predicts column c + 1; add up over the columns that belong to the answer.",
-        "log_probs = logits[:, :-1].log_softmax(-1); picked = log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1); "
-        "then torch.where(response_mask[:, 1:], picked, 0.0).sum(-1).",
+        "Which column of the logits predicts the first token of the answer? And which columns belong to no answer"
+        " at all?",
+        "Column c predicts the token of column c + 1, so logits[:, :-1] belong to tokens[:, 1:], and so does "
+        "response_mask[:, 1:]. (6) is then a sum over the columns where the mask is True.",
+        "Drop the last column of the logits, and take the log-softmax over the words. Drop the first column of "
+        "the tokens, and pick each token's entry (gather). Set to 0 what is no answer, with the mask without its "
+        "first column. Sum over the columns.",
+        "log_probs = logits[:, :-1].log_softmax(-1)\n"
+        "of_tokens = log_probs.gather(-1, ...).squeeze(-1)\n"
+        "return torch.where(..., of_tokens, 0.0).sum(-1)",
     ),
     misconceptions=(
         Misconception(
@@ -228,8 +242,10 @@ q2 = Question(
     ],
     grad_args=(0,),
     hints=(
-        "The logarithm of a quotient is the difference of the logarithms.",
-        "beta * (log_probs - ref_log_probs). No exp and no sum: the shape stays.",
+        "What is the logarithm of a quotient, if you have the logarithms of both numbers?",
+        "log(π/π_ref) = log π − log π_ref, so (4) needs no exp, and nothing can overflow or underflow.",
+        "Subtract the reference's log-probability from the policy's, times β. Each number for itself: the shape stays.",
+        "return beta * (... - ...)",
     ),
     misconceptions=(
         Misconception(
@@ -357,9 +373,12 @@ q3 = Question(
     cases=_four,
     grad_args=(0, 1),
     hints=(
-        "Two implicit rewards, one for the chosen and one for the rejected answer: each needs its policy and its "
-        "reference. Then the loss of notebook 01 on their difference.",
-        "-F.logsigmoid(r_hat(policy_chosen, ref_chosen, beta) - r_hat(policy_rejected, ref_rejected, beta)).",
+        "Which loss did notebook 01 have for a pair of rewards? And what is the reward here?",
+        "The loss is −log σ(r̂_w − r̂_l): Bradley and Terry with the implicit rewards (4). Each answer has its "
+        "own reference: log π(y_w) − log π_ref(y_w), and the same with y_l.",
+        "The implicit reward of the chosen answers, that of the rejected ones. Their difference, through "
+        "`F.logsigmoid`, with a minus. No mean.",
+        "chosen_reward = r_hat(policy_chosen, ref_chosen, beta)\nrejected_reward = ...\nreturn -F.logsigmoid(...)",
     ),
     misconceptions=(
         Misconception(
@@ -501,8 +520,11 @@ q4 = Question(
         (torch.randn(1, generator=g), torch.randn(1, generator=g)),
     ],
     hints=(
-        "One sigmoid. Which difference is large where the pair is ranked wrongly?",
-        "torch.sigmoid(rejected_rewards - chosen_rewards).",
+        "For which pair should the weight be near 1: one that is ranked rightly, or wrongly?",
+        "(12): the weight is σ(r̂_l − r̂_w), one half where the rewards are equal, near 1 where the rejected "
+        "answer has the larger one.",
+        "Rejected reward minus chosen reward, through a sigmoid. One number a pair.",
+        "return torch.sigmoid(...)",
     ),
     misconceptions=(
         Misconception(
@@ -611,10 +633,13 @@ q5 = Question(
     cases=_differences,
     grad_args=(0,),
     hints=(
-        "The first is two logsigmoids with weights 1 − ε and ε, of the margin and of minus the margin. The second is a "
-        "square, and there h stands without β.",
-        "m = beta * h; cdpo = -(1 - epsilon) * F.logsigmoid(m) - epsilon * F.logsigmoid(-m); "
-        "ipo = (h - 1 / (2 * beta)) ** 2.",
+        "Under (18), what is the loss of a pair whose label was flipped? And where is h, and where βh, in the two"
+        " equations?",
+        "A flipped label turns the sign *inside*: −log σ(−m), with weight ε. The other term has weight 1 − ε. In "
+        "(19) stands h itself, in nats, and its target 1/(2β).",
+        "The margin m = βh. cDPO: minus (1 − ε) times logsigmoid of m, minus ε times logsigmoid of −m. IPO: h "
+        "minus 1/(2β), squared. Return both, in this order.",
+        "margin = beta * h\ncdpo = -(1 - epsilon) * F.logsigmoid(margin) - ...\nipo = (...) ** 2\nreturn cdpo, ipo",
     ),
     misconceptions=(
         Misconception(
@@ -745,6 +770,63 @@ q5 = Question(
             ),
             "Right on paper, but σ(−1400) is 0 in the computer and log 0 is −inf. Use F.logsigmoid.",
         ),
+    ),
+)
+
+# --- 6.6 · capstone: the training loop --------------------------------------------------------------------------------
+
+
+def train_on_pairs(
+    policy: nn.Module,
+    reference: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    pairs: Pairs,
+    config: DPOConfig,
+    seed: int,
+) -> Iterator[dict[str, float]]:
+    """DPO: trains `policy` in place; after each of `config.steps` steps yields its metrics, taken before its update."""
+    policy.eval()  # no dropout
+    ref_chosen, ref_rejected = reference_log_probs(reference, pairs)  # once, for all pairs
+    for step in range(config.steps):
+        rows = minibatch(len(pairs), config.batch_size, step, seed)
+        chosen, rejected = pair_log_probs(policy, pairs.rows(rows))
+        loss = preference_loss(chosen, rejected, ref_chosen[rows], ref_rejected[rows], config.beta).mean()
+        chosen_reward = reward_inside(chosen.detach(), ref_chosen[rows], config.beta)
+        rejected_reward = reward_inside(rejected.detach(), ref_rejected[rows], config.beta)
+        descend(loss, policy, optimizer)
+        margin = chosen_reward - rejected_reward
+        yield {
+            "loss": loss.item(),
+            "margin": margin.mean().item(),
+            "accuracy": (margin > 0).float().mean().item(),
+            "chosen_reward": chosen_reward.mean().item(),
+            "rejected_reward": rejected_reward.mean().item(),
+        }
+
+
+capstone = Capstone(
+    title="6.6 Capstone: the training loop",
+    reference=train_on_pairs,
+    run=run,
+    steps=STEPS,
+    symptoms=SYMPTOMS,
+    shows=figures,
+    hints=(
+        "Which of the four log-probabilities in (9) change while you train, and which do not?",
+        "The reference never moves, so log π_ref of all pairs is computed once, before the loop, without gradient. The "
+        "policy's two log-probabilities are computed anew for each minibatch, and the loss (9) is built on them.",
+        "No dropout. Ask the reference about all pairs. Then `config.steps` times: the rows of this step, the policy's "
+        "log-probabilities of these rows, the mean loss, one `descend`; and yield the metrics, made of the numbers "
+        "that the loss was made of.",
+        "policy.eval()\n"
+        "ref_chosen, ref_rejected = ...\n"
+        "for step in range(config.steps):\n"
+        "    rows = minibatch(len(pairs), config.batch_size, step, seed)\n"
+        "    chosen, rejected = pair_log_probs(policy, pairs.rows(rows))\n"
+        "    loss = ...\n"
+        "    margin = ...\n"
+        "    descend(loss, policy, optimizer)\n"
+        "    yield {'loss': loss.item(), 'margin': margin.mean().item(), ...: ...}",
     ),
 )
 
