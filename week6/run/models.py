@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from week6.dpo import DPOConfig
+from week6.machine import smollm2
 from week6.machine.bounds import Count, Few, Rows, Width
 from week6.machine.compute import compute
 from week6.machine.pretrained import load_policy
@@ -22,6 +23,7 @@ from week6.ppo import PPOConfig
 from week6.reward_model import RewardConfig
 from week6.run.evaluation import EvaluationConfig
 from week6.sft import SFTConfig
+from week6.tasks.hh import HHConfig
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,6 +39,8 @@ class Preset:
     `data` is a local file or a data set of the hub with the texts in `column`, `gold` "vader" or a text classifier.
     Where people have rated the texts, in the column `ratings`, the reward model learns from their comparisons, and
     labels the pairs for DPO.
+    SFT imitates the demonstrations of the task, of pairs of conversations the chosen answers, or "nothing": then the
+    pretrained model itself is the SFT model. `hh` is for pairs of conversations.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Preset:
     column: str | None = None
     gold: str | None = None
     ratings: str | None = None
+    imitate: Literal["demonstrations", "nothing"] = "demonstrations"
+    hh: HHConfig = field(default_factory=HHConfig)
 
 
 PRESETS = {
@@ -133,6 +139,22 @@ PRESETS["gpt2-hh"] = replace(  # conversations are longer, and the pairs are the
     data="Anthropic/hh-rlhf",
     column=None,
     gold=None,
+)
+PRESETS["chat"] = replace(  # an instruct model in its own chat template; on a CPU some hours
+    PRESETS["gpt2-hh"],
+    name="chat",
+    n_pairs=1_600,
+    sft=SFTConfig(steps=60, batch_size=8, learning_rate=1e-5),
+    reward=RewardConfig(steps=150, batch_size=8, learning_rate=1e-5),
+    ppo=replace(
+        PRESETS["gpt2-hh"].ppo, steps=40, batch_size=16, learning_rate=1e-5, unfinished_penalty=-1.0, max_new_tokens=64
+    ),
+    dpo=DPOConfig(steps=150, batch_size=8, learning_rate=1e-5, beta=0.1),
+    evaluation=EvaluationConfig(
+        calibration_answers=100, answers_per_prompt=1, best_of=4, best_of_answers=1, probes=4, probe_answers=32
+    ),
+    model=smollm2.NAME,
+    hh=HHConfig(max_prompt_tokens=128, harmless=220),
 )
 
 

@@ -34,7 +34,7 @@ from week6.reward_model import (
     train_reward_model,
 )
 from week6.run.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
-from week6.run.labelling import collect_pairs, label_with
+from week6.run.labelling import answer_requests, collect_pairs, label_with
 from week6.run.models import Model, Preset, frozen_copy, initial_policy
 from week6.run.report import save_figure, write_report, write_samples
 from week6.run.setting import STAGES, Setting, announce, open_setting
@@ -73,15 +73,18 @@ def finish(setting: Setting) -> dict[str, Any]:
 
 
 def fine_tune(setting: Setting) -> PreTrainedModel:
-    """SFT: a policy, new or pretrained, imitates the demonstrations."""
+    """SFT: a policy, new or pretrained, imitates the demonstrations; or it stays as it is, if the preset says so."""
     task, config = setting.task, setting.preset.sft
+    requests = answer_requests(setting)
     policy = initial_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
     policy.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
     optimizer = make_optimizer(policy, config.learning_rate)
 
     def loop(start: int) -> Iterator[dict[str, float]]:
         data = encode_demonstrations(
-            task.tokenizer, list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
+            task.tokenizer,
+            [*task.demonstrations["prompt"], *(row["prompt"] for row in requests)],
+            [*task.demonstrations["completion"], *(row["chosen"] for row in requests)],
         )
         return train_sft(policy, optimizer, data.to(setting.device), config, setting.stage_seed("sft"), start)
 
@@ -282,7 +285,10 @@ def _train_policy(
     The trained policy is saved with its tokenizer as a plain transformers folder, and the stage recorded as finished.
     """
     run, whole = setting.run, setting.run.whole(stage)
-    usage = setting.train(stage, loop, getattr(setting.preset, stage).steps, module, optimizer, controller)
+    trains = stage != "sft" or setting.preset.imitate != "nothing"
+    usage = Usage()
+    if trains:
+        usage = setting.train(stage, loop, getattr(setting.preset, stage).steps, module, optimizer, controller)
     if not whole:
         folder = run.folder / "policies" / stage
         if compute().is_main:
@@ -290,7 +296,8 @@ def _train_policy(
                 policy.save_pretrained(temporary)
                 setting.task.tokenizer.save_pretrained(temporary)
         usage.tick()
-        made = [run.checkpoint(stage), run.metrics_path(stage), *(path for path in folder.rglob("*") if path.is_file())]
+        made = [path for path in folder.rglob("*") if path.is_file()]
+        made += [run.checkpoint(stage), run.metrics_path(stage)] if trains else []
         run.finish(stage, usage, files=made)
     return frozen_copy(policy)
 

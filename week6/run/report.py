@@ -103,9 +103,10 @@ def report(summary: Mapping[str, Any]) -> str:
 
 
 def figures_of(summary: Mapping[str, Any]) -> list[str]:
-    """The names of the plots that the run has: without a gold reward there is none to draw."""
-    without_gold = summary["policies"]["sft"]["gold"] is None
-    return [name for name in FIGURES if not (without_gold and name in ("frontier", "overoptimisation"))]
+    """The names of the plots that the run has: some need a gold reward, one an SFT that imitated something."""
+    missing = {"frontier", "overoptimisation"} if summary["policies"]["sft"]["gold"] is None else set()
+    missing |= {"sft"} if summary["stages"]["sft"]["tokens_per_second"] is None else set()
+    return [name for name in FIGURES if name not in missing]
 
 
 def _agreement(reward: Mapping[str, Any]) -> str:

@@ -26,8 +26,8 @@ from week6.sampling import sample
 from week6.sequences import encode_demonstrations, encode_prompts
 from week6.tasks import Task, load_task
 
-STAGES = ("sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "evaluation")
-"""In their order; `answer_pairs` only where people compared whole texts."""
+STAGES = ("requests", "sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "evaluation")
+"""In their order; `requests` only where a task brings some, `answer_pairs` only where people compared whole texts."""
 PAIRED = ("pairs", "heldout_pairs")
 """What a task may bring."""
 ANSWER_TOKEN_BYTES = 40
@@ -95,7 +95,7 @@ def open_run(folder: Path, config: RunConfig, resume: bool = False) -> Run:
 
 def stages_of(preset: Preset) -> dict[str, Depends]:
     """Which settings decide a stage, and which stages it starts from. The preset's name decides none."""
-    start = "seed task layers heads width positions model data column gold ratings sft"
+    start = "seed task layers heads width positions model data column gold ratings hh"
     if preset.model is not None:  # such tasks leave out texts that are longer
         start += " ppo.max_new_tokens"
     sizes = {
@@ -104,7 +104,8 @@ def stages_of(preset: Preset) -> dict[str, Depends]:
         "evaluation": "answers_per_prompt best_of best_of_answers",
     }
     settings = {
-        "sft": start,
+        "requests": start,
+        "sft": f"{start} imitate sft",
         "pairs": "n_pairs evaluation.heldout_pairs",
         "reward_model": "reward",
         "answer_pairs": "n_pairs dpo.steps dpo.batch_size ppo.unfinished_penalty",
@@ -113,7 +114,8 @@ def stages_of(preset: Preset) -> dict[str, Depends]:
         "evaluation": "",
     }
     before = {
-        "pairs": ("sft",),
+        "sft": ("requests",),
+        "pairs": ("requests", "sft"),
         "reward_model": ("sft", "pairs"),
         "answer_pairs": ("sft", "reward_model"),
         "ppo": ("sft", "reward_model"),
@@ -125,7 +127,8 @@ def stages_of(preset: Preset) -> dict[str, Depends]:
         names = [*settings[stage].split(), *(f"evaluation.{name}" for name in sizes.get(stage, "").split())]
         return [name if name == "seed" else f"preset.{name}" for name in names]
 
-    return {stage: Depends(keys(stage), before.get(stage, ())) for stage in STAGES}
+    stages = [stage for stage in STAGES if stage != "requests" or preset.hh.harmless]
+    return {stage: Depends(keys(stage), before.get(stage, ())) for stage in stages}
 
 
 def announce(setting: Setting, stages: Sequence[str], again: str) -> Setting:
@@ -141,8 +144,9 @@ def preset_task(preset: Preset) -> Task:
     if preset.model is None:
         return load_task(preset.task, None, preset.data, preset.column, preset.gold, ratings=preset.ratings)
     tokenizer = load_tokenizer(preset.model)
+    longest = preset.ppo.max_new_tokens
     return load_task(
-        preset.task, tokenizer, preset.data, preset.column, preset.gold, preset.ppo.max_new_tokens, preset.ratings
+        preset.task, tokenizer, preset.data, preset.column, preset.gold, longest, preset.ratings, preset.hh
     )
 
 
@@ -175,6 +179,8 @@ def check_preset(preset: Preset) -> None:
             raise ValueError(
                 f"minibatches: got {ppo.minibatches}, expected no more than the {ppo.batch_size} answers of a step"
             )
+    if preset.imitate == "nothing" and preset.model is None:
+        raise ValueError(f"imitate: got 'nothing' for preset {preset.name!r}, whose model is untrained; give a --model")
     with _named("dpo."):
         check_variant(dpo.variant, dpo.label_smoothing)
 

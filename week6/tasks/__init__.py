@@ -7,6 +7,7 @@ hh           Anthropic's helpful–harmless pairs; from the hub or a local file
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
@@ -16,6 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 from week6.machine import validate as check
 from week6.preferences import preference_probability, sample_preferences
+
+if TYPE_CHECKING:
+    from week6.tasks.hh import HHConfig
 
 Gold = Callable[[list[str], list[str]], Float[Tensor, " N"]]
 
@@ -35,6 +39,8 @@ class Task:
     chosen; elsewhere pairs are sampled and labelled. The column probability, if there, is that of the choice made.
     `pairs_share_prompts` is False where they compare whole texts, not two answers to a prompt: a reward model can
     learn from them, DPO cannot.
+    `requests`, with the columns prompt and rejected, are harmless requests and refusals of them: the answers of the
+    policy that SFT starts from, where they comply, are demonstrations and are preferred to these.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Task:
     pairs: Dataset | None = None
     heldout_pairs: Dataset | None = None
     pairs_share_prompts: bool = True
+    requests: Dataset | None = None
 
     def preference_probability(
         self, prompts: list[str], answers_a: list[str], answers_b: list[str]
@@ -92,6 +99,7 @@ def load_task(
     gold: str | None = None,
     max_new_tokens: int = 48,
     ratings: str | None = None,
+    conversations: "HHConfig | None" = None,
 ) -> Task:
     """The task called `name`. `assistant` is whole; the others are made for a tokenizer, from data.
 
@@ -114,7 +122,7 @@ def load_task(
     if name == "hh":
         if ratings is not None:
             raise ValueError("ratings: got some for task 'hh', whose pairs are already chosen; choose preset gpt2")
-        return hh(tokenizer, data, max_new_tokens)
+        return hh(tokenizer, data, max_new_tokens, conversations)
     if gold is None:
         raise ValueError("gold: got none for task 'sentiment', expected 'vader' or a text classifier")
     return sentiment(tokenizer, data, column or "text", gold, max_new_tokens, ratings)

@@ -1,0 +1,155 @@
+"""Whole runs of the preset chat by the command line, on a small instruct model with a chat template of its own."""
+
+import json
+
+import pytest
+import torch
+
+from tests.runs import SMALL, forget, numbers, quick_settings
+from tests.small_instruct import CHATML, chatml, instruct_tokenizer, small_instruct, talks, write_rows
+from week6.chat.session import load_session
+from week6.cli import main
+from week6.machine.pretrained import load_policy, load_tokenizer
+from week6.run import labelling
+from week6.tasks.requests import REFUSALS, requests
+
+FLAGS = (
+    "--preset chat --n-pairs 40 --sft.steps 4 --sft.batch-size 8 --reward.steps 4 --reward.batch-size 8 --ppo.steps 2 "
+    "--ppo.batch-size 8 --dpo.steps 4 --dpo.batch-size 8 --ppo.max-new-tokens 24 --hh.harmless 12"
+).split() + [f"--evaluation.{name.replace('_', '-')}={value}" for name, value in vars(SMALL).items()]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder with a model and its data."""
+    base = tmp_path_factory.mktemp("chat")
+    small_instruct(base / "model")
+    write_rows(base / "pairs.jsonl", talks())
+    return base
+
+
+def command(base, *more, model="model", data="pairs.jsonl", name="chat"):
+    words = ["run", "--model", str(base / model), "--data", str(base / data), "--runs-dir", str(base / "runs")]
+    return [*words, "--name", name, *FLAGS, *more]
+
+
+@pytest.fixture(scope="module")
+def run(base):
+    """Answers of a model that knows nothing count as ones that comply by their length alone."""
+    with pytest.MonkeyPatch.context() as patch, quick_settings():
+        patch.setattr(labelling, "complies", lambda answer: len(answer) % 7 == 0)
+        patch.setattr(labelling, "whole_sentences", lambda answer: answer.strip())
+        assert main(command(base)) == 0
+    return base / "runs" / "chat"
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.slow
+class TestRun:
+    def test_harmless_requests_are_among_the_pairs_and_the_demonstrations(self, run):
+        added = rows_of(run / "requests.jsonl")
+        asked = [chatml(request.text) for request in requests("training")[:12]]
+        assert 0 < len(added) < 12 and {row["prompt"] for row in added} < set(asked)
+        assert all(row["rejected"] in REFUSALS and len(row["chosen"]) % 7 == 0 for row in added)
+        pairs = rows_of(run / "pairs.jsonl")
+        assert pairs[40:] == added and len(pairs) == 40 + len(added)
+
+    def test_the_policies_speak_in_the_model_s_own_template(self, run):
+        session = load_session(run)
+        assert session.tokenizer.chat_template == CHATML
+        assert all(row["prompt"].startswith("<|im_start|>system") for row in rows_of(run / "pairs.jsonl"))
+        assert set(session.send("How do I hum?").replies) == {"base", "sft", "ppo", "dpo"}
+
+    def test_resume_makes_the_same_numbers(self, run, base):
+        before = numbers(run)
+        forget(run, "evaluation")
+        with quick_settings():
+            assert main(command(base, "--resume")) == 0
+        assert numbers(run) == before
+
+    def test_without_sft_the_start_is_the_model_itself(self, base):
+        with quick_settings():
+            assert main(command(base, "--imitate", "nothing", "--hh.harmless", "0", name="bare")) == 0
+        folder = base / "runs" / "bare"
+        tokenizer = load_tokenizer(str(base / "model"))
+        started, sft, dpo = (
+            load_policy(str(path), tokenizer)
+            for path in (base / "model", folder / "policies" / "sft", folder / "policies" / "dpo")
+        )
+        assert all(map(torch.equal, started.parameters(), sft.parameters()))
+        assert not all(map(torch.equal, started.parameters(), dpo.parameters()))
+        assert not (folder / "metrics" / "sft.csv").exists() and not (folder / "requests.jsonl").exists()
+        assert "sft.png" not in (folder / "report.md").read_text()
+        forget(folder, "evaluation")
+        before = (folder / "policies" / "sft" / "model.safetensors").stat().st_mtime
+        with quick_settings():
+            assert main(command(base, "--imitate", "nothing", "--hh.harmless", "0", "--resume", name="bare")) == 0
+        assert (folder / "policies" / "sft" / "model.safetensors").stat().st_mtime == before
+
+
+def with_template(base, name, template):
+    small_instruct(base / name, instruct_tokenizer(template))
+    return command(base, model=name)
+
+
+def without_end(base):
+    folder = small_instruct(base / "endless")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "eos_token"}))
+    return command(base, model="endless")
+
+
+def with_other_vocabulary(base):
+    small_instruct(base / "other", instruct_tokenizer(size=400))
+    instruct_tokenizer(size=450).save_pretrained(base / "other")
+    return command(base, model="other")
+
+
+def with_rows(base, rows):
+    write_rows(base / "bad.jsonl", rows)
+    return command(base, data="bad.jsonl")
+
+
+TURNED = "\n\nAssistant: Hi\n\nHuman: Ho\n\nAssistant:"
+LONG = "\n\nHuman: " + "why " * 25_000 + "\n\nAssistant:"
+BAD = {
+    "no end token": (without_end, "its tokenizer has no end token, expected one"),
+    "other vocabulary": (with_other_vocabulary, "tokens and the model"),
+    "a template that fails": (
+        lambda base: with_template(base, "failing", "{{ raise_exception('no') }}"),
+        "tokenizer: its chat template cannot be used here (no)",
+    ),
+    "a template without ends": (
+        lambda base: with_template(base, "open", "{% for m in messages %}{{ m.content }}{% endfor %}"),
+        "its template puts no <|im_end|> after an answer",
+    ),
+    "the assistant begins": (
+        lambda base: with_rows(base, [{"chosen": f"{TURNED} {i}", "rejected": f"{TURNED} No."} for i in range(20)]),
+        "got 0 prompts with a usable pair (of 20 rows)",
+    ),
+    "equal answers": (
+        lambda base: with_rows(base, [{"prompt": f"{i}?", "chosen": "Yes.", "rejected": "Yes."} for i in range(20)]),
+        "got 0 prompts with a usable pair (of 20 rows)",
+    ),
+    "100 000 characters": (
+        lambda base: with_rows(base, [{"chosen": f"{LONG} {i}", "rejected": f"{LONG} No."} for i in range(20)]),
+        "got 0 prompts with a usable pair (of 20 rows)",
+    ),
+    "nothing to imitate for a new model": (
+        lambda base: ["run", "--preset", "tiny", "--imitate", "nothing", "--runs-dir", str(base / "runs")],
+        "imitate: got 'nothing' for preset 'tiny', whose model is untrained",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_ends_with_one_sentence_and_nothing_written(base, name, capsys):
+    words, message = BAD[name]
+    code = main([*words(base), "--name", "bad"])
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("week6: error: ")]
+    assert code == 2 and len(lines) == 1 and message in lines[0] and captured.out == ""
+    assert not (base / "runs" / "bad").exists()
