@@ -1,6 +1,7 @@
 """Whole runs of the preset chat by the command line, on a small instruct model with a chat template of its own."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from tests.runs import SMALL, forget, numbers, quick_settings
 from tests.small_instruct import CHATML, chatml, instruct_tokenizer, small_instruct, talks, write_rows
 from week6.chat.session import load_session
 from week6.cli import main
+from week6.machine.checkpoint import load_tensors
 from week6.machine.pretrained import load_policy, load_tokenizer
-from week6.run import labelling
+from week6.run import labelling, pipeline
 from week6.tasks.requests import REFUSALS, requests
 
 FLAGS = (
@@ -69,6 +71,45 @@ class TestRun:
         with quick_settings():
             assert main(command(base, "--resume")) == 0
         assert numbers(run) == before
+
+    def test_policies_are_plain_folders_with_their_adapters_beside_them(self, run, base):
+        tokenizer = load_tokenizer(str(base / "model"))
+        started = load_policy(str(base / "model"), tokenizer)
+        for stage in ("sft", "ppo", "dpo"):
+            policy = load_policy(str(run / "policies" / stage), tokenizer)
+            changed = {n for n, p in policy.named_parameters() if not torch.equal(p, started.state_dict()[n])}
+            assert changed and all(n.endswith("_proj.weight") for n in changed)  # of linear modules alone
+            adapters, _ = load_tensors(run / "checkpoints" / f"{stage}.safetensors")
+            assert all("lora_" in n or "value_head" in n for n in adapters if n.startswith("model."))
+        assert {p.name for p in (run / "adapters").iterdir()} == {"sft", "reward_model", "ppo", "dpo"}
+        assert all((p / "adapter_model.safetensors").is_file() for p in (run / "adapters").iterdir())
+
+    @pytest.mark.parametrize("stage", ["sft", "reward_model", "ppo", "dpo"])
+    def test_a_stage_that_was_interrupted_goes_on_to_the_same_weights(self, run, base, stage, monkeypatch):
+        """From a checkpoint of adapters: with others, or from none, the numbers would be other ones."""
+        name = f"broken-{stage}"
+        folder = base / "runs" / name
+        shutil.copytree(run, folder)
+        order = ("sft", "pairs", "reward_model", "ppo", "dpo", "evaluation")
+        forget(folder, *order[order.index(stage) :])
+        loop = f"train_{stage}"
+        whole = getattr(pipeline, loop)
+
+        def broken(*arguments):
+            for i, row in enumerate(whole(*arguments)):
+                if i == 1:
+                    raise KeyboardInterrupt
+                yield row
+
+        with quick_settings():
+            with monkeypatch.context() as patch:
+                patch.setattr(pipeline, loop, broken)
+                assert main(command(base, "--resume", name=name)) == 130
+            assert main(command(base, "--resume", name=name)) == 0
+        assert numbers(folder)["policies"] == numbers(run)["policies"]
+        for kind in ("policies/*/model.safetensors", "metrics/*.csv", "adapters/*/adapter_model.safetensors"):
+            found = {p.relative_to(folder): p.read_bytes() for p in folder.glob(kind)}
+            assert found == {p.relative_to(run): p.read_bytes() for p in run.glob(kind)} != {}
 
     def test_without_sft_the_start_is_the_model_itself(self, base):
         with quick_settings():
@@ -137,6 +178,14 @@ BAD = {
     "100 000 characters": (
         lambda base: with_rows(base, [{"chosen": f"{LONG} {i}", "rejected": f"{LONG} No."} for i in range(20)]),
         "got 0 prompts with a usable pair (of 20 rows)",
+    ),
+    "adapters of a module that is not there": (
+        lambda base: command(base, "--lora.modules", "query"),
+        "lora.modules: got 'query', expected 'all-linear' or some of the model's down_proj, gate_proj",
+    ),
+    "adapters of a new model": (
+        lambda base: ["run", "--preset", "tiny", "--lora.rank", "4", "--runs-dir", str(base / "runs")],
+        "lora.rank: got 4 for preset 'tiny', whose model is untrained",
     ),
     "nothing to imitate for a new model": (
         lambda base: ["run", "--preset", "tiny", "--imitate", "nothing", "--runs-dir", str(base / "runs")],

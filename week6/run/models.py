@@ -18,6 +18,7 @@ from week6.dpo import DPOConfig
 from week6.machine import smollm2
 from week6.machine.bounds import Count, Few, Rows, Width
 from week6.machine.compute import compute
+from week6.machine.lora import LoRAConfig
 from week6.machine.pretrained import load_policy
 from week6.ppo import PPOConfig
 from week6.reward_model import RewardConfig
@@ -40,7 +41,7 @@ class Preset:
     Where people have rated the texts, in the column `ratings`, the reward model learns from their comparisons, and
     labels the pairs for DPO.
     SFT imitates the demonstrations of the task, of pairs of conversations the chosen answers, or "nothing": then the
-    pretrained model itself is the SFT model. `hh` is for pairs of conversations.
+    pretrained model itself is the SFT model. `lora` is for pretrained models, `hh` for pairs of conversations.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Preset:
     gold: str | None = None
     ratings: str | None = None
     imitate: Literal["demonstrations", "nothing"] = "demonstrations"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     hh: HHConfig = field(default_factory=HHConfig)
 
 
@@ -144,16 +146,17 @@ PRESETS["chat"] = replace(  # an instruct model in its own chat template; on a C
     PRESETS["gpt2-hh"],
     name="chat",
     n_pairs=1_600,
-    sft=SFTConfig(steps=60, batch_size=8, learning_rate=1e-5),
-    reward=RewardConfig(steps=150, batch_size=8, learning_rate=1e-5),
+    sft=SFTConfig(steps=60, batch_size=8, learning_rate=1e-4),
+    reward=RewardConfig(steps=150, batch_size=8, learning_rate=1e-4),
     ppo=replace(
-        PRESETS["gpt2-hh"].ppo, steps=40, batch_size=16, learning_rate=1e-5, unfinished_penalty=-1.0, max_new_tokens=64
+        PRESETS["gpt2-hh"].ppo, steps=40, batch_size=16, learning_rate=1e-4, unfinished_penalty=-1.0, max_new_tokens=64
     ),
-    dpo=DPOConfig(steps=150, batch_size=8, learning_rate=1e-5, beta=0.1),
+    dpo=DPOConfig(steps=150, batch_size=8, learning_rate=1e-4, beta=0.1),
     evaluation=EvaluationConfig(
         calibration_answers=100, answers_per_prompt=1, best_of=4, best_of_answers=1, probes=4, probe_answers=32
     ),
     model=smollm2.NAME,
+    lora=LoRAConfig(rank=16),
     hh=HHConfig(max_prompt_tokens=128, harmless=220),
 )
 

@@ -8,7 +8,6 @@ Every stage is a function that either does its work or, when the run resumes, re
 
 import math
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from week6.dpo import train_dpo
 from week6.machine.checkpoint import RunError, load_checkpoint, replacing, save_checkpoint
 from week6.machine.compute import compute, main_process
 from week6.machine.lock import only_writer
+from week6.machine.lora import Trainee, trainee_of
 from week6.machine.optim import make_optimizer, minibatch
 from week6.objective import best_of_n_kl_bound
 from week6.pictures import plots
@@ -35,7 +35,7 @@ from week6.reward_model import (
 )
 from week6.run.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
 from week6.run.labelling import answer_requests, collect_pairs, label_with
-from week6.run.models import Model, Preset, frozen_copy, initial_policy
+from week6.run.models import Preset, frozen_copy, initial_policy
 from week6.run.report import save_figure, write_report, write_samples
 from week6.run.setting import STAGES, Setting, announce, open_setting
 from week6.run.training import Usage, read_json, versions
@@ -78,6 +78,8 @@ def fine_tune(setting: Setting) -> PreTrainedModel:
     requests = answer_requests(setting)
     policy = initial_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
     policy.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
+    trainee = _trainee(setting, policy, "sft")
+    policy = trainee.model
     optimizer = make_optimizer(policy, config.learning_rate)
 
     def loop(start: int) -> Iterator[dict[str, float]]:
@@ -88,7 +90,7 @@ def fine_tune(setting: Setting) -> PreTrainedModel:
         )
         return train_sft(policy, optimizer, data.to(setting.device), config, setting.stage_seed("sft"), start)
 
-    return _train_policy(setting, "sft", loop, policy, policy, optimizer)
+    return _train_policy(setting, "sft", loop, trainee, policy, optimizer)
 
 
 def fit_reward_model(
@@ -96,9 +98,10 @@ def fit_reward_model(
 ) -> RewardModel:
     """Bradley–Terry on the training pairs; then SFT answers are given mean 0 and variance 1."""
     run, config, path = setting.run, setting.preset.reward, setting.run.folder / "reward_model.safetensors"
+    trainee = _trainee(setting, sft, "reward_model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setting.stage_seed("reward_head"))
-        model = RewardModel(_trainable_copy(sft)).to(setting.device)
+        model = RewardModel(trainee.model).to(setting.device)
     optimizer = make_optimizer(model, config.learning_rate)
     if not run.whole("reward_model"):
 
@@ -106,6 +109,7 @@ def fit_reward_model(
             return train_reward_model(model, optimizer, pairs, config, setting.stage_seed("reward_model"), start)
 
         usage = setting.train("reward_model", loop, config.steps, model, optimizer)
+        trainee.merge(run.folder / "adapters" / "reward_model")
         tokens, mask = setting.prompts()
         seed = setting.stage_seed("calibration")
         index = minibatch(len(tokens), setting.preset.evaluation.calibration_answers, 0, seed)
@@ -126,6 +130,7 @@ def fit_reward_model(
             },
             files=[path, run.metrics_path("reward_model")],
         )
+    trainee.merge()
     load_checkpoint(path, model, tag=run.tag(path))
     return frozen_copy(model)
 
@@ -182,7 +187,8 @@ def watch_ppo(
 def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel) -> PreTrainedModel:
     """PPO: sample, score with the reward model, climb, held near the SFT model by β."""
     task, config = setting.task, setting.preset.ppo
-    actor = PolicyWithValue(_trainable_copy(sft)).to(setting.device)
+    trainee = _trainee(setting, sft, "ppo")
+    actor = PolicyWithValue(trainee.model).to(setting.device)
     optimizer = make_optimizer(actor, config.learning_rate, eps=1e-5)
     controller = AdaptiveKL(config.beta, config.target_kl or 1.0, config.horizon)  # no target: β stays, 1.0 is unread
 
@@ -191,13 +197,14 @@ def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: Rewa
             actor, sft, reward_model, task, optimizer, controller, config, setting.stage_seed("ppo"), start
         )
 
-    return _train_policy(setting, "ppo", loop, actor.policy, actor, optimizer, controller)
+    return _train_policy(setting, "ppo", loop, trainee, actor, optimizer, controller)
 
 
 def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> PreTrainedModel:
     """DPO: the same pairs, without a reward model and without sampling; samples are only taken to measure the KL."""
     task, config = setting.task, setting.preset.dpo
-    policy = _trainable_copy(sft)
+    trainee = _trainee(setting, sft, "dpo")
+    policy = trainee.model
     optimizer = make_optimizer(policy, config.learning_rate)
     prompts = list(task.prompts["prompt"])
     sizes = setting.preset.evaluation
@@ -215,7 +222,7 @@ def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> P
                 row["gold"] = math.nan if probe.gold is None else probe.gold.mean().item()
             yield row
 
-    return _train_policy(setting, "dpo", loop, policy, policy, optimizer)
+    return _train_policy(setting, "dpo", loop, trainee, policy, optimizer)
 
 
 def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_model: RewardModel) -> dict[str, Any]:
@@ -275,20 +282,24 @@ def _train_policy(
     setting: Setting,
     stage: str,
     loop: Callable[[int], Iterator[dict[str, float]]],
-    policy: PreTrainedModel,
+    trainee: Trainee,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     controller: AdaptiveKL | None = None,
 ) -> PreTrainedModel:
-    """Train `module`, of which `policy` is a part or all, or read what was trained; returns a frozen copy of `policy`.
+    """Train `module`, of which the trainee's model is a part or all, or read what was trained; returns a frozen copy of
+    that model.
 
-    The trained policy is saved with its tokenizer as a plain transformers folder, and the stage recorded as finished.
+    The trained policy is saved with its tokenizer as a plain transformers folder, its adapters, if it has some, beside
+    that, and the stage recorded as finished.
     """
     run, whole = setting.run, setting.run.whole(stage)
     trains = stage != "sft" or setting.preset.imitate != "nothing"
     usage = Usage()
     if trains:
         usage = setting.train(stage, loop, getattr(setting.preset, stage).steps, module, optimizer, controller)
+    trainee.merge(None if whole or not trains else run.folder / "adapters" / stage)
+    policy = trainee.model
     if not whole:
         folder = run.folder / "policies" / stage
         if compute().is_main:
@@ -302,5 +313,6 @@ def _train_policy(
     return frozen_copy(policy)
 
 
-def _trainable_copy(model: Model) -> Model:
-    return deepcopy(model).requires_grad_(True)
+def _trainee(setting: Setting, model: PreTrainedModel, stage: str) -> Trainee:
+    """A copy of `model` to train, whole or by adapters as the preset says."""
+    return trainee_of(model, setting.preset.lora, setting.stage_seed(f"{stage}/lora"))

@@ -15,6 +15,7 @@ from week6.dpo import check_variant
 from week6.machine.bounds import SEED, Seed, check_fields
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
+from week6.machine.lora import check_lora
 from week6.machine.pretrained import load_tokenizer
 from week6.ppo import AdaptiveKL, PolicyWithValue
 from week6.reward_model import RewardModel, score
@@ -105,12 +106,12 @@ def stages_of(preset: Preset) -> dict[str, Depends]:
     }
     settings = {
         "requests": start,
-        "sft": f"{start} imitate sft",
+        "sft": f"{start} imitate sft lora",
         "pairs": "n_pairs evaluation.heldout_pairs",
-        "reward_model": "reward",
+        "reward_model": "reward lora",
         "answer_pairs": "n_pairs dpo.steps dpo.batch_size ppo.unfinished_penalty",
-        "ppo": "ppo",
-        "dpo": "dpo",
+        "ppo": "ppo lora",
+        "dpo": "dpo lora",
         "evaluation": "",
     }
     before = {
@@ -181,6 +182,11 @@ def check_preset(preset: Preset) -> None:
             )
     if preset.imitate == "nothing" and preset.model is None:
         raise ValueError(f"imitate: got 'nothing' for preset {preset.name!r}, whose model is untrained; give a --model")
+    if preset.lora.rank and preset.model is None:
+        raise ValueError(
+            f"lora.rank: got {preset.lora.rank} for preset {preset.name!r}, whose model is untrained; expected 0, or "
+            "give a --model"
+        )
     with _named("dpo."):
         check_variant(dpo.variant, dpo.label_smoothing)
 
@@ -232,6 +238,8 @@ def check_model(preset: Preset, task: Task, policy: Any) -> None:
                 )
     if preset.model is None:
         return
+    if preset.lora.rank:
+        check_lora(policy, preset.lora)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             tried = sample(policy, prompts[:2], mask[:2], 2, generator=torch.Generator().manual_seed(0))
