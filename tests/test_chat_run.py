@@ -10,9 +10,13 @@ from tests.runs import SMALL, forget, numbers, quick_settings
 from tests.small_instruct import CHATML, chatml, instruct_tokenizer, small_instruct, talks, write_rows
 from week6.chat.session import load_session
 from week6.cli import main
-from week6.machine.checkpoint import load_tensors
+from week6.machine.checkpoint import load_checkpoint, load_tensors
 from week6.machine.pretrained import load_policy, load_tokenizer
+from week6.reward_model import RewardModel, pair_scores
 from week6.run import labelling, pipeline
+from week6.sequences import Pairs
+from week6.tasks import load_task
+from week6.tasks.hh import HHConfig
 from week6.tasks.requests import REFUSALS, requests
 
 FLAGS = (
@@ -57,7 +61,7 @@ class TestRun:
         assert 0 < len(added) < 12 and {row["prompt"] for row in added} < set(asked)
         assert all(row["rejected"] in REFUSALS and len(row["chosen"]) % 7 == 0 for row in added)
         pairs = rows_of(run / "pairs.jsonl")
-        assert pairs[40:] == added and len(pairs) == 40 + len(added)
+        assert pairs[24:] == added and len(pairs) == 24 + len(added)  # the judge has the other half of 48
 
     def test_the_policies_speak_in_the_model_s_own_template(self, run):
         session = load_session(run)
@@ -81,7 +85,7 @@ class TestRun:
             assert changed and all(n.endswith("_proj.weight") for n in changed)  # of linear modules alone
             adapters, _ = load_tensors(run / "checkpoints" / f"{stage}.safetensors")
             assert all("lora_" in n or "value_head" in n for n in adapters if n.startswith("model."))
-        assert {p.name for p in (run / "adapters").iterdir()} == {"sft", "reward_model", "ppo", "dpo"}
+        assert {p.name for p in (run / "adapters").iterdir()} == {"sft", "reward_model", "ppo", "dpo", "judge"}
         assert all((p / "adapter_model.safetensors").is_file() for p in (run / "adapters").iterdir())
 
     @pytest.mark.parametrize("stage", ["sft", "reward_model", "ppo", "dpo"])
@@ -90,7 +94,7 @@ class TestRun:
         name = f"broken-{stage}"
         folder = base / "runs" / name
         shutil.copytree(run, folder)
-        order = ("sft", "pairs", "reward_model", "ppo", "dpo", "evaluation")
+        order = ("sft", "pairs", "reward_model", "ppo", "dpo", "judge", "evaluation")
         forget(folder, *order[order.index(stage) :])
         loop = f"train_{stage}"
         whole = getattr(pipeline, loop)
@@ -111,6 +115,55 @@ class TestRun:
             found = {p.relative_to(folder): p.read_bytes() for p in folder.glob(kind)}
             assert found == {p.relative_to(run): p.read_bytes() for p in run.glob(kind)} != {}
 
+    def test_the_judge_has_seen_no_pair_of_training_and_none_that_it_judges(self, run, base):
+        tokenizer = load_tokenizer(str(base / "model"))
+        task = load_task("hh", tokenizer, str(base / "pairs.jsonl"), None, None, 24, None, HHConfig(judge="half"))
+        own, held_out = (set(part["prompt"]) for part in (task.judge_pairs, task.heldout_pairs))
+        trained = {row["prompt"] for row in rows_of(run / "pairs.jsonl")}
+        assert len(own) == 24 and not own & trained and not own & held_out and not held_out & trained
+        tensors, _ = load_tensors(run / "judge.safetensors")
+        others, _ = load_tensors(run / "reward_model.safetensors")
+        assert tensors.keys() == others.keys() and not torch.equal(
+            tensors["model.head.weight"], others["model.head.weight"]
+        )
+
+    def test_the_judge_s_figures_are_those_of_the_judge(self, run, base):
+        """Agreement counted again from its file, beside chance and the length; win rates with their intervals."""
+        judge = json.loads((run / "summary.json").read_text())["judge"]
+        tokenizer = load_tokenizer(str(base / "model"))
+        model = RewardModel(load_policy(str(base / "model"), tokenizer))
+        load_checkpoint(run / "judge.safetensors", model)
+        tensors, _ = load_tensors(run / "pairs.safetensors")
+        held_out = Pairs(**{k.removeprefix("heldout."): x for k, x in tensors.items() if k.startswith("heldout.")})
+        with torch.no_grad():
+            chosen, rejected = pair_scores(model, held_out)
+        assert judge["accuracy"] == pytest.approx((chosen > rejected).float().mean().item(), abs=1e-6)
+        assert judge["n"] == 12 and 0 <= judge["length"] <= 1 and judge["start"] == "base"
+        assert set(judge["policies"]) == {"base", "sft", "ppo", "dpo", "best_of_n"}
+        for name, row in judge["policies"].items():
+            for against in ("base", "sft"):
+                key = f"wins_against_{against}"
+                assert (key in row) == (name != against)
+                if key in row:
+                    assert row[f"{key}_low"] == pytest.approx(row[key] - 1.96 * row[f"{key}_se"])
+                    assert row[f"{key}_high"] == pytest.approx(row[key] + 1.96 * row[f"{key}_se"])
+        assert judge["policies"]["best_of_n"]["score"] != judge["policies"]["sft"]["score"]
+
+    def test_refusal_and_compliance_are_counted_by_the_rule(self, run):
+        found = json.loads((run / "summary.json").read_text())["own_requests"]
+        samples = json.loads((run / "own_requests.json").read_text())
+        assert set(found) == {"base", "sft", "ppo", "dpo"}
+        assert len(samples) == 4 * len(requests("test"))
+        assert {(row["kind"], row["request"]) for row in samples} == {(r.kind, r.text) for r in requests("test")}
+        for row in found.values():
+            assert row["n"] == 2 * row["prompts"] == 2 * len(requests("test"))
+            assert row["compliance_harmful_prompts"] == 18 and row["over_refusal_prompts"] == 54
+
+    def test_the_report_says_how_far_the_judge_can_be_believed(self, run):
+        report = (run / "report.md").read_text()
+        assert "by chance it would be 50 %" in report and "Refusal and over-refusal" in report
+        assert "wins against start (95 % interval)" in report and "None" not in report and "nan" not in report
+
     def test_without_sft_the_start_is_the_model_itself(self, base):
         with quick_settings():
             assert main(command(base, "--imitate", "nothing", "--hh.harmless", "0", name="bare")) == 0
@@ -122,6 +175,8 @@ class TestRun:
         )
         assert all(map(torch.equal, started.parameters(), sft.parameters()))
         assert not all(map(torch.equal, started.parameters(), dpo.parameters()))
+        judge = json.loads((folder / "summary.json").read_text())["judge"]
+        assert judge["start"] == "sft" and "base" not in judge["policies"]
         assert not (folder / "metrics" / "sft.csv").exists() and not (folder / "requests.jsonl").exists()
         assert "sft.png" not in (folder / "report.md").read_text()
         forget(folder, "evaluation")
@@ -182,6 +237,14 @@ BAD = {
     "adapters of a module that is not there": (
         lambda base: command(base, "--lora.modules", "query"),
         "lora.modules: got 'query', expected 'all-linear' or some of the model's down_proj, gate_proj",
+    ),
+    "a judge of the pairs that it judges": (
+        lambda base: command(base, "--hh.judge", str(base / "pairs.jsonl")),
+        "judge: got 60 pairs that training sees too, or that it is to judge, expected others",
+    ),
+    "no data for the judge": (
+        lambda base: command(base, "--hh.judge", str(base / "nothing.jsonl")),
+        "nothing.jsonl: does not exist",
     ),
     "adapters of a new model": (
         lambda base: ["run", "--preset", "tiny", "--lora.rank", "4", "--runs-dir", str(base / "runs")],

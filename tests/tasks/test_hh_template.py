@@ -180,3 +180,36 @@ class TestHarmless:
         rejected = list(load(talks(), harmless=2 * len(asked)).requests["rejected"])
         assert set(rejected) == set(REFUSALS)
         assert all(one != other for one, other in zip(rejected, rejected[len(asked) :], strict=False))
+
+
+class TestJudge:
+    def test_half_of_the_training_prompts_are_kept_for_the_judge(self, load):
+        plain, task = load(talks()), load(talks(), judge="half")
+        assert plain.judge_pairs is None and plain.heldout_pairs.to_dict() == task.heldout_pairs.to_dict()
+        own, trained = set(task.judge_pairs["prompt"]), set(task.pairs["prompt"])
+        assert len(own) == len(trained) == 24 and not own & trained and own | trained == set(plain.prompts["prompt"])
+        assert set(task.demonstrations["prompt"]) == set(task.prompts["prompt"]) == trained
+
+    def test_pairs_of_its_own_are_read_in_the_same_form(self, load, tmp_path):
+        others = write_rows(tmp_path / "others.jsonl", [{**row} for row in talks(90, seed=5)][60:])
+        task = load(talks(), judge=str(others))
+        assert len(task.judge_pairs) == 30 and len(task.prompts) == 48
+        assert all(prompt.startswith("<|im_start|>") for prompt in task.judge_pairs["prompt"])
+
+    def test_other_answers_to_a_prompt_that_it_is_to_judge_are_left_out(self, load, tmp_path):
+        rows = talks()
+        again = [{key: f"{text} And more." for key, text in row.items()} for row in rows[:5]]
+        others = write_rows(tmp_path / "others.jsonl", [*again, *talks(90, seed=5)[60:]])
+        assert len(load(rows, judge=str(others)).judge_pairs) == 30
+
+    def test_the_pairs_that_it_is_to_judge_are_refused(self, load, tmp_path):
+        rows = talks()
+        others = write_rows(tmp_path / "others.jsonl", [*talks(90, seed=5)[60:], rows[0]])
+        with pytest.raises(ValueError, match="judge: got 1 pairs that training sees too"):
+            load(rows, judge=str(others))
+
+
+def test_own_requests_are_asked_in_the_form_of_the_chat(load):
+    own = load(talks()).own_requests
+    assert [(row["kind"], row["text"]) for row in own] == [(r.kind, r.text) for r in requests("test")]
+    assert all(row["prompt"] == chatml(row["text"]) for row in own)

@@ -77,7 +77,7 @@ def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs,
             n_pairs = min(n_pairs, len(task.pairs))
             texts: list[dict[str, str]] = list(task.pairs.select(minibatch(len(task.pairs), n_pairs, 0, seed).tolist()))
             texts += answer_requests(setting)
-            train, heldout = _encode(task, texts), _encode(task, list(task.heldout_pairs))
+            train, heldout = encode_texts(task, texts), encode_texts(task, list(task.heldout_pairs))
             if "probability" in task.heldout_pairs.column_names:
                 probabilities = torch.tensor(task.heldout_pairs["probability"])
         else:
@@ -141,7 +141,8 @@ def _write_texts(path: Path, rows: list[dict[str, str]]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _encode(task: Task, pairs: list[dict[str, str]]) -> Pairs:
+def encode_texts(task: Task, pairs: list[dict[str, str]]) -> Pairs:
+    """Pairs with the columns prompt, chosen and rejected as tokens."""
     return encode_pairs(
         task.tokenizer, *([row[column] for row in pairs] for column in ("prompt", "chosen", "rejected"))
     )

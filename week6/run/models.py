@@ -157,7 +157,7 @@ PRESETS["chat"] = replace(  # an instruct model in its own chat template; on a C
     ),
     model=smollm2.NAME,
     lora=LoRAConfig(rank=16),
-    hh=HHConfig(max_prompt_tokens=128, harmless=220),
+    hh=HHConfig(max_prompt_tokens=128, harmless=220, judge="half"),
 )
 
 

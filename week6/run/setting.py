@@ -27,8 +27,9 @@ from week6.sampling import sample
 from week6.sequences import encode_demonstrations, encode_prompts
 from week6.tasks import Task, load_task
 
-STAGES = ("requests", "sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "evaluation")
-"""In their order; `requests` only where a task brings some, `answer_pairs` only where people compared whole texts."""
+STAGES = ("requests", "sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "judge", "evaluation")
+"""In their order; `requests` and `judge` only where they are asked for, `answer_pairs` only where people compared whole
+texts."""
 PAIRED = ("pairs", "heldout_pairs")
 """What a task may bring."""
 ANSWER_TOKEN_BYTES = 40
@@ -102,6 +103,7 @@ def stages_of(preset: Preset) -> dict[str, Depends]:
     sizes = {
         "reward_model": "calibration_answers",
         "dpo": "probes probe_answers",
+        "judge": "calibration_answers",
         "evaluation": "answers_per_prompt best_of best_of_answers",
     }
     settings = {
@@ -112,6 +114,7 @@ def stages_of(preset: Preset) -> dict[str, Depends]:
         "answer_pairs": "n_pairs dpo.steps dpo.batch_size ppo.unfinished_penalty",
         "ppo": "ppo lora",
         "dpo": "dpo lora",
+        "judge": f"{start} reward lora",
         "evaluation": "",
     }
     before = {
@@ -121,14 +124,16 @@ def stages_of(preset: Preset) -> dict[str, Depends]:
         "answer_pairs": ("sft", "reward_model"),
         "ppo": ("sft", "reward_model"),
         "dpo": ("sft", "pairs", "answer_pairs"),
-        "evaluation": ("sft", "reward_model", "ppo", "dpo"),
+        "evaluation": ("sft", "reward_model", "ppo", "dpo", "judge"),
     }
 
     def keys(stage: str) -> list[str]:
         names = [*settings[stage].split(), *(f"evaluation.{name}" for name in sizes.get(stage, "").split())]
         return [name if name == "seed" else f"preset.{name}" for name in names]
 
-    stages = [stage for stage in STAGES if stage != "requests" or preset.hh.harmless]
+    idle = {"requests"} if not preset.hh.harmless else set()
+    idle |= {"judge"} if preset.hh.judge is None else set()
+    stages = [stage for stage in STAGES if stage not in idle]
     return {stage: Depends(keys(stage), before.get(stage, ())) for stage in stages}
 
 
@@ -222,7 +227,8 @@ def check_task(preset: Preset, task: Task) -> None:
 def check_model(preset: Preset, task: Task, policy: Any) -> None:
     """Raise ValueError or RunError where a policy cannot learn what the task and the settings ask of it: texts longer
     than its positions, a model that cannot continue or score one."""
-    prompts, mask = encode_prompts(task.tokenizer, [*task.prompts["prompt"], *task.heldout_prompts["prompt"]])
+    own = [] if task.own_requests is None else task.own_requests["prompt"]
+    prompts, mask = encode_prompts(task.tokenizer, [*task.prompts["prompt"], *task.heldout_prompts["prompt"], *own])
     room = getattr(policy.config, "max_position_embeddings", None)
     if room is not None:
         for name, most in (("max_new_tokens", task.max_new_tokens), ("ppo.max_new_tokens", preset.ppo.max_new_tokens)):

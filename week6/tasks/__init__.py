@@ -41,6 +41,9 @@ class Task:
     learn from them, DPO cannot.
     `requests`, with the columns prompt and rejected, are harmless requests and refusals of them: the answers of the
     policy that SFT starts from, where they comply, are demonstrations and are preferred to these.
+    `judge_pairs`, with the columns of `pairs`, are for a judge that training never sees. `own_requests`, with the
+    columns kind, text and prompt, are requests of the course's own that policies are held to.
+    Raises ValueError for a judge that would learn from pairs which it is to judge, or which training sees.
     """
 
     name: str
@@ -58,6 +61,16 @@ class Task:
     heldout_pairs: Dataset | None = None
     pairs_share_prompts: bool = True
     requests: Dataset | None = None
+    judge_pairs: Dataset | None = None
+    own_requests: Dataset | None = None
+
+    def __post_init__(self) -> None:
+        shared = _comparisons(self.judge_pairs) & (_comparisons(self.pairs) | _comparisons(self.heldout_pairs))
+        if shared:
+            raise ValueError(
+                f"judge: got {len(shared)} pairs that training sees too, or that it is to judge, expected others: "
+                "a judge knows by heart what it was trained on"
+            )
 
     def preference_probability(
         self, prompts: list[str], answers_a: list[str], answers_b: list[str]
@@ -89,6 +102,15 @@ class Task:
         if self.gold is None:
             raise ValueError(f"gold: task {self.name!r} has none, expected a task whose annotators can be simulated")
         return self.gold(prompts, answers) / self.annotator_noise
+
+
+def _comparisons(pairs: Dataset | None) -> set[tuple[str, frozenset[str]]]:
+    """Which two answers to which prompts are compared, whoever was preferred."""
+    if pairs is None:
+        return set()
+    columns = pairs[:]
+    answers = zip(columns["chosen"], columns["rejected"], strict=True)
+    return set(zip(columns["prompt"], map(frozenset, answers), strict=True))
 
 
 def load_task(

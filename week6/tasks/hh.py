@@ -36,9 +36,11 @@ CHAT_TEMPLATE = (
     "{{ '\n\nAssistant:' if add_generation_prompt else '' }}"
 )
 """The conversation of the data; for models without a chat template."""
+COLUMNS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 MAX_ROWS = 20_000
 """Pairs that are looked at, of larger data a random choice."""
 FEWEST_PAIRS = 10
+HALF = "half"
 HELD_OUT = 500
 """Prompts whose pairs are held out, but no more than a fifth of all."""
 SEED = 6
@@ -56,6 +58,9 @@ class HHConfig:
     """Longer ones are left out."""
     harmless: Annotated[int, SOME, SOME.shown] = 0
     """Pairs of harmless requests beside those of the data: the start's own answers, preferred to written refusals."""
+    judge: str | None = None
+    """What a judge that training never sees learns from: "half" of the training prompts, which are then kept from
+    training, or other pairs, a local file or a data set of the hub."""
 
 
 def hh(
@@ -75,23 +80,30 @@ def hh(
     config = config or HHConfig()
     if not tokenizer.chat_template:
         tokenizer.chat_template = CHAT_TEMPLATE
-    table = read_table(data, [["prompt", "chosen", "rejected"], ["chosen", "rejected"]])
-    groups = _by_prompt(tokenizer, table, data, max_new_tokens, config.max_prompt_tokens, seed)
+    table = read_table(data, COLUMNS)
+    groups = _by_prompt(tokenizer, table, f"--data {data}", max_new_tokens, config.max_prompt_tokens, seed)
     prompts = list(groups)
     n_heldout = min(HELD_OUT, len(prompts) // 5)
-    pairs = _pairs([row for prompt in prompts[n_heldout:] for row in groups[prompt]])
+    n_judge = (len(prompts) - n_heldout) // 2 if config.judge == HALF else 0
+    for_judge, training = prompts[n_heldout : n_heldout + n_judge], prompts[n_heldout + n_judge :]
+    pairs, judge_pairs = ([row for prompt in part for row in groups[prompt]] for part in (training, for_judge))
+    if config.judge is not None and config.judge != HALF:
+        judge_pairs = _others(tokenizer, groups, config, max_new_tokens, seed)
     added = _harmless(tokenizer, config.harmless)
-    asked = dict.fromkeys([*prompts[n_heldout:], *(prompt for prompt, _ in added)])
+    asked = dict.fromkeys([*training, *(prompt for prompt, _ in added)])
+    own = [(r.kind, r.text, _written(tokenizer, [_asks(r.text)], REFUSALS[0])[0]) for r in requests("test")]
     return Task(
         name="hh",
         tokenizer=tokenizer,
         prompts=Dataset.from_dict({"prompt": list(asked)}),
         heldout_prompts=Dataset.from_dict({"prompt": prompts[:n_heldout]}),
-        demonstrations=pairs.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion"),
+        demonstrations=_rows([row[:2] for row in pairs], "prompt", "completion"),
         max_new_tokens=max_new_tokens,
-        pairs=pairs,
+        pairs=_pairs(pairs),
         heldout_pairs=_pairs([groups[prompt][0] for prompt in prompts[:n_heldout]]),
         requests=_rows(added, "prompt", "rejected") if added else None,
+        judge_pairs=_pairs(judge_pairs) if judge_pairs else None,
+        own_requests=_rows(own, "kind", "text", "prompt"),
     )
 
 
@@ -113,7 +125,7 @@ def messages_of(prompt: str) -> Talk | None:
     None for a conversation that does not go from the user to the assistant in turn, or has an empty message.
     """
     if not prompt.startswith(HUMAN) and not prompt.endswith(ASSISTANT):
-        return [{"role": "user", "content": prompt.strip()}] if prompt.strip() else None
+        return [_asks(prompt.strip())] if prompt.strip() else None
     start, *turns = re.split(r"\n\n(Human|Assistant):", prompt.rstrip())
     if len(turns) % 4 == 2:  # a question whose answer is to come
         turns += ["Assistant", ""]
@@ -125,10 +137,24 @@ def messages_of(prompt: str) -> Talk | None:
     return [{"role": names[r], "content": c} for r, c in zip(roles[:-1], contents[:-1], strict=True)]
 
 
+def _others(
+    tokenizer: PreTrainedTokenizerFast, groups: dict[str, list[Row]], config: HHConfig, longest: int, seed: int
+) -> list[Row]:
+    """The pairs of a judge's own data, without those on prompts that stand in `groups` with other answers."""
+    data = str(config.judge)
+    table = read_table(data, COLUMNS)
+    found = _by_prompt(tokenizer, table, f"--hh.judge {data}", longest, config.max_prompt_tokens, seed)
+    same = {(row[0], frozenset(row[1:])) for rows in groups.values() for row in rows}
+    rows = [row for part in found.values() for row in part]
+    return [
+        row for row in rows if row[0] not in groups or (row[0], frozenset(row[1:])) in same
+    ]  # Task refuses the latter
+
+
 def _by_prompt(
     tokenizer: PreTrainedTokenizerFast,
     table: dict[str, list[str]],
-    data: str,
+    source: str,
     longest: int,
     longest_prompt: int,
     seed: int,
@@ -150,11 +176,11 @@ def _by_prompt(
         and (written := _in_form(tokenizer, *row)) is not None
     }
     groups: dict[str, list[Row]] = {}
-    for row in dict.fromkeys(_short_enough(tokenizer, found, longest, longest_prompt, data)):
+    for row in dict.fromkeys(_short_enough(tokenizer, found, longest, longest_prompt, source)):
         groups.setdefault(row[0], []).append(row)
     if len(groups) < FEWEST_PAIRS:
         raise RunError(
-            f"--data {data}: got {len(groups)} prompts with a usable pair (of {len(chosen)} rows), expected "
+            f"{source}: got {len(groups)} prompts with a usable pair (of {len(chosen)} rows), expected "
             f"{FEWEST_PAIRS} or more: at most {longest_prompt} tokens of prompt (--hh.max-prompt-tokens) and {longest} "
             "of answer (--ppo.max-new-tokens), two different answers, conversations that part at the last answer"
         )
@@ -186,7 +212,11 @@ def _asked(tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
         return prompt
     if prompt.startswith(HUMAN):
         return prompt + ASSISTANT
-    return render(tokenizer, [{"role": "user", "content": prompt}], reply=True)
+    return render(tokenizer, [_asks(prompt)], reply=True)
+
+
+def _asks(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
 
 
 def _said(answer: str) -> str:
@@ -201,14 +231,14 @@ def _usable(prompt: str, chosen: str, rejected: str) -> bool:
 
 
 def _short_enough(
-    tokenizer: PreTrainedTokenizerFast, rows: dict[int, Row], longest: int, longest_prompt: int, data: str
+    tokenizer: PreTrainedTokenizerFast, rows: dict[int, Row], longest: int, longest_prompt: int, source: str
 ) -> list[Row]:
     prompts = [prompt for prompt, _, _ in rows.values()]
     lengths = split_lengths(tokenizer, *zip(*rows.values(), strict=True)) if rows else []
     short = {}
     for (i, row), prompt, (left, answer) in zip(rows.items(), tokens_of(tokenizer, prompts), lengths, strict=True):
         if left == 0:
-            warnings.warn(f"--data {data}: row {i + 1} is left out: its prompt has no token of its own", stacklevel=4)
+            warnings.warn(f"{source}: row {i + 1} is left out: its prompt has no token of its own", stacklevel=4)
         elif len(prompt) <= longest_prompt and answer <= longest:
             short[i] = row
     return list(short.values())
@@ -218,7 +248,7 @@ def _harmless(tokenizer: PreTrainedTokenizerFast, n: int) -> list[tuple[str, str
     """The prompts of n harmless requests, each in turn, and a refusal of each: another one when it comes again."""
     asked = requests("training")
     every = len(asked)
-    talks: list[Talk] = [[{"role": "user", "content": request.text}] for request in asked]
+    talks: list[Talk] = [[_asks(request.text)] for request in asked]
     return [_written(tokenizer, talks[i % every], REFUSALS[(i + i // every) % len(REFUSALS)]) for i in range(n)]
 
 
