@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from tests.runs import SMALL, forget, numbers, quick_settings
+from tests.runs import SMALL, check_refused, forget, numbers, quick_settings
 from tests.small_instruct import CHATML, chatml, instruct_tokenizer, small_instruct, talks, write_rows
 from week6.chat.session import load_session
 from week6.cli import main
@@ -260,8 +260,5 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_ends_with_one_sentence_and_nothing_written(base, name, capsys):
     words, message = BAD[name]
-    code = main([*words(base), "--name", "bad"])
-    captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if line.startswith("week6: error: ")]
-    assert code == 2 and len(lines) == 1 and message in lines[0] and captured.out == ""
+    check_refused([*words(base), "--name", "bad"], message, capsys)
     assert not (base / "runs" / "bad").exists()

@@ -149,7 +149,7 @@ PRESETS["chat"] = replace(  # an instruct model in its own chat template; on a C
     sft=SFTConfig(steps=60, batch_size=8, learning_rate=1e-4),
     reward=RewardConfig(steps=150, batch_size=8, learning_rate=1e-4),
     ppo=replace(
-        PRESETS["gpt2-hh"].ppo, steps=40, batch_size=16, learning_rate=1e-4, unfinished_penalty=-1.0, max_new_tokens=64
+        PRESETS["gpt2-hh"].ppo, steps=40, batch_size=16, learning_rate=1e-4, unfinished_penalty=-1.0, max_new_tokens=96
     ),
     dpo=DPOConfig(steps=150, batch_size=8, learning_rate=1e-4, beta=0.1),
     evaluation=EvaluationConfig(
@@ -157,7 +157,7 @@ PRESETS["chat"] = replace(  # an instruct model in its own chat template; on a C
     ),
     model=smollm2.NAME,
     lora=LoRAConfig(rank=16),
-    hh=HHConfig(max_prompt_tokens=128, harmless=220, judge="half"),
+    hh=HHConfig(max_prompt_tokens=200, harmless=220, judge="half"),
 )
 
 
