@@ -1556,9 +1556,7 @@ show_table({"with order": with_order})
 mean = {n: torch.tensor(rows).mean(0) for n, rows in table.items()}  # each of shape (6,)
 spread = {n: torch.tensor(rows).std(0) for n, rows in table.items()}
 assert all(BUDGETS[mean[n].argmax()] == 2 for n in (300, 3000, 10_000))
-assert (
-    torch.all(spread[30] > 2 * spread[3000]) and torch.all(mean[30] < mean[300]) and torch.all(mean[300] < mean[3000])
-)
+assert torch.all(spread[30] > 2 * spread[3000]) and torch.all(mean[30] < mean[300]) and torch.all(mean[300] < mean[3000])
 assert (mean[3000] - mean[10_000]).abs().max() < 0.05
 assert torch.all(torch.tensor(with_order).diff(dim=1) > 0)
 print("Checked: all that the answer says of the table.")

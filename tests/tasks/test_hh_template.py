@@ -84,6 +84,8 @@ class TestMessages:
         [
             "\n\nAssistant: Hi\n\nHuman: Ho\n\nAssistant:",
             "\n\nHuman: Hi\n\nHuman: Ho\n\nAssistant:",
+            "\n\nHuman: Hi\n\nHuman: Ho\n\nHuman: Hu\n\nAssistant:",
+            "\n\nAssistant: Hi\n\nHuman: Ho\n\nHuman: Hu\n\nAssistant:",
             "\n\nHuman: Hi\n\nAssistant: \n\nHuman: Ho\n\nAssistant:",
             "\n\nHuman: \n\nAssistant:",
             "\n\nHuman: Hi\n\nAssistant: Ho\n\nAssistant:",
