@@ -208,7 +208,7 @@ BAD = {
     ),
     "ratings for pairs": (
         lambda base: [*command(base, "gpt2-hh", "pairs.jsonl"), "--ratings", "r"],
-        "ratings: got some for task 'hh'",
+        "ratings: got one for task 'hh'",
     ),
     "not UTF-8": (lambda base: written(base, "l.txt", b"caf\xe9\n" * 50), "is not UTF-8"),
     "no classifier": (lambda base: [*command(base), "--gold", str(base / "model")], "no text classifier"),

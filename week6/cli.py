@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 import transformers
@@ -26,9 +27,10 @@ import tyro
 from week6.chat.session import load_session
 from week6.chat.terminal import converse, stdin_reader
 from week6.classroom.confirm import confirm
-from week6.machine.bounds import Seed
+from week6.machine.bounds import Bounds, Seed, fields_of
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
+from week6.machine.paths import place
 from week6.machine.start import end_at_once
 from week6.run import pipeline
 from week6.run.models import PRESETS, Preset
@@ -179,7 +181,7 @@ def _write_traceback(place: Path | None) -> Path:
 def _place(command: Any, preset: Preset) -> Path | None:
     """The folder that a command works in."""
     if isinstance(command, Report | Chat):
-        return command.run
+        return place(command.run, "run")
     if isinstance(command, Confirm):
         return None
     name = preset.name if command.name is None else command.name
@@ -261,7 +263,7 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
     except SystemExit as exit:
         if exit.code == 0:  # --help
             raise
-        raise RunError(_one_line(complaints.getvalue())) from None
+        raise RunError(_in_short(_one_line(complaints.getvalue()), preset)) from None
 
 
 def _flag(kind: Any, text: str) -> Any:
@@ -280,12 +282,29 @@ def _one_line(box: str) -> str:
     return " ".join(line for line in lines if line.strip("╰─╯-"))
 
 
+def _in_short(complaint: str, preset: Preset) -> str:
+    """The parser's complaint in the words of the other errors: what came, what was expected, and for a flag that there
+    is none the names of those like it, without their help."""
+    hints = {name: hint for name, _, hint in fields_of(preset)} | {"seed": Seed, "seeds": Seed}
+    if found := re.match(r"(?:Error parsing|Unable to parse) (--[\w.-]+): (.*?) Argument helptext:", complaint):
+        flag, what = found.groups()
+        bounds = [x for x in get_args(hints.get(flag[2:].replace("-", "_"))) if isinstance(x, Bounds)]
+        came = re.findall(r"'([^']*)'", what.replace("('None',)", ""))
+        if bounds and came:
+            return f"{flag}: got {came[-1]!r}, expected {bounds[0]}{' or None' * (chr(39) + 'None' in what)}"
+    if found := re.match(r"Missing value for argument 'run'", complaint):
+        return "got a flag in place of the folder of a run, expected it alone: week6 report FOLDER, week6 chat FOLDER"
+    what, _, like = complaint.partition(" Perhaps you meant: ")
+    flags = [flag for flag in dict.fromkeys(re.findall(r"--[\w.-]+", like)) if flag != "--help"][:3]
+    what = what.replace(" Arguments are applied to the directly preceding subcommand, so ordering can matter.", "")
+    return f"{what}; perhaps {' or '.join(flags)}? Full help: week6 --help" if flags else what
+
+
 def run_folder(runs_dir: Path, name: str) -> Path:
     """The folder of the run called `name`. RunError for a name that is not one of a folder in `runs_dir`."""
     if not name or Path(name).name != name or name.startswith(".") or clean(name) != name or "\\" in name:
         raise RunError(f"--name: got {name!r}, expected the plain name of a folder")
-    if "\0" in str(runs_dir):
-        raise RunError(f"--runs-dir: got {str(runs_dir)!r}, expected the path of a folder")
+    runs_dir = place(runs_dir, "--runs-dir")
     if len(name.encode()) > LONGEST_NAME:
         raise RunError(f"--name: got {len(name.encode())} bytes, expected {LONGEST_NAME} at most")
     return runs_dir / name

@@ -95,7 +95,9 @@ class RewardModel(nn.Module):
         check.has_dims("scores", scores, 1, "(N,)")
         check.finite(scores, scores=scores)
         if len(scores) < 2 or not scores.std(correction=0) > 0:
-            raise ValueError(f"scores: got {len(scores)} values without spread, expected at least two different ones")
+            raise check.UnusableError(
+                f"scores: got {len(scores)} values without spread, expected at least two different ones"
+            )
         self.offset += self.scale * scores.mean()
         self.scale *= scores.std(correction=0)
 

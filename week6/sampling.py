@@ -108,7 +108,7 @@ def _sample(
         cache = getattr(output, KEY_VALUE_CACHE)
         log_probs = (output.logits[:, -1].float() / temperature).log_softmax(-1)
         if log_probs.isnan().any():
-            raise ValueError("logits: got NaN, expected numbers; look at the model's weights")
+            raise check.UnusableError("logits: got NaN, expected numbers; look at the model's weights")
         # What torch.multinomial does for one draw, with random numbers for all rows of the batch.
         noise = log_probs.new_empty(batch, log_probs.shape[1]).exponential_(1, generator=generator)
         token = (log_probs.exp() / noise[part.numbers]).argmax(-1, keepdim=True)

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import json
+import math
 import random
 import re
 import shutil
@@ -13,6 +14,7 @@ import sys
 import ipywidgets
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel
 
 from tests.runs import finished_run, quick_preset
@@ -257,12 +259,64 @@ def test_policies_of_another_kind(run_folder, tmp_path):
     folder = shutil.copytree(run_folder, tmp_path / "copy")
     few = GPT2LMHeadModel(GPT2Config(vocab_size=5, n_embd=8, n_head=1, n_layer=1, n_positions=128))
     few.save_pretrained(folder / "policies" / "ppo")
-    with pytest.raises(RunError, match=r"policies/ppo is damaged \(ValueError: \d+ tokens for 5 embeddings\)"):
+    with pytest.raises(RunError, match=r"policies/ppo is damaged \(\d+ tokens for 5 embeddings\), expected"):
         load_session(folder)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertLMHeadModel(BertConfig(vocab_size=len(TOKENIZER), **shape)).save_pretrained(folder / "policies" / "ppo")
-    with pytest.raises(RunError, match=r"policies/ppo is damaged \(ValueError: a BertLMHeadModel, and SFT's is none"):
+    with pytest.raises(RunError, match=r"policies/ppo is damaged \(a BertLMHeadModel, and SFT's is none"):
         load_session(folder)
+
+
+def test_a_policy_that_lacks_weights_or_brings_code(run_folder, tmp_path):
+    """transformers would make up what is missing, and advise to trust the code."""
+    folder = shutil.copytree(run_folder, tmp_path / "copy")
+    policy = folder / "policies" / "ppo"
+    tensors = load_file(policy / "model.safetensors")
+    few = {name: x for name, x in tensors.items() if "attn" not in name}
+    save_file(few, policy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match=r"policies/ppo is damaged \(.*weights lack \d+ tensors of a GPT2LMHeadModel"):
+        load_session(folder)
+    config = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    (policy / "config.json").write_text(json.dumps(config))
+    (policy / "evil.py").write_text("")
+    with pytest.raises(RunError, match=r"damaged \(brings Python code of its own, and no code of others is ever run\)"):
+        load_session(folder)
+
+
+def test_a_template_that_writes_without_end(run_folder, tmp_path):
+    folder = shutil.copytree(run_folder, tmp_path / "copy")
+    (folder / "policies" / "sft" / "chat_template.jinja").write_text("{{ 'x' * 100000000 }}")
+    with pytest.raises(RunError, match="policies/sft is damaged .*it writes 100000000 characters"):
+        load_session(folder)
+
+
+SPOILT = {
+    "seed": "x", "preset.layers": 2, "preset.positions": 4, "preset.ppo.beta": 0.7, "preset.ppo.max_new_tokens": 0,
+    "preset.dpo.beta": math.inf, "preset.name": "huge", "preset.ppo": [1], "preset.model": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", SPOILT)
+def test_settings_that_the_policies_were_not_made_with(tmp_path, key):
+    """Another base model, or another beta, would answer without a word."""
+    folder = shutil.copytree(finished_run(), tmp_path / "copy")
+    found = json.loads((folder / "config.json").read_text())
+    *parts, name = key.split(".")
+    inner = found
+    for part in parts:
+        inner = inner[part]
+    inner[name] = SPOILT[key]
+    (folder / "config.json").write_text(json.dumps(found))
+    with pytest.raises(RunError, match=r"config.json (is missing|has other settings).*: delete it, and week6 run"):
+        load_session(folder)
+
+
+def test_a_model_without_an_end_of_positions():
+    """Such as Bloom or Mamba."""
+    talk = session()
+    for policy in talk.policies.values():
+        del policy.config.n_positions
+    assert talk.send("hello !").replies
 
 
 def test_a_flipped_bit_and_a_missing_file(tmp_path):
@@ -473,9 +527,21 @@ def test_a_conversation_in_a_terminal(tmp_path):
 def test_bad_commands_and_messages_change_nothing():
     talk = session(memory=0)
     shown = spoken(
-        talk, "/temperature warm", "/temperature nan", "/seed -1", "/seed", "/fly", "/export", "bread " * 200
-    )
-    for text in ("'warm', expected a number", "temperature is nan", "seed is -1", "no command /fly", "202 tokens"):
+        talk, "/temperature warm", "/temperature\tnan", "/seed -1", "/seed", "/fly", "/export", "bread " * 200,
+        "/memory -1",
+        "/export ~no-such-user/x.json", "/export \u202egnp.json", "/export a\0b",
+    )  # fmt: skip
+    for text in (
+        "'-1', expected a whole number ≥ 0, or all",
+        "Could not determine home",
+        "a name that can be shown",
+        "embedded null byte",
+        "'warm', expected a number",
+        "temperature is nan",
+        "seed is -1",
+        "no command /fly",
+        "202 tokens",
+    ):
         assert text in shown
     assert talk.turns == []
     spoken(talk, "/memory all", "hello !")

@@ -152,7 +152,7 @@ def test_write_atomic_never_shows_a_part(tmp_path, monkeypatch):
 
 def test_other_write_errors_are_told_as_they_are_and_not_called_full_disk(tmp_path):
     (tmp_path / "target").mkdir()
-    with pytest.raises(RunError, match=r"target cannot be written \(Is a directory\): make its folder writable"):
+    with pytest.raises(RunError, match="target is a folder, expected a file: remove it, or choose another place"):
         write_atomic(tmp_path / "target", "text")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot be written \((File exists|Not a directory)\)"):

@@ -184,7 +184,7 @@ BAD = {
         r"do not fit its config.json: transformer.h.0.attn.c_attn.bias is \(48,\), expected \(96,\)",
     ),
     "masked model": (masked_model, "expected a causal language model"),
-    "T5": (sequence_to_sequence, "the folder cannot be read \\(Unrecognized configuration class"),
+    "T5": (sequence_to_sequence, "the folder cannot be read \\(config.json: Unrecognized configuration class"),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), "no tokenizer.json or vocab.json"),
     "no config": (remove("config.json"), "the folder has no config.json"),
     "no weights": (remove("model.safetensors"), "the folder has no weights; expected model.safetensors"),

@@ -12,7 +12,7 @@ from tests.runs import finished_run, forget, numbers, quick_flags, quick_preset,
 from week6.cli import main
 from week6.machine.checkpoint import RunError
 from week6.run import pipeline
-from week6.run.record import read_entries
+from week6.run.record import read_entries, seal
 from week6.run.setting import RunConfig, open_run, stages_of
 from week6.run.training import Run
 
@@ -97,6 +97,45 @@ def test_entries_that_are_not_whole_count_as_unfinished(tmp_path, content):
     else:
         with pytest.raises(RunError, match="stages.json is damaged .*: delete it, and --resume goes through them"):
             read_entries(tmp_path / "stages.json")
+
+
+@pytest.mark.parametrize("part", ["usage", "result", "files", "settings", "sources"])
+def test_an_entry_of_another_form_counts_as_unfinished(whole, tmp_path, part):
+    """As another version may have sealed it."""
+    entries = json.loads((whole / "stages.json").read_text())
+    for other in ([1], None, 3, {} if part == "result" else []):
+        entry = {name: x for name, x in entries["evaluation"].items() if name != "crc32"} | {part: other}
+        (tmp_path / "stages.json").write_text(json.dumps(entries | {"evaluation": seal(entry)}))
+        assert "evaluation" not in read_entries(tmp_path / "stages.json")
+
+
+@pytest.mark.parametrize("content", ['{"name": "an app"}', '{"model_type": "gpt2"}', "[1]", "{", '{"seed": 0, "x": 1}'])
+def test_a_config_of_something_else_is_not_overwritten(tmp_path, content):
+    """Such as that of a model's folder, where nothing else says that a run lives there."""
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match="config.json is that of something else, expected seed and preset: choose"):
+        open_run(tmp_path, RunConfig(0, quick_preset()), resume=True)
+    assert (tmp_path / "config.json").read_text() == content and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "stages.json", "metrics/ppo.csv", "checkpoints/dpo.safetensors",
+                                  "pairs.safetensors", "plots/rewards.png", "summary.json", "samples.md"])  # fmt: skip
+def test_a_folder_where_a_file_should_be_is_said_before_any_work(whole, tmp_path, name):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    (copy / name).unlink()
+    (copy / name).mkdir()
+    with pytest.raises(RunError, match=f"{copy / name} is a folder, expected a file: remove it, and --resume makes"):
+        open_run(copy, RunConfig(0, quick_preset()), resume=True)
+
+
+@pytest.mark.parametrize("name", ["metrics", "policies", "policies/dpo"])
+@pytest.mark.parametrize("how", ["file", "link"])
+def test_a_file_or_a_dead_link_where_a_folder_should_be(whole, tmp_path, name, how):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    shutil.rmtree(copy / name)
+    (copy / name).write_text("") if how == "file" else (copy / name).symlink_to("/nowhere")
+    with pytest.raises(RunError, match=f"{copy / name} is no folder, expected one: remove it"):
+        open_run(copy, RunConfig(0, quick_preset()), resume=True)
 
 
 def test_a_number_changed_in_an_entry_is_noticed(whole, tmp_path):

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from tests.tiny import ragged, tiny_gpt2
-from week6.machine.checkpoint import RunError, load_tensors
+from week6.machine.checkpoint import RunError, load_tensors, save_checkpoint
 from week6.machine.compute import compute, using
 from week6.machine.optim import descend, make_optimizer
+from week6.machine.validate import UnusableError
 from week6.ppo import AdaptiveKL
 from week6.run import training
 from week6.run.training import MetricsWriter, Run, Usage, run_stage, stage_seed, to_json
@@ -260,12 +261,25 @@ def test_numbers_that_cannot_be_learned_from_stop_the_stage(tmp_path, monkeypatc
 
     def loop(start):
         yield from noisy_descent(module, optimizer, controller, start, total=5)
-        raise ValueError("rewards: got 3 NaN values, expected numbers")
+        raise error
 
+    error = UnusableError("rewards: got 3 NaN values, expected numbers")
     with pytest.raises(RunError, match="stage toy stopped at step 5: rewards: got 3 NaN"):
         run_stage(run, "toy", loop, 20, module, optimizer, controller)
     assert len(run.metrics("toy")) == 5
     assert run.checkpoint("toy").exists()
+    error = ValueError("zip() argument 2 is shorter than argument 1")  # a defect is not told as bad input
+    with pytest.raises(ValueError, match="zip"):
+        run_stage(run, "toy", loop, 20, module, optimizer, controller)
+
+
+@pytest.mark.parametrize("state", [{"step": -1}, {"step": 21}, {"step": 2.5}, {"seconds": 1.0}])
+def test_a_checkpoint_of_a_step_that_is_none(tmp_path, state):
+    run = Run.open(tmp_path / "a", Config())
+    module, optimizer, controller = new_parts()
+    save_checkpoint(run.checkpoint("toy"), module, optimizer, state, run.tag(run.checkpoint("toy")))
+    with pytest.raises(RunError, match="toy.safetensors is damaged: it is of step .*, expected 1 to 20; delete it"):
+        run_stage(run, "toy", lambda start: iter(()), 20, module, optimizer, controller)
 
 
 def test_versions_and_device():

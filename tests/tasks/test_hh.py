@@ -42,6 +42,7 @@ class TestParse:
         [
             ("\n\nHuman: Hi\n\nAssistant: A", "\n\nHuman: Ho\n\nAssistant: B"),
             ("\n\nHuman: Hi", "\n\nHuman: Hi"),
+            ("\n\nUser: Hi\n\nAssistant: A", "\n\nUser: Hi\n\nAssistant: B"),
             ("\n\nHuman: Hi\n\nAssistant: A", "\n\nHuman: Hi\n\nAssistant: B\n\nHuman: C\n\nAssistant: D"),
             ("\n\nHuman: Hi\n\nAssistant: A\n\nHuman: C\n\nAssistant: D", "\n\nHuman: Hi\n\nAssistant: B"),
         ],
@@ -182,7 +183,10 @@ def test_pairs_keep_their_tokens_and_their_limits(load):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"text": "a"}], "got the columns text, expected prompt, chosen, rejected or chosen, rejected"),
+        (
+            [{"text": "a"}],
+            "got the columns 'text', expected 'prompt', 'chosen', 'rejected' or 'chosen', 'rejected'; name",
+        ),
         (conversations(4), r"got 4 prompts with a usable pair \(of 4 rows\), expected 10 or more"),
         (conversations(9), r"got 9 prompts with a usable pair \(of 9 rows\), expected 10 or more"),
         ([{"chosen": "a", "rejected": "b"}] * 20, "got 0 prompts"),

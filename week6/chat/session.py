@@ -8,20 +8,26 @@ import math
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from week6.dpo import implicit_reward
 from week6.log_probs import response_log_probs
+from week6.machine import validate as check
+from week6.machine.bounds import SEED
 from week6.machine.checkpoint import RunError
+from week6.machine.hub import why
 from week6.machine.optim import generator_for
+from week6.machine.paths import place
+from week6.machine.pretrained import check_files_of, complete, open_config, open_model, open_tokenizer
 from week6.run.models import PRESETS, check_size, frozen_copy, initial_policy
-from week6.run.record import check_files, read_entries
-from week6.run.setting import check_preset
+from week6.run.record import check_files, chosen, read_entries
+from week6.run.setting import check_preset, stages_of
 from week6.run.training import choose_device, read_json, stage_seed
 from week6.sampling import sample
 from week6.sequences import tokens_of
@@ -30,6 +36,11 @@ from week6.tasks.conversation import KINDS_REMOVED, clean, neutralise, render
 MAX_CHARACTERS = 20_000
 TEMPERATURES = (0.05, 5.0)
 LARGEST_SEED = 10**9
+ENDLESS = 1_000_000
+"""Positions of a model that names no end of them."""
+
+
+SOURCES = ("model", "data", "column", "gold", "ratings")
 
 
 class MessageError(ValueError):
@@ -87,7 +98,13 @@ class ChatSession:
     def __post_init__(self) -> None:
         if not self.policies:
             raise ValueError("policies: got none, expected at least one")
-        for name in self.betas:
+        if not isinstance(self.policies, Mapping):
+            raise ValueError(f"policies: got a {type(self.policies).__name__}, expected each under its name")
+        check.whole("max_new_tokens", self.max_new_tokens)
+        if self.memory is not None:
+            check.whole("memory", self.memory, 0)
+        for name, beta in self.betas.items():
+            check.positive("betas", beta)
             if name not in self.policies or self.reference not in self.policies:
                 raise ValueError(f"betas: got one for {name!r}, expected a policy beside the reference")
 
@@ -152,6 +169,8 @@ class ChatSession:
 
     def _read(self, text: str) -> tuple[str, list[str]]:
         """The message as the policies get it, and notes for its writer."""
+        if not isinstance(text, str):
+            raise MessageError(f"This message is {text!r:.60}; it must be text.")
         if len(text) > MAX_CHARACTERS:
             raise MessageError(f"This message has {len(text)} characters; at most {MAX_CHARACTERS} can be read.")
         kept, notes = clean(text), []
@@ -245,7 +264,7 @@ def _fewest_left_out(
 def check_settings(temperature: float, seed: int) -> None:
     """Raise MessageError for a temperature or a seed that cannot be sampled with."""
     low, high = TEMPERATURES
-    if not (math.isfinite(temperature) and low <= temperature <= high):
+    if not (isinstance(temperature, Real) and math.isfinite(temperature) and low <= temperature <= high):
         raise MessageError(f"The temperature is {temperature!r}; it must lie between {low} and {high}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise MessageError(f"The seed is {seed!r}; it must be a whole number from 0 to {LARGEST_SEED}.")
@@ -257,12 +276,13 @@ def _visible(piece: str) -> str:
 
 
 def _positions(policy: PreTrainedModel) -> int:
-    return int(policy.config.max_position_embeddings)
+    return int(getattr(policy.config, "max_position_embeddings", ENDLESS))
 
 
 # --- from a run ------------------------------------------------------------------------------------------------------
 
 
+@check.arguments
 def load_session(folder: Path | str, memory: int | None = 0) -> ChatSession:
     """A session with the policies of a run (runs/NAME): base, SFT and, where they are finished, PPO and DPO.
 
@@ -270,7 +290,7 @@ def load_session(folder: Path | str, memory: int | None = 0) -> ChatSession:
     questions, so by default they remember nothing. Raises RunError for a folder without policies, or with damaged
     ones.
     """
-    folder = Path(folder)
+    folder = place(folder, "run")
     found = {name: folder / "policies" / name for name in ("sft", "ppo", "dpo")}
     found = {name: path for name, path in found.items() if path.is_dir()}
     if "sft" not in found:
@@ -281,27 +301,35 @@ def load_session(folder: Path | str, memory: int | None = 0) -> ChatSession:
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     try:
         asked, seed = config["preset"], config["seed"]
-        start = {name: asked[name] for name in ("layers", "heads", "width", "positions")}
-        preset = replace(PRESETS[asked["name"]], **start, model=asked.get("model"))
+        SEED.check("seed", seed)
+        given = {name: asked[name] for name in ("layers", "heads", "width", "positions", *SOURCES)}
+        ppo, dpo = ({"beta": asked[name]["beta"]} for name in ("ppo", "dpo"))
+        ppo["max_new_tokens"] = asked["ppo"]["max_new_tokens"]
+        preset = PRESETS[asked["name"]]
+        preset = replace(preset, **given, ppo=replace(preset.ppo, **ppo), dpo=replace(preset.dpo, **dpo))
         check_preset(preset)
-        betas = {name: float(asked[name]["beta"]) for name in found if name != "sft"}
-        max_new_tokens = int(asked["ppo"]["max_new_tokens"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
-            f"{folder / 'config.json'} is missing or of another version ({error!r}), expected that of a run: "
+            f"{folder / 'config.json'} is missing or of another version ({error}), expected that of a run: "
             "delete it, and week6 run --resume with the same settings writes it anew"
         ) from error
-    entries = read_entries(folder / "stages.json")
-    for name in found:
-        if name in entries and (missing := check_files(folder, entries[name])):
+    entries = {name: entry for name, entry in read_entries(folder / "stages.json").items() if name in found}
+    for name, entry in entries.items():
+        if entry["settings"] != chosen(config, stages_of(preset)[name]):
+            raise RunError(
+                f"{folder / 'config.json'} has other settings than stage {name} was made with: delete it, and "
+                "week6 run --resume with the same settings writes it anew"
+            )
+        if missing := check_files(folder, entry):
             raise RunError(f"{folder / missing[0]} is missing: finish the run with week6 run --resume")
+    betas = {name: float(getattr(preset, name).beta) for name in found if name != "sft"}
     device = choose_device()
-    policies = {name: _load(AutoModelForCausalLM, path) for name, path in found.items()}
-    tokenizer = _load(AutoTokenizer, found["sft"])
+    tokenizer = _load(open_tokenizer, found["sft"])
+    policies = {name: _load(_open_policy, path) for name, path in found.items()}
     check_size(preset, len(tokenizer))
     policies = {"base": initial_policy(preset, tokenizer, stage_seed(seed, "init"))} | policies
     policies = {name: frozen_copy(policy).to(device) for name, policy in policies.items()}
-    session = ChatSession(policies, tokenizer, "sft", betas, max_new_tokens, memory)
+    session = ChatSession(policies, tokenizer, "sft", betas, preset.ppo.max_new_tokens, memory)
     for name, policy in policies.items():
         _try(replace(session, max_new_tokens=1), name, policy, found.get(name, found["sft"]))
     return session
@@ -324,17 +352,20 @@ def _try(session: ChatSession, name: str, policy: PreTrainedModel, path: Path) -
         raise _damaged(path, error) from error
 
 
-def _load(kind: Any, path: Path) -> Any:
-    options = {"use_safetensors": True} if kind is AutoModelForCausalLM else {}
+def _open_policy(path: Path) -> PreTrainedModel:
+    return complete(str(path), "policy", *open_model(AutoModelForCausalLM, path, open_config(path)))
+
+
+def _load(kind: Callable[[Path], Any], path: Path) -> Any:
     try:
-        return kind.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
+        check_files_of(path)
+        return kind(path)
     except Exception as error:  # of the readers of every file in it
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> RunError:
-    reason = clean(f"{type(error).__name__}: {error}")[:200]
     return RunError(
-        f"{path} is damaged ({reason}), expected a policy of this run: delete it, and week6 run --resume makes it "
-        "again, or restore a copy"
+        f"{path} is damaged ({clean(why(error))}), expected a policy of this run: delete it, and week6 run "
+        "--resume makes it again, or restore a copy"
     )

@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from week6.chat.session import ChatSession, MessageError, check_settings
 from week6.machine.checkpoint import RunError, write_atomic
 from week6.machine.lock import only_writer
+from week6.machine.paths import place
 from week6.pictures.plots import POLICIES
 from week6.tasks.conversation import clean
 
@@ -17,6 +17,9 @@ HELP = """Write a message; every policy answers. Commands:
   /clear           forget the conversation
   /export FILE     write the conversation to a JSON file
   /help, /quit"""
+
+
+EXPECTED = {"/seed": "a whole number", "/memory": "a whole number ≥ 0, or all"}
 
 
 def converse(session: ChatSession, read: Callable[[], str], write: Callable[[str], None]) -> None:
@@ -32,8 +35,7 @@ def converse(session: ChatSession, read: Callable[[], str], write: Callable[[str
         except (EOFError, KeyboardInterrupt):
             write("")
             return
-        command, _, value = line.partition(" ")
-        value = value.strip()
+        command, value = [*line.split(maxsplit=1), "", ""][:2]
         try:
             if not line:
                 continue
@@ -52,7 +54,7 @@ def converse(session: ChatSession, read: Callable[[], str], write: Callable[[str
                 check_settings(temperature, number := int(value))
                 seed = number
             elif command == "/memory":
-                session.memory = None if value == "all" else max(0, int(value))
+                session.memory = _memory(value)
             elif command == "/export":
                 write(_export(session, value))
             elif command.startswith("/"):
@@ -62,11 +64,19 @@ def converse(session: ChatSession, read: Callable[[], str], write: Callable[[str
         except MessageError as error:
             write(str(error))
         except ValueError as error:
-            no_number = f"{command}: got {clean(value)[:40]!r}, expected a number"
+            no_number = f"{command}: got {clean(value)[:40]!r}, expected {EXPECTED.get(command, 'a number')}"
             write(no_number if line.startswith("/") else clean(str(error)))
         except KeyboardInterrupt:
             write("")
             return
+
+
+def _memory(value: str) -> int | None:
+    if value == "all":
+        return None
+    if int(value) < 0:
+        raise ValueError(f"got {value}")
+    return int(value)
 
 
 def _answer(session: ChatSession, line: str, temperature: float, seed: int, write: Callable[[str], None]) -> None:
@@ -83,16 +93,18 @@ def _answer(session: ChatSession, line: str, temperature: float, seed: int, writ
 def _export(session: ChatSession, value: str) -> str:
     if not value:
         return "Say where to: /export FILE"
-    path = Path(value)
     try:
+        path = place(value, "/export")
+        if clean(str(path)) != str(path):
+            raise RunError(f"/export: got {str(path)!r}, expected a name that can be shown")
         with only_writer(path.parent):
             if path.exists():
                 return f"{clean(str(path))} exists: choose another name."
             write_atomic(path, session.export())
     except RunError as error:
         return clean(str(error))
-    except (OSError, ValueError) as error:  # a name that is none, such as one of 300 characters
-        return f"{clean(str(path))} cannot be written ({clean(str(error))})."
+    except OSError as error:
+        return f"{clean(str(path))} cannot be written ({clean(str(error))}); choose another name."
     return f"{len(session.turns)} turns written to {clean(str(path))}."
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from week6.classroom.lesson import ROUNDING
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute, using
+from week6.machine.validate import UnusableError
 from week6.run import training
 from week6.run.forecast import SHORT, Stopwatch, describe
 from week6.run.models import Preset, initial_policy
@@ -96,7 +97,7 @@ def confirm(
         try:
             setting = replace(open_setting(short, folder / "steps"), watcher=watch)
             finish(setting)
-        except (RunError, ValueError) as error:
+        except (RunError, UnusableError) as error:
             findings.check(names[2], False, " ".join(str(error).split()), f"{STEPS} steps of every stage")
             findings.skip(names[3:], "needs these steps")
             return False

@@ -90,6 +90,8 @@ def lesson(*models: str, preset: Preset | None = None, folder: Path | None = Non
     for model in models:
         check.one_of("models", model, MODELS)
     preset = preset or lesson_preset()
+    if not isinstance(preset, Preset):
+        raise ValueError(f"preset: got {preset!r:.60}, expected a Preset, such as PRESETS['tiny']")
     if preset.ratings is not None:
         raise ValueError(
             f"preset.ratings: got {preset.ratings!r}, expected None: the notebooks compare answers to the same prompt; "
@@ -97,7 +99,7 @@ def lesson(*models: str, preset: Preset | None = None, folder: Path | None = Non
         )
     if compute().processes > 1:  # each would wait for the lock that another holds, and that one for the others
         raise RunError(f"lesson: got {compute().processes} processes, expected one; on several `week6 run` trains")
-    folder = folder or runs_folder() / f"lesson-{preset.name}-{zlib.crc32(repr(preset).encode()):08x}"
+    folder = Path(folder) if folder else runs_folder() / f"lesson-{preset.name}-{zlib.crc32(repr(preset).encode()):08x}"
     with only_writer(folder, say):
         wanted = {"sft", "pairs", *models} | ({"reward_model"} if "ppo" in models else set())
         stages = [stage for stage in STAGES if stage in wanted]

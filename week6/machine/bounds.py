@@ -142,5 +142,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
             raise ValueError(f"{name}: got {value!r}, expected one number or more")
         for item in value:
             check_value(name, item, parts[0])
+    elif dataclasses.is_dataclass(hint):
+        raise ValueError(f"{name}: got {value!r:.60}, expected a {getattr(hint, '__name__', hint)}")
     elif (hint is str or str in parts) and (not isinstance(value, str) or not value.strip()):
         raise ValueError(f"{name}: got {value!r}, expected a text")

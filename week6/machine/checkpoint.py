@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import zlib
@@ -32,6 +33,8 @@ def explain_write(path: Path, needed: int | None = None) -> Iterator[None]:
         yield
     except (OSError, safetensors.SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EISDIR:
+            raise RunError(f"{path} is a folder, expected a file: remove it, or choose another place") from error
         if number not in (errno.ENOSPC, errno.EDQUOT) and f"os error {errno.ENOSPC}" not in str(error):
             reason = getattr(error, "strerror", None) or error
             raise RunError(
@@ -111,19 +114,24 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], state: dict[str, float]
 def load_tensors(path: Path, tag: str = "") -> tuple[dict[str, Tensor], dict[str, float]]:
     """What save_tensors wrote. Raises RunError for a file that is damaged, of another origin, or tagged otherwise than
     `tag`, if that is given."""
+    if path.is_dir():
+        raise RunError(f"{path} is a folder, expected a file of week6; {REMEDY}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["week6"])
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         state, found = metadata["state"], metadata.get("tag", "")
         intact = metadata["crc32"] == _checksum(tensors, state + found)
+        numbers = {str(name): float(value) for name, value in json.loads(state).items()}
+        if not all(map(math.isfinite, numbers.values())):
+            raise ValueError("a number of its state is not finite")
     except (safetensors.SafetensorError, KeyError, OSError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}), expected a file of week6; {REMEDY}") from error
     if not intact:
         raise RunError(f"{path} is damaged: its checksum differs from the one written; {REMEDY}")
     if tag and found and found != tag:
         raise RunError(f"{path} is another file or made with other settings: {found!r}, expected {tag!r}; {REMEDY}")
-    return tensors, dict(json.loads(state))
+    return tensors, numbers
 
 
 def tag_of(path: Path) -> str:

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 
 import datasets
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, but not listed
 
 from week6.machine.checkpoint import RunError
 
@@ -25,6 +27,7 @@ PROBES = 2
 NEEDED = {"model": r"config\.json|tokenizer\.json|model.*\.safetensors", "dataset": r".*\.(parquet|jsonl?(\.gz)?|csv)"}
 """Files that are looked up before anything is fetched."""
 MOST_FILES = 8
+OWN_CODE = "brings Python code of its own, and no code of others is ever run"
 
 
 def fetch(kind: Kind, name: str, flag: str, load: Callable[[], T], needs: str = "") -> T:
@@ -34,6 +37,13 @@ def fetch(kind: Kind, name: str, flag: str, load: Callable[[], T], needs: str = 
     was, why, and what to do. `flag` is the command-line flag that takes a local copy instead, `needs` the end of the
     name of a file that the repository must have.
     """
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise RunError(
+            f"{flag} {name!r:.90}: is no file or folder here, and no name that the hub could know; expected a path, or "
+            "OWNER/NAME on the hub"
+        ) from None
     with contextlib.suppress(Exception), _offline():  # not in the cache, or not whole: then it is fetched
         return load()
     what = f"{flag} {name}"
@@ -150,9 +160,20 @@ def _reason(error: BaseException) -> str:
 
 
 def unreadable(error: BaseException) -> str:
-    """What the reader of a format could not do, in words: of its report only the end that says why."""
-    said = [" ".join(str(link).split()) for link in _chain(error)]
+    """What the reader of a format could not do, in words."""
+    reason = why(error)
+    return reason if reason == OWN_CODE else f"cannot be read ({reason})"
+
+
+def why(error: BaseException) -> str:
+    """Why the reader of a format gave up: of its report only the end that says it, and the part of a model it read."""
+    links = list(_chain(error))
+    said = [" ".join(str(link).split()) for link in links]
     if any("trust_remote_code" in text or "Dataset scripts" in text for text in said):
-        return "brings Python code of its own, and no code of others is ever run"
-    reason = said[-1] or type(error).__name__
-    return f"cannot be read ({reason[:150]}{'…' * (len(reason) > 150)})"
+        return OWN_CODE
+    reason = next((text for text in reversed(said) if " " in text), said[-1])
+    if " " not in reason:  # a key alone, such as 'gelu_9'
+        reason = f"{reason or type(error).__name__} is not known"
+    parts = {note for link in links for note in getattr(link, "__notes__", ()) if "/" not in note}
+    reason = ": ".join([*sorted(parts), reason])
+    return reason[:180] + "…" * (len(reason) > 180)

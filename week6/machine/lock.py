@@ -63,4 +63,4 @@ def lock_of(folder: Path) -> Path:
     """The file that who works in a folder has locked, on this machine's own disk: a mounted drive may know no locks, or
     keep that of a session that was dropped."""
     user = os.getuid() if hasattr(os, "getuid") else ""
-    return Path(tempfile.gettempdir()) / f"week6-{zlib.crc32(f'{user}/{folder.resolve()}'.encode()):08x}.lock"
+    return Path(tempfile.gettempdir()) / f"week6-{zlib.crc32(f'{user}/{os.path.realpath(folder)}'.encode()):08x}.lock"

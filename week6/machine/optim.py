@@ -69,7 +69,7 @@ def gradient_step(
         share = float(weights[part].sum()) / total
         value, stats = loss(batch.rows(part))
         if not torch.isfinite(value):
-            raise ValueError(
+            raise check.UnusableError(
                 f"loss: got {value.item()}, expected a finite number; look at the rewards and learning rate"
             )
         scaled = here.scaler.scale(value * share)
@@ -85,7 +85,9 @@ def gradient_step(
             break
         scale = here.scaler.get_scale()  # 1 but in fp16
         if scale <= 1:
-            raise ValueError(f"gradient: got norm {norm}, expected a finite one; look at the rewards and learning rate")
+            raise check.UnusableError(
+                f"gradient: got norm {norm}, expected a finite one; look at the rewards and learning rate"
+            )
         here.scaler.update(scale / 2)
     here.scaler.step(optimizer)
     here.scaler.update()

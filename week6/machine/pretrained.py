@@ -5,10 +5,15 @@ changes it.
 """
 
 import contextlib
+import json
+import math
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import safetensors
 import torch
 from transformers import (
     AutoConfig,
@@ -23,15 +28,26 @@ from transformers import (
 )
 
 from week6.machine import smollm2
+from week6.machine import validate as check
+from week6.machine.bounds import FEW
 from week6.machine.checkpoint import RunError
+from week6.machine.compute import compute
 from week6.machine.hub import fetch, unreadable
+from week6.machine.paths import place
 
 T = TypeVar("T")
 Opened = tuple[PreTrainedModel, dict[str, Any]]
 """A model, and what transformers says about its weights."""
+READ_AS_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "added_tokens.json",
+                "special_tokens_map.json", "model.safetensors.index.json")  # fmt: skip
+"""Files of a model's folder that transformers reads, each one object."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+TRIED = ("a film", "Sixty-7 quick jumps, & the 東京 café “was” odd 😀!")
+"""Any tokenizer can read these."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
 
 
+@check.arguments
 def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
     """The tokenizer of `model`, a folder or a name on the hub; one without a pad token pads with its end token.
 
@@ -49,12 +65,39 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
         )
     if not tokenizer.is_fast:
         raise RunError(f"--model {model}: its tokenizer has no tokenizer.json, expected one; save it as a fast one")
+    if len(tokenizer.eos_token) < 2:
+        raise RunError(
+            f"--model {model}: its end token is {tokenizer.eos_token!r}, as texts hold it, expected one that none "
+            "holds, such as '<|end|>'; set eos_token in tokenizer_config.json"
+        )
+    check_reads("--model", model, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer  # type: ignore[no-any-return]
 
 
+def check_reads(flag: str, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise RunError unless `tokenizer` reads any text, the same each time."""
+    try:
+        first, again = (tokenizer(list(TRIED))["input_ids"] for _ in range(2))
+    except BaseException as error:  # a panic of its library is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        reason = " ".join(str(error).split())[:150]
+        raise RunError(
+            f"{flag} {model}: its tokenizer cannot read every text ({reason}); choose another model"
+        ) from error
+    if first != again:
+        raise RunError(
+            f"{flag} {model}: its tokenizer reads the same text otherwise each time, expected the same tokens; set "
+            "dropout to null in tokenizer.json"
+        )
+    if not all(first):
+        raise RunError(f"{flag} {model}: its tokenizer finds no token in a text, expected some; choose another model")
+
+
+@check.arguments
 def load_policy(model: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The causal language model `model`, a folder or a name on the hub, in fp32, without dropout, in evaluation mode.
 
@@ -73,12 +116,7 @@ def load_policy(model: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
         return open_model(AutoModelForCausalLM, source, config, generation_config=unread)
 
     policy = complete(model, "--model", *read(model, "--model", load, ("config.json",), weights=True))
-    embeddings: Any = policy.get_input_embeddings()
-    if len(tokenizer) > embeddings.num_embeddings:
-        raise RunError(
-            f"--model {model}: its tokenizer has {len(tokenizer)} tokens and the model {embeddings.num_embeddings} "
-            "embeddings, expected at least as many; use the tokenizer that the model was trained with"
-        )
+    check_vocabulary("--model", model, policy, tokenizer)
     policy.config.eos_token_id = tokenizer.eos_token_id
     policy.config.pad_token_id = tokenizer.pad_token_id
     policy.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -89,25 +127,54 @@ def load_policy(model: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
     return policy
 
 
+def check_vocabulary(flag: str, model: str, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise RunError where a tokenizer has more tokens than its model has embeddings, or a token of a higher number."""
+    embeddings: Any = policy.get_input_embeddings()
+    known, tokens = embeddings.num_embeddings, max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
+    if tokens > known:
+        raise RunError(
+            f"{flag} {model}: its tokenizer has {tokens} tokens and the model {known} embeddings, expected at least as "
+            "many; use the tokenizer that the model was trained with"
+        )
+
+
 def open_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder or of the hub; code beside it is not run."""
-    with _quiet():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    with _reading("its tokenizer or config.json"):
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except Exception as error:
+            if isinstance(error, ImportError) or "backend tokenizer" in str(error):
+                raise ValueError("no tokenizer.json, and its other files make none; save it as a fast one") from None
+            raise
     return tokenizer
 
 
 def open_config(source: Path | str) -> PreTrainedConfig:
     """The configuration in a folder or of the hub; code beside it is not run, and none that it names is fetched."""
-    with _quiet():
+    with _reading("config.json"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    if "/" in str(config._attn_implementation):  # compiled code of another repository
-        raise ValueError(f"it asks for the attention of {config._attn_implementation}, code that is never run")
+        if "/" in str(config._attn_implementation):  # compiled code of another repository
+            raise ValueError(f"it asks for the attention of {config._attn_implementation}, code that is never run")
+        if quantised := getattr(config, "quantization_config", None):
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+            raise ValueError(
+                f"its weights are quantised ({method}), and such cannot be trained; take the model they are of"
+            )
+        layers = getattr(config, "num_hidden_layers", 1)
+        if layers not in FEW:
+            raise ValueError(f"num_hidden_layers is {layers}, expected {FEW}")
+        config.return_dict, config.output_hidden_states = True, False
+        if getattr(config, "output_attentions", False):  # some kinds of attention have none, and refuse to be saved
+            config.output_attentions = False
     return config
 
 
 def open_model(kind: Any, source: Path | str, config: PreTrainedConfig, **options: Any) -> Opened:
     """The model of the class `kind` in a folder or of the hub, in fp32; code beside it is not run."""
-    with _quiet():
+    with _reading("config.json"):
+        check_fits(config, kind)
+    with _reading("its weights"):
         opened: Opened = kind.from_pretrained(
             source,
             config=config,
@@ -126,25 +193,47 @@ def complete(name: str, flag: str, model: PreTrainedModel, loading: dict[str, An
     fault = ""
     if missing := sorted(loading["missing_keys"]):
         fault = f"lack {len(missing)} tensors of a {type(model).__name__}, such as {missing[0]}"
+    elif more := [key for key in sorted(loading["unexpected_keys"]) if _beyond(key, model.config)]:
+        fault = f"have more layers than its config.json says: {more[0]} is one too many"
     elif mismatched := sorted(loading["mismatched_keys"]):
         tensor, found, wanted = mismatched[0]
         fault = f"do not fit its config.json: {tensor} is {tuple(found)}, expected {tuple(wanted)}"
     else:
         broken = [key for key, x in model.state_dict().items() if x.is_floating_point() and not x.isfinite().all()]
+        embeddings: Any = model.get_input_embeddings()
         if broken:
             fault = f"hold NaN or infinite numbers in {len(broken)} tensors, such as {broken[0]}"
+        elif (embeddings.weight == embeddings.weight[0]).all():
+            fault = "are the same for every token"
     if fault:
         raise RunError(f"{flag} {name}: its weights {fault}; expected all that save_pretrained of the model writes")
     return model
 
 
+def _beyond(key: str, config: Any) -> bool:
+    """Whether a tensor is of a layer that the config does not have."""
+    number = re.search(r"\.(\d+)\.", key)
+    return number is not None and int(number[1]) >= getattr(config, "num_hidden_layers", math.inf)
+
+
+def check_fits(config: PreTrainedConfig, kind: Any) -> None:
+    """Raise ValueError for a model that the free memory could not hold, before anything of it is made."""
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+        needed = 4 * sum(p.numel() for p in kind.from_config(config, trust_remote_code=False).parameters())
+    if needed > (free := compute().free_bytes()):
+        raise ValueError(f"a model of {needed / 1e9:.1f} GB, expected what fits the {free / 1e9:.1f} GB of free memory")
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' own reports: what is wrong is said in one sentence."""
+def _reading(part: str) -> Iterator[None]:
+    """Without transformers' own reports: what is wrong with a part of a model is said in one sentence."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
+    except Exception as error:
+        error.add_note(part)
+        raise
     finally:
         logging.set_verbosity(before)
 
@@ -164,6 +253,10 @@ def _check_causal(model: str, policy: PreTrainedModel) -> None:
         first = output.logits[:, 0]
     except Exception as error:  # of any architecture
         raise RunError(f"--model {model}: {unreadable(error)}; expected a causal language model") from error
+    if not first.isfinite().all():
+        raise RunError(
+            f"--model {model}: its logits are NaN or infinite, expected numbers; its weights or config.json are spoilt"
+        )
     if not torch.allclose(first[0], first[1], rtol=0, atol=1e-3 * float(first.abs().max())):
         raise RunError(
             f"--model {model}: a {type(policy).__name__} here sees the tokens behind the one that it predicts; "
@@ -179,7 +272,7 @@ def read(model: str, flag: str, load: Callable[[str], T], one_of: tuple[str, ...
     """
     if model == smollm2.NAME and (package := smollm2.packaged()):
         model = str(smollm2.made_folder(package))
-    folder = Path(model).expanduser()
+    folder = place(model, flag)
     if not folder.is_dir():
         if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
             raise RunError(f"{flag} {model}: is no folder, expected one, or the name of a model on the hub")
@@ -195,14 +288,59 @@ def read(model: str, flag: str, load: Callable[[str], T], one_of: tuple[str, ...
             f"{flag} {model}: the folder has no {' or '.join(one_of[:2])}; expected all that "
             "save_pretrained of the model and of its tokenizer writes"
         )
-    if weights and not any(name.endswith(".safetensors") for name in files):
+    if weights and not any((folder / name).is_file() for name in WEIGHTS):
         pickled = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        others = sorted(name for name in files if name.endswith((".safetensors", ".gguf", ".h5", ".msgpack", ".onnx")))
         found = f"only {pickled[0]}, a pickle, which may run code when it is read" if pickled else "no weights"
+        found = f"only {others[0]}" if others else found
         raise RunError(
             f"{flag} {model}: the folder has {found}; expected model.safetensors, as model.save_pretrained(FOLDER) "
             "writes it"
         )
     try:
+        check_files_of(folder)
+    except ValueError as error:
+        raise RunError(f"{flag} {model}: {error}") from None
+    try:
         return load(str(folder))
     except Exception as error:  # of the readers of every format
         raise RunError(f"{flag} {model}: the folder {unreadable(error)}; expected a transformers model") from error
+
+
+def check_files_of(folder: Path) -> None:
+    """Raise ValueError that names a file of a model's folder which is not what its name says."""
+    for path in sorted(folder.iterdir()):
+        if path.name not in READ_AS_JSON and path.suffix != ".safetensors":
+            continue
+        if path.is_dir():
+            raise ValueError(f"{path.name} is a folder, expected a file")
+        if not path.is_file():
+            raise ValueError(f"{path.name} is a link to nothing, expected a file")
+        with open(path, "rb") as file:
+            begins = file.read(100).lstrip()
+        if begins.startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path.name} is a pointer of Git LFS, expected the file itself: git lfs pull fetches it")
+        if begins.startswith(b"<"):
+            raise ValueError(f"{path.name} is a web page, expected the file itself: download it again")
+        if path.suffix == ".safetensors":
+            _check_numbers(path)
+            continue
+        try:
+            if not isinstance(json.loads(path.read_bytes()), dict):
+                raise ValueError("no object")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path.name} is damaged ({error}), expected a JSON object; restore it") from None
+
+
+def _check_numbers(path: Path) -> None:
+    """Raise ValueError for weights that are whole numbers: what they stand for is not in the file."""
+    with contextlib.suppress(safetensors.SafetensorError), safetensors.safe_open(path, framework="pt") as file:
+        kinds = {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}
+        whole = [
+            name for name, kind in kinds.items() if kind.startswith(("I", "U", "BOOL")) and name.endswith("weight")
+        ]
+        if whole:
+            raise ValueError(
+                f"{path.name} holds whole numbers ({kinds[whole[0]]}) in {whole[0]}, expected floating-point weights; "
+                "quantised ones cannot be trained"
+            )

@@ -16,6 +16,11 @@ R = TypeVar("R")
 Check = Callable[[str, Any], None]
 
 
+class UnusableError(ValueError):
+    """Numbers that nothing can be learned from: NaN, infinite, or all the same. What a run is given leads to them, no
+    defect of the code."""
+
+
 def arguments(function: Callable[P, R]) -> Callable[P, R]:
     """`function`, which first raises ValueError for an argument that is not what its signature says.
 
@@ -139,7 +144,7 @@ def no_nan(**tensors: Tensor) -> None:
     """Raise ValueError if one of the named tensors holds a NaN."""
     for name, tensor in tensors.items():
         if torch.isnan(tensor).any():
-            raise ValueError(f"{name}: got {int(torch.isnan(tensor).sum())} NaN values, expected numbers")
+            raise UnusableError(f"{name}: got {int(torch.isnan(tensor).sum())} NaN values, expected numbers")
 
 
 def finite(result: Tensor, **inputs: Any) -> None:
@@ -153,8 +158,11 @@ def finite(result: Tensor, **inputs: Any) -> None:
         tensor = torch.as_tensor(value)
         no_nan(**{name: tensor})
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name}: got {int((~tensor.isfinite()).sum())} infinite values, expected finite numbers")
-    raise ValueError(f"{' and '.join(inputs)}: got numbers so large that the result overflows, expected smaller ones")
+            infinite = int((~tensor.isfinite()).sum())
+            raise UnusableError(f"{name}: got {infinite} infinite values, expected finite numbers")
+    raise UnusableError(
+        f"{' and '.join(inputs)}: got numbers so large that the result overflows, expected smaller ones"
+    )
 
 
 def filled(**tensors: Tensor) -> None:

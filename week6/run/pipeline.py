@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from week6.dpo import train_dpo
+from week6.machine import validate as check
 from week6.machine.checkpoint import RunError, load_checkpoint, replacing, save_checkpoint
 from week6.machine.compute import compute, main_process
 from week6.machine.lock import only_writer
@@ -48,21 +49,26 @@ from week6.sft import train_sft
 from week6.tasks import Task
 
 
+@check.arguments
 def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False) -> dict[str, Any]:
     """Do, or with `resume` finish, the run of `preset` in `folder`; returns what is in its summary.json.
 
     Raises RunError for bad settings, a folder that belongs to something else or in which another process works,
     damaged files, a full disk, or numbers that cannot be learned from; what is on the disk is kept then.
     """
-    try:
-        with only_writer(Path(folder)):
-            return finish(announce(open_setting(preset, Path(folder), seed, resume), STAGES, "--resume goes on"))
-    except ValueError as error:
-        raise RunError(str(error)) from error
+    with only_writer(Path(folder)):
+        try:
+            setting = open_setting(preset, Path(folder), seed, resume)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        try:
+            return finish(announce(setting, STAGES, "--resume goes on"))
+        except check.UnusableError as error:
+            raise RunError(str(error)) from error
 
 
 def finish(setting: Setting) -> dict[str, Any]:
-    """Do all stages that are not finished; returns the summary. Raises ValueError or RunError as `run` says."""
+    """Do all stages that are not finished; returns the summary. Raises UnusableError or RunError as `run` says."""
     sft = fine_tune(setting)
     pairs, heldout_pairs, probabilities = collect_pairs(setting, sft)
     reward_model = fit_reward_model(setting, sft, pairs, heldout_pairs, probabilities)

@@ -12,8 +12,13 @@ from typing import Any
 
 from week6.machine.checkpoint import REMEDY, RunError, tag_of
 
+SUFFIXES = (".csv", ".json", ".jsonl", ".md", ".png", ".safetensors")
+"""Of the files of a run."""
 Entry = dict[str, Any]
 """Of one stage: usage, result, files (path in the run's folder: CRC-32), settings, sources (stage: CRC-32), crc32."""
+PARTS = {"usage": dict, "result": dict, "files": dict, "settings": str, "sources": dict}
+RESULTS = {"reward_model": "accuracy", "evaluation": "policies"}
+"""What the report reads of a stage's result."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,27 @@ def differences(found: Any, wanted: Any, key: str = "") -> dict[str, str]:
         keys = list(wanted) + [name for name in found if name not in wanted]
         parts = (differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name) for name in keys)
         return {name: text for part in parts for name, text in part.items()}
-    return {} if found == wanted else {key: f"{found!r} in the folder, {wanted!r} asked for"}
+    return {} if found == wanted else {key: f"{found!r:.80} in the folder, {wanted!r:.80} asked for"}
+
+
+def check_is_of(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
+    """Raise RunError unless a config.json has the parts of `wanted`: else it is that of something else."""
+    if not isinstance(found, dict) or not found.keys() & wanted.keys() or not set(found) <= set(wanted):
+        raise RunError(
+            f"{path} is that of something else, expected {' and '.join(wanted)}: choose another name, or remove it"
+        )
+
+
+def check_kinds(folder: Path) -> None:
+    """Raise RunError where a folder stands in the place of a file of a run, or the other way round."""
+    parts = [folder / name for name in ("checkpoints", "metrics", "plots", "points", "policies")]
+    policies = folder / "policies"
+    for path in [*parts, *(policies.iterdir() if policies.is_dir() else ())]:
+        if path.is_symlink() and not path.exists() or path.exists() and not path.is_dir():
+            raise RunError(f"{path} is no folder, expected one: remove it, and --resume makes it again")
+    for path in (x for part in [folder, *parts[:-1]] if part.is_dir() for x in part.iterdir()):
+        if path.suffix in SUFFIXES and path.is_dir():
+            raise RunError(f"{path} is a folder, expected a file: remove it, and --resume makes it again")
 
 
 def seal(entry: Entry) -> Entry:
@@ -71,7 +96,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
         entries = json.loads(path.read_bytes())
         if not isinstance(entries, dict):
             raise ValueError("no object")
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path} is damaged ({error}), expected the finished stages: delete it, and --resume goes through them "
             "again, from their checkpoints; or restore a copy"
@@ -80,7 +105,8 @@ def read_entries(path: Path) -> dict[str, Entry]:
     for stage, entry in entries.items():
         if isinstance(entry, dict):
             unsealed = {name: value for name, value in entry.items() if name != "crc32"}
-            if seal(unsealed) == entry:
+            parts = all(isinstance(entry.get(name), kind) for name, kind in PARTS.items())
+            if parts and seal(unsealed) == entry and RESULTS.get(stage) in (None, *entry["result"]):
                 whole[stage] = entry
     return whole
 
@@ -128,17 +154,21 @@ def check_settings(folder: Path, stages: Mapping[str, Depends], finished: Mappin
     """What the config.json of a folder holds, None if it cannot be read.
 
     Raises RunError where a stage is finished or has begun with other settings than those in `wanted`. What a stage was
-    made with is known from its entry, or from the tag of its checkpoint ("PLACE SETTINGS SOURCES").
+    made with is known from its entry, or from the tag of its checkpoint ("PLACE SETTINGS SOURCES"). Raises it too where
+    nothing is made yet and config.json is no run's: it would be overwritten.
     """
+    path = folder / "config.json"
     try:
-        found = json.loads((folder / "config.json").read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         found = None
     made = {stage: entry["settings"] for stage, entry in finished.items() if stage in stages}
     for stage, depends in stages.items():
-        path = checkpoint_of(folder, stage)
-        if stage not in made and path.exists():
-            made[stage] = (tag_of(path).split(" ") + [""])[1] or chosen(found, depends)
+        begun_with = checkpoint_of(folder, stage)
+        if stage not in made and begun_with.exists():
+            made[stage] = (tag_of(begun_with).split(" ") + [""])[1] or chosen(found, depends)
+    if not made and path.exists():  # then nothing but this file says what the folder is
+        check_is_of(path, found, wanted)
     bound = [stage for stage, settings in made.items() if settings != chosen(wanted, stages[stage])]
     if bound:
         keys = [f"{key}." for stage in bound for key in stages[stage].settings]

@@ -25,7 +25,7 @@ from week6.run.record import Depends
 from week6.run.training import Run, Usage, choose_device, run_stage, stage_seed
 from week6.sampling import sample
 from week6.sequences import encode_demonstrations, encode_prompts
-from week6.tasks import Task, load_task
+from week6.tasks import Task, check_sources, load_task
 
 STAGES = ("requests", "sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "judge", "evaluation")
 """In their order; `requests` and `judge` only where they are asked for, `answer_pairs` only where people compared whole
@@ -177,6 +177,7 @@ def check_preset(preset: Preset) -> None:
     Each field lies within the bounds of its type, and fields that belong together fit each other.
     """
     check_fields(preset)
+    check_sources(preset.task, preset.model, preset.data, preset.column, preset.gold, preset.ratings)
     ppo, dpo = preset.ppo, preset.dpo
     with _named("ppo."):
         if ppo.target_kl is not None:

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from week6 import recorded
 from week6.dpo import DPOConfig
 from week6.exact import ExactWorld, small_world, train_exact_dpo, train_exact_ppo
+from week6.machine import validate as check
 from week6.machine.bounds import LEASH, SEED, Count, Few, Leash, Positive, check_fields
 from week6.machine.checkpoint import RunError, write_atomic
 from week6.machine.compute import main_process
@@ -142,6 +143,7 @@ def points_of(config: SweepConfig, worlds: Sequence[World], seeds: Sequence[int]
     ]
 
 
+@check.arguments
 def sweep(
     config: SweepConfig,
     folder: Path,
@@ -160,10 +162,13 @@ def sweep(
         raise RunError(f"--seeds: got {' '.join(map(str, seeds)) or 'none'}, expected different ones, each {SEED}")
     try:
         _check(config, worlds, seeds[0])
-        with only_writer(folder):
-            return _measure_all(config, folder, points_of(config, worlds, seeds), say)
     except ValueError as error:
         raise RunError(str(error)) from error
+    with only_writer(folder):
+        try:
+            return _measure_all(config, folder, points_of(config, worlds, seeds), say)
+        except check.UnusableError as error:
+            raise RunError(str(error)) from error
 
 
 def _measure_all(
@@ -188,6 +193,9 @@ def _check(config: SweepConfig, worlds: Sequence[World], seed: int) -> None:
     """Raise ValueError or RunError for settings that make no sense, before the first point is measured."""
     check_fields(config)
     check_preset(config.preset)
+    words = config.exact.ppo.max_new_tokens
+    if words != (length := small_world().length):
+        raise ValueError(f"exact.ppo.max_new_tokens: got {words}, expected the {length} words of a sentence")
     if "assistant" in worlds:
         if config.preset.task != "assistant":
             raise RunError(

@@ -32,14 +32,24 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from week6.machine.checkpoint import RunError, explain_write, load_checkpoint, save_checkpoint, write_atomic
+from week6.machine.checkpoint import (
+    REMEDY,
+    RunError,
+    explain_write,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomic,
+)
 from week6.machine.compute import compute, every_process, main_process
+from week6.machine.validate import UnusableError
 from week6.ppo import AdaptiveKL
 from week6.run.forecast import say
 from week6.run.record import (
     Depends,
     Entry,
     check_files,
+    check_is_of,
+    check_kinds,
     check_settings,
     checkpoint_of,
     chosen,
@@ -92,7 +102,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of a run; RunError when it is damaged."""
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path} is damaged ({error}): expected JSON; restore it or start a run with another name"
         ) from None
@@ -167,12 +177,14 @@ class Run:
             raise RunError(f"{folder} holds other files and no config.json, expected a run; choose another name")
         if taken and not resume:
             raise RunError(f"{folder} exists: pass --resume to continue it, or choose another name")
+        check_kinds(folder)
         finished = read_entries(record)
         if stages:
             found = check_settings(folder, stages, finished, wanted) if taken else None
         else:
             found = read_json(path) if taken else None
             if taken and found != wanted:
+                check_is_of(path, found, wanted)
                 raise other_configuration(folder, differences(found, wanted))
         if found != wanted:
             write_atomic(path, to_json(wanted))
@@ -323,6 +335,8 @@ def run_stage(
     # When all processes have read it, the main one may replace it.
     tag = run.tag(path)
     state, *_ = every_process(lambda: load_checkpoint(path, module, optimizer, tag) if path.exists() else {})
+    if state and state.get("step") not in range(1, total + 1):
+        raise RunError(f"{path} is damaged: it is of step {state.get('step')}, expected 1 to {total}; {REMEDY}")
     step = int(state.get("step", 0))
     usage = Usage(state.get("seconds", 0.0), int(state.get("tokens", 0)), state.get("peak_memory_mb", 0.0))
     here.restart_scaler(state)
@@ -366,7 +380,7 @@ def run_stage(
                 save_checkpoint(path, module, optimizer, numbers | beta | here.scaler_state(), tag)
                 saved = time.perf_counter()
                 cost = saved - now
-    except ValueError as error:
+    except UnusableError as error:
         raise RunError(f"stage {stage} stopped at step {step}: {error}") from error
     finally:
         bar.close()

@@ -21,6 +21,17 @@ from week6.preferences import preference_probability, sample_preferences
 if TYPE_CHECKING:
     from week6.tasks.hh import HHConfig
 
+USES = {
+    "assistant": ((), "which brings its own"),
+    "sentiment": (("model", "data", "column", "gold", "ratings"), ""),
+    "hh": (("model", "data"), "whose pairs are already chosen"),
+}
+"""Of what may be given, what each task uses, and why it uses no more."""
+NEEDED = {
+    "model": "one, local or of the hub",
+    "data": "one, local or of the hub",
+    "gold": "'vader' or a text classifier",
+}
 Gold = Callable[[list[str], list[str]], Float[Tensor, " N"]]
 
 
@@ -83,6 +94,7 @@ class Task:
         """
         return preference_probability(self._strength(prompts, answers_a), self._strength(prompts, answers_b))
 
+    @check.arguments
     def label(
         self, prompts: list[str], answers_a: list[str], answers_b: list[str], generator: torch.Generator | None = None
     ) -> Dataset:
@@ -131,20 +143,24 @@ def load_task(
     from week6.tasks.hh import hh
     from week6.tasks.sentiment import sentiment
 
-    check.one_of("name", name, ("assistant", "sentiment", "hh"))
-    if name == "assistant":
-        given = {"model": tokenizer, "data": data, "column": column, "gold": gold, "ratings": ratings}
-        for what, value in given.items():
-            if value is not None:
-                raise ValueError(f"{what}: got one for task 'assistant', which brings its own; choose preset gpt2")
-        return assistant()
+    check.whole("max_new_tokens", max_new_tokens, 2)
+    check_sources(name, tokenizer, data, column, gold, ratings)
     if tokenizer is None or data is None:
-        missing = "model" if tokenizer is None else "data"
-        raise ValueError(f"{missing}: got none for task {name!r}, expected one, local or of the hub")
+        return assistant()
     if name == "hh":
-        if ratings is not None:
-            raise ValueError("ratings: got some for task 'hh', whose pairs are already chosen; choose preset gpt2")
         return hh(tokenizer, data, max_new_tokens, conversations)
-    if gold is None:
-        raise ValueError("gold: got none for task 'sentiment', expected 'vader' or a text classifier")
-    return sentiment(tokenizer, data, column or "text", gold, max_new_tokens, ratings)
+    return sentiment(tokenizer, data, column or "text", str(gold), max_new_tokens, ratings)
+
+
+def check_sources(
+    name: str, model: object, data: str | None, column: str | None, gold: str | None, ratings: str | None
+) -> None:
+    """Raise ValueError for a task that is none, and for what a task needs and lacks, or is given and does not use."""
+    check.one_of("name", name, tuple(USES))
+    given = {"model": model, "data": data, "column": column, "gold": gold, "ratings": ratings}
+    uses, why = USES[name]
+    for what, value in given.items():
+        if value is not None and what not in uses:
+            raise ValueError(f"{what}: got one for task {name!r}, {why}; choose preset gpt2")
+        if value is None and what in uses and what in NEEDED:
+            raise ValueError(f"{what}: got none for task {name!r}, expected {NEEDED[what]}")

@@ -14,15 +14,19 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from week6.machine import validate as check
 from week6.sequences import own_tokens
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: {"role": "user" or "assistant" or "system", "content": text}, in order."""
 
+LONGEST = 100_000
+"""Characters that a chat template may add to a conversation."""
 KINDS_REMOVED = {"Cc": " ", "Cf": "", "Cs": "", "Co": ""}
 """Unicode categories of control, format, surrogate and private characters, and what takes their place."""
 
 
+@check.arguments
 def clean(text: str) -> str:
     """`text` on one line, without characters that control a terminal, reorder or hide text."""
     visible = (KINDS_REMOVED.get(unicodedata.category(c), c) for c in text)
@@ -67,8 +71,10 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool =
     Contents are neutralised. Raises ValueError for a tokenizer without template, for a message without a known role
     or text, and for a system turn where the template has none.
     """
-    if not tokenizer.chat_template:
+    if not getattr(tokenizer, "chat_template", None):
         raise ValueError("tokenizer: got one without chat template, expected one with `tokenizer.chat_template` set")
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise ValueError(f"messages: got {messages!r:.60}, expected a list of one or more with role and content")
     for i, message in enumerate(messages):
         role, content = (message.get(key) if isinstance(message, Mapping) else None for key in ("role", "content"))
         if role not in ("system", "user", "assistant"):
@@ -134,9 +140,9 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) 
     end_token = tokenizer.eos_token
     if not end_token or not tokenizer.is_fast:
         raise ValueError("tokenizer: got one without EOS token or offsets, expected a fast one with an EOS token")
+    text = render(tokenizer, messages)
     if not any(message["role"] == "assistant" for message in messages) or messages[0]["role"] == "assistant":
         raise ValueError("messages: expected at least one assistant turn, and something to answer before it")
-    text = render(tokenizer, messages)
     spans = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -155,7 +161,10 @@ def _fill_in(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool
     """The template's text, made in transformers' sandbox: a template is a program."""
     try:
         turns = [dict(message) for message in messages]
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply))
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply))
+        if len(text) > LONGEST + sum(len(turn["content"]) for turn in turns):
+            raise ValueError(f"it writes {len(text)} characters")
+        return text
     except Exception as error:  # of whatever the program does
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"tokenizer: its chat template cannot be used here ({reason[:150]})") from error

@@ -110,11 +110,13 @@ def hh(
 def parse(chosen: str, rejected: str) -> Row | None:
     """Prompt, chosen and rejected answer of two conversations "\\n\\nHuman: … \\n\\nAssistant: …" of one or more turns.
 
-    The prompt ends with the last "\\n\\nAssistant:". None where the conversations differ before it.
+    The prompt ends with the last "\\n\\nAssistant:". None where the conversations differ before it, or begin otherwise.
     """
     end = chosen.rfind(ASSISTANT) + len(ASSISTANT)
     prompt = chosen[:end]
-    if not prompt.endswith(ASSISTANT) or not rejected.startswith(prompt) or ASSISTANT in rejected[end:]:
+    if not (prompt.lstrip().startswith(HUMAN.strip()) and prompt.endswith(ASSISTANT)):
+        return None
+    if not rejected.startswith(prompt) or ASSISTANT in rejected[end:]:
         return None
     return prompt, chosen[end:].rstrip(), rejected[end:].rstrip()
 
@@ -124,7 +126,9 @@ def messages_of(prompt: str) -> Talk | None:
 
     None for a conversation that does not go from the user to the assistant in turn, or has an empty message.
     """
-    if not prompt.startswith(HUMAN) and not prompt.endswith(ASSISTANT):
+    if prompt.endswith(ASSISTANT) and prompt.lstrip().startswith(HUMAN.strip()):
+        prompt = f"\n\n{prompt.lstrip()}"
+    elif not prompt.startswith(HUMAN) and not prompt.endswith(ASSISTANT):
         return [_asks(prompt.strip())] if prompt.strip() else None
     start, *turns = re.split(r"\n\n(Human|Assistant):", prompt.rstrip())
     if len(turns) % 4 == 2:  # a question whose answer is to come
@@ -160,6 +164,7 @@ def _by_prompt(
     seed: int,
 ) -> dict[str, list[Row]]:
     """The usable pairs of a table by their prompts, in random order."""
+    table = {name: [text.replace("\r\n", "\n") for text in texts] for name, texts in table.items()}
     table = {name: break_special_tokens(tokenizer, texts) for name, texts in table.items()}
     chosen, rejected = table["chosen"], table["rejected"]
     index = random.Random(seed).sample(range(len(chosen)), min(len(chosen), MAX_ROWS))
@@ -167,22 +172,34 @@ def _by_prompt(
         parsed = {i: (table["prompt"][i].rstrip(), chosen[i].rstrip(), rejected[i].rstrip()) for i in index}
     else:
         parsed = {i: row for i in index if (row := parse(chosen[i], rejected[i])) is not None}
+    usable = {i: row for i, row in parsed.items() if _usable(*row)}
     limits = (longest_prompt, longest - 1, longest - 1)  # an answer has its end token too
-    found = {
-        i: written
-        for i, row in parsed.items()
-        if _usable(*row)
-        and all(len(text) <= CHARACTERS_PER_TOKEN * limit for text, limit in zip(row, limits, strict=True))
-        and (written := _in_form(tokenizer, *row)) is not None
+    brief = {
+        i: row
+        for i, row in usable.items()
+        if all(len(text) <= CHARACTERS_PER_TOKEN * limit for text, limit in zip(row, limits, strict=True))
     }
+    found = {i: written for i, row in brief.items() if (written := _in_form(tokenizer, *row)) is not None}
+    short = _short_enough(tokenizer, found, longest, longest_prompt, source)
     groups: dict[str, list[Row]] = {}
-    for row in dict.fromkeys(_short_enough(tokenizer, found, longest, longest_prompt, source)):
+    for row in dict.fromkeys(short):
         groups.setdefault(row[0], []).append(row)
     if len(groups) < FEWEST_PAIRS:
+        form = f"{HUMAN} …{ASSISTANT} …".replace("\n", "\\n")
+        lost = {
+            f'have not the form "{form}" in both columns, alike up to the last answer': len(index) - len(parsed),
+            "have no prompt, an empty answer, two equal ones, or one that goes on with another turn": (
+                len(parsed) - len(usable)
+            ),
+            "have an empty turn, or do not go from Human to Assistant in turn": len(brief) - len(found),
+            f"are longer than {longest_prompt} tokens of prompt (--hh.max-prompt-tokens) or {longest} of answer "
+            "(--ppo.max-new-tokens)": len(usable) - len(brief) + len(found) - len(short),
+            "repeat a prompt": len(short) - len(groups),
+        }
+        why = ", ".join(f"{n} {what}" for what, n in lost.items() if n) or "there are no more"
         raise RunError(
             f"{source}: got {len(groups)} prompts with a usable pair (of {len(chosen)} rows), expected "
-            f"{FEWEST_PAIRS} or more: at most {longest_prompt} tokens of prompt (--hh.max-prompt-tokens) and {longest} "
-            "of answer (--ppo.max-new-tokens), two different answers, conversations that part at the last answer"
+            f"{FEWEST_PAIRS} or more: of the rows {why}"
         )
     return groups
 

@@ -10,14 +10,17 @@ from collections.abc import Iterable, Sequence
 
 from datasets import Dataset
 
+from week6.machine import validate as check
 from week6.machine.checkpoint import RunError
 
 
+@check.arguments
 def parse_ratings(cells: Sequence[str], where: str) -> list[list[float]]:
     """The ratings of each text, from cells such as "2,3,-1": at least one number each.
 
     RunError names a row without numbers, and says where all ratings are equal: nothing can be learned from them.
     """
+    check.texts(cells=cells)
     rows = []
     for i, cell in enumerate(cells):
         try:

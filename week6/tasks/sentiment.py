@@ -7,7 +7,6 @@ comparisons, or, where people have rated the reviews, not at all.
 
 import random
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -19,8 +18,18 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
+from week6.machine import validate as check
 from week6.machine.checkpoint import RunError
-from week6.machine.pretrained import TOKENIZER_FILES, complete, open_config, open_model, open_tokenizer, read
+from week6.machine.pretrained import (
+    TOKENIZER_FILES,
+    check_reads,
+    check_vocabulary,
+    complete,
+    open_config,
+    open_model,
+    open_tokenizer,
+    read,
+)
 from week6.sequences import tokens_of
 from week6.tasks import Gold, Task
 from week6.tasks.conversation import break_special_tokens
@@ -41,6 +50,8 @@ CHARACTERS_PER_TOKEN = 20
 ANSWERS_PER_PROMPT = 4
 ANNOTATOR_NOISE = 0.15
 """Annotators who know the gold reward agree on 87 % of the pairs of random review sentences (VADER)."""
+LONGEST_JUDGED = 512
+"""Tokens of a text that a classifier reads, if it has the positions."""
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 """In `week6 chat` the policies go on with what the user writes."""
 SEED = 6
@@ -62,7 +73,7 @@ def sentiment(
     texts none stands on both sides of the split, none is held out twice, and none is compared with another. Raises
     RunError where `read_table`, `parse_ratings` and `classifier` do, and for data with too few texts.
     """
-    table = read_table(data, [[column, ratings] if ratings else [column]])
+    table = read_table(data, [[column, ratings] if ratings else [column]], ratings)
     opinions = parse_ratings(table[ratings], f"--data {data}, column {ratings}") if ratings else []
     texts = break_special_tokens(tokenizer, table[column])
     words = [_spaced(text) for text in texts]
@@ -110,7 +121,10 @@ def sentiment(
         [i for i in rows if texts[i].strip() and lengths[i] <= longest] for rows in (train_index, heldout_index)
     )
     if min(len(short_train), len(short_heldout)) < 2:
-        raise RunError(f"--data {data}: got no two texts of at most {longest} tokens to compare, expected many")
+        raise RunError(
+            f"--data {data}: got no two texts of at most {longest} tokens to compare, expected many; raise "
+            "--ppo.max-new-tokens, or give shorter texts"
+        )
     drawn = [(i, j) for i, j in (rng.sample(short_train, 2) for _ in range(COMPARISONS))]
     couples = [(i, j) for i, j in drawn if words[i] != words[j]]
     apart = zip(short_heldout[::2], short_heldout[1::2], strict=False)  # no text in two pairs: independent
@@ -185,25 +199,34 @@ def classifier(name: str) -> Gold:
 
     def load(source: str) -> Any:
         config = open_config(source)
-        architecture = (config.architectures or ["unknown"])[0]
+        architecture = "".join(list(config.architectures or ["model of no known kind"])[:1])
         if not architecture.endswith("ForSequenceClassification"):
             return architecture
         return open_model(AutoModelForSequenceClassification, source, config)
 
-    opened = read(name, "--gold", load, ("config.json",), weights=True)
+    try:
+        opened = read(name, "--gold", load, ("config.json",), weights=True)
+    except RunError as error:
+        raise RunError(f"{error}; or take --gold vader") from error
     if isinstance(opened, str):
         raise RunError(
             f"--gold {name}: is a {opened}, no text classifier; expected 'vader' or a model for sequence classification"
         )
     model: Any = complete(name, "--gold", *opened)
-    labels = {str(label).lower()[:3]: index for index, label in model.config.id2label.items()}
-    if not {"pos", "neg"} <= set(labels):
+    named = [(str(label).lower()[:3], index) for index, label in model.config.id2label.items()]
+    labels = dict(named)
+    if not {"pos", "neg"} <= set(labels) or len(named) > len(labels):
         raise RunError(
             f"--gold {name}: its labels are {', '.join(map(str, model.config.id2label.values()))}, expected one that "
             "begins with 'pos' and one that begins with 'neg'"
         )
-    tokenizer: Callable[..., Any] = read(name, "--gold", open_tokenizer, TOKENIZER_FILES)
+    tokenizer: Any = read(name, "--gold", open_tokenizer, TOKENIZER_FILES)
+    check_reads("--gold", name, tokenizer)
+    check_vocabulary("--gold", name, model, tokenizer)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    longest = min(LONGEST_JUDGED, getattr(model.config, "max_position_embeddings", LONGEST_JUDGED))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
 
     @torch.no_grad()
     def gold(prompts: list[str], answers: list[str]) -> Float[Tensor, " N"]:
@@ -211,10 +234,16 @@ def classifier(name: str) -> Gold:
         parts = []
         for start in range(0, len(texts), 64):
             batch = tokenizer(
-                texts[start : start + 64], padding=True, truncation=True, max_length=512, return_tensors="pt"
+                texts[start : start + 64], padding=True, truncation=True, max_length=longest, return_tensors="pt"
             )
             probabilities = model(**batch.to(model.device)).logits.float().softmax(-1)
             parts.append(probabilities[:, labels["pos"]] - probabilities[:, labels["neg"]])
         return torch.cat(parts).cpu()
 
+    try:
+        tried = gold(["A film", "A film"], [" that was good." * LONGEST_JUDGED, ""])
+        check.no_nan(judgement=tried)
+    except Exception as error:  # of whatever the model's own code makes of it
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"--gold {name}: cannot judge a text ({reason}); expected a text classifier") from error
     return gold

@@ -16,11 +16,26 @@ from typing import Any, NamedTuple
 import pandas as pd
 from datasets import load_dataset
 
+from week6.machine import validate as check
 from week6.machine.checkpoint import RunError
 from week6.machine.hub import fetch
+from week6.machine.paths import place
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 """Local files: a text a line, or a table; .gz behind it for one that is compressed."""
+SIGNATURES = {
+    b"\x1f\x8b": "it is compressed by gzip: unpack it, or give it the ending .gz",
+    b"PK\x03\x04": "it is a zip file or a spreadsheet, expected text: unpack it, or save it as .csv",
+    b"PAR1": "it is a parquet file: give it the ending .parquet",
+    b"%PDF": "it is a PDF, expected text",
+    b"\x89PNG": "it is a picture, expected text",
+    b"BZh": "it is compressed by bzip2, expected text: unpack it",
+    b"\xfd7zXZ": "it is compressed by xz, expected text: unpack it",
+}
+"""How files of other kinds begin."""
+EXAMPLE = '{"text": "A lovely film"}'
+MOST_COLUMNS = 8
+"""That a message names."""
 MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -34,27 +49,31 @@ class Found(NamedTuple):
     """Columns as they were found, and what a message calls row i."""
 
     columns: Mapping[str, Sequence[Any]]
-    place: Callable[[int], str] = lambda i: f"row {i + 1}"
+    where: Callable[[int], str] = lambda i: f"row {i + 1}"
 
 
-def read_table(data: str, columns: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+@check.arguments
+def read_table(data: str, columns: Sequence[Sequence[str]], numbers: str | None = None) -> dict[str, list[str]]:
     """Columns of `data`, a local file or else the name of a data set on the hub, whose split "train" is taken.
 
     `columns` are the sets of columns that will do, the best first; the first one that is there is read. In a .txt
-    file every line is a row of the first column. Text is UTF-8, or what its byte order mark says. Raises RunError for
+    file every line is a row of the first column. In the column `numbers` a value may also be a number or a list of
+    some, which is read as the text "1,2". Text is UTF-8, or what its byte order mark says. Raises RunError for
     a file that is not there, not of its format or without the columns, for rows of another length, for values that are
     not text or hold what no text does, and when the hub does not give the data.
     """
     try:
-        path = Path(data).expanduser()
+        path = place(data, "--data")
         local = path.exists() or _kind(path) in SUFFIXES or data.startswith((".", "/", "~"))
         found = _local(path, columns[0][0]) if local else _from_hub(data)
         there = list(found.columns)
         wanted = next((names for names in columns if set(names) <= set(there)), None)
         if wanted is None:
             raise ValueError(_other_columns(there, columns))
-        return {name: [_text(value, found.place(i), name) for i, value in enumerate(found.columns[name])]
-                for name in wanted}  # fmt: skip
+        return {
+            name: [_text(value, found.where(i), name, name == numbers) for i, value in enumerate(found.columns[name])]
+            for name in wanted
+        }
     except RunError:
         raise
     except (ValueError, OSError, RuntimeError, EOFError, zlib.error) as error:  # of the readers of every format
@@ -63,25 +82,33 @@ def read_table(data: str, columns: Sequence[Sequence[str]]) -> dict[str, list[st
 
 
 def _other_columns(there: Sequence[str], columns: Sequence[Sequence[str]]) -> str:
-    expected = " or ".join(", ".join(names) for names in columns)
-    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if len(there) == 1 and set(columns[-1]) <= {part.strip(' "') for part in there[0].split(mark)}:
-            return f"its columns are separated by {name}, expected commas (or a .tsv file with tabs)"
-    return f"got the columns {', '.join(there) or '(none)'}, expected {expected}"
+    expected = " or ".join(", ".join(map(repr, names)) for names in columns)
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), (",", "commas")):
+        if len(there) == 1 and mark in there[0] and set(columns[-1]) <= {x.strip(' "') for x in there[0].split(mark)}:
+            return f"its columns are separated by {name}, expected commas in a .csv file and tabs in a .tsv file"
+    if len(columns[0]) > 1 and there == [columns[0][0]]:
+        return f"got one column, expected a table with {expected}; a .txt file has only one"
+    found = ", ".join(f"{name!r:.60}" for name in there[:MOST_COLUMNS]) + ", …" * (len(there) > MOST_COLUMNS)
+    remedy = "--column names another" if len(columns[0]) == 1 else "name them so"
+    return f"got the columns {found or '(none)'}, expected {expected}; {remedy}"
 
 
-def _text(value: Any, place: str, column: str) -> str:
+def _text(value: Any, where: str, column: str, number: bool) -> str:
+    if number and isinstance(value, list | tuple):
+        return ",".join(_text(part, where, column, number) for part in value)
+    if number and isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
+        return str(value)
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        raise ValueError(f"{place} of column {column} is missing, expected text")
+        raise ValueError(f"{where} of column {column} is missing, expected text")
     if not isinstance(value, str):
-        raise ValueError(f"{place} of column {column} is {value!r:.60}, expected text")
+        raise ValueError(f"{where} of column {column} is {value!r:.60}, expected text")
     if "\0" in value:
-        raise ValueError(f"{place} of column {column} holds a NUL character, expected text; remove it")
+        raise ValueError(f"{where} of column {column} holds a NUL character, expected text; remove it")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{place} of column {column} holds half of a character (a surrogate alone), expected text; remove it"
+            f"{where} of column {column} holds half of a character (a surrogate alone), expected text; remove it"
         ) from None
     return value
 
@@ -111,9 +138,17 @@ def _local(path: Path, column: str) -> Found:
     try:
         if kind == ".parquet":
             return Found({str(name): values.tolist() for name, values in pd.read_parquet(io.BytesIO(data)).items()})
+        _check_signature(data)
         return _READERS[kind](_decoded(data), column)
     except (ValueError, OSError) as error:  # of pandas and pyarrow too
         raise ValueError(f"cannot be read as {kind}: {error}") from error
+
+
+def _check_signature(data: bytes) -> None:
+    """Raise ValueError for what begins as a file of another kind, and say which."""
+    for mark, what in SIGNATURES.items():
+        if data.startswith(mark):
+            raise ValueError(what)
 
 
 def _what(path: Path) -> str:
@@ -133,17 +168,25 @@ def _decoded(data: bytes) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         if encoding != "utf-8-sig":
             raise ValueError(f"it begins as {encoding.upper()} but is damaged at byte {error.start}") from error
+        _check_no_nul(data)
         raise ValueError(
-            f"it is not UTF-8 (byte {data[error.start]:#04x} at {error.start}, in line {line}): convert it, for "
-            "example with iconv -f latin1 -t utf-8"
+            f"it is not UTF-8 (byte {data[error.start]:#04x} at {error.start}, in line {line}): convert it, from a "
+            "Western European encoding with iconv -f windows-1252 -t utf-8, from others likewise"
         ) from error
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if (nul := text.find("\0")) >= 0:
-        raise ValueError(
-            f"line {text.count(chr(10), 0, nul) + 1} holds a NUL character: it is no text, or UTF-16 without a byte "
-            "order mark (convert it with iconv -f utf-16le -t utf-8)"
-        )
-    return text
+    _check_no_nul(text.encode())
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _check_no_nul(data: bytes) -> None:
+    """Raise ValueError for bytes with a NUL, and say what they may be: where in UTF-16 and UTF-32 it stands tells."""
+    if (nul := data.find(b"\0")) < 0:
+        return
+    line, width = data.count(b"\n", 0, nul) + 1, 4 if b"\0\0\0" in data[:40] else 2
+    kind = f"utf-{8 * width}{'be' if nul % width == 0 else 'le'}"
+    raise ValueError(
+        f"line {line} holds a NUL character: it is no text, or {kind.upper()} without a byte order mark (convert it "
+        f"with iconv -f {kind} -t utf-8)"
+    )
 
 
 def _read_lines(text: str, column: str) -> Found:
@@ -165,9 +208,11 @@ def _json_row(number: int, line: str) -> dict[str, Any]:
         row = json.loads(line)
     except RecursionError:
         raise ValueError(f"line {number} is nested too deeply, expected an object with named values") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         whole = " of the whole file; write each object on a line of its own" if line.strip() in ("[", "{") else ""
-        raise ValueError(f"line {number}: {error}{whole}") from None
+        raise ValueError(f"line {number}: {error}{whole}, expected an object such as {EXAMPLE}") from None
+    except ValueError:
+        raise ValueError(f"line {number} holds a number of thousands of digits, expected shorter ones") from None
     if isinstance(row, list):
         raise ValueError(
             f"line {number} is a list, expected an object with named values on each line; jq -c '.[]' makes them"
@@ -185,7 +230,8 @@ def _read_csv(text: str, _: str) -> Found:
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
+            remedy = 'expected a quote within a field to be doubled (""), and every field closed'
+            raise ValueError(f"line {reader.line_num}: {error}; {remedy}") from error
         finally:
             csv.field_size_limit(before)
 
@@ -201,7 +247,8 @@ def _table(rows: Iterator[tuple[int, list[str]]]) -> Found:
     filled = [(number, row) for number, row in rows if row]
     if not filled:
         raise ValueError("it is empty, expected a header line and rows")
-    (_, header), *body = filled
+    (_, names), *body = filled
+    header = [name.strip() for name in names]
     if twice := [name for name in header if header.count(name) > 1]:
         raise ValueError(f"column {twice[0]!r:.60} stands twice in the header, expected different names")
     for number, row in body:

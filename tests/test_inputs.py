@@ -1,0 +1,312 @@
+"""Bad inputs as strangers bring them, through the command line: refused before anything is written, in one sentence
+that says what came, what was expected and what to do. Files, model folders, classifiers, names.
+
+The places of the run itself, the chat and the flags: tests/run/test_record.py, tests/chat/, tests/test_cli.py.
+"""
+
+import gzip
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from tests.runs import quick_settings
+from tests.small_gpt2 import byte_tokenizer, conversations, reviews, small_gpt2
+from week6.cli import main
+from week6.machine.compute import using
+from week6.run import pipeline
+
+TEXTS = reviews(60)
+LINES = "\n".join(TEXTS)
+SMALL = "--n-pairs 24 --ppo.batch-size 4 --ppo.max-new-tokens 8 --evaluation.calibration-answers 16".split()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a good model and good texts; the files of a case come and go in it."""
+    folder = tmp_path_factory.mktemp("inputs")
+    small_gpt2(folder / "good")
+    (folder / "texts.txt").write_text(LINES)
+    return folder
+
+
+@pytest.fixture
+def refused(place, capsys):
+    """Calls `week6 run` with these sources; returns its one line. `accepted` is None then, else the run's task."""
+
+    def call(preset="gpt2-cpu", model="good", data="texts.txt", flags=(), expected=2):
+        paths = [str(place / x) if (place / x).exists() or (place / x).is_symlink() else x for x in (model, data)]
+        words = ["run", "--preset", preset, "--model", paths[0], "--data", paths[1], "--runs-dir", str(place / "runs")]
+        capsys.readouterr()
+        with quick_settings(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "finish", lambda setting: None)
+            patch.setattr("week6.cli.show", lambda folder: None)
+            code = main([*words, *SMALL, *flags])
+        shown = capsys.readouterr()
+        written = (place / "runs").exists()
+        shutil.rmtree(place / "runs", ignore_errors=True)
+        assert code == expected, shown.err
+        assert written == (expected == 0) and shown.out == "" and "Traceback" not in shown.err
+        if expected == 0:
+            return ""
+        (line,) = (x for x in shown.err.splitlines() if x.startswith("week6: error: "))
+        assert len(line.replace(str(place), "")) < 500
+        return line
+
+    return call
+
+
+def objects(rows):
+    return "\n".join(map(json.dumps, rows))
+
+
+def table(header, line="{text}"):
+    return "\n".join([header, *(line.format(text=text, i=i) for i, text in enumerate(TEXTS))])
+
+
+CRLF = [{name: text.replace("\n", "\r\n") for name, text in row.items()} for row in conversations(40)]
+FILES = [
+    ("a.txt", LINES.encode("utf-16-be"), "UTF-16BE without a byte order mark (convert it with iconv -f utf-16be"),
+    ("a.txt", LINES.encode("utf-32-le"), "UTF-32LE without a byte order mark"),
+    ("a.txt", ("我认为这部电影很好看。\n" * 20).encode("gb18030"), "from others likewise"),
+    ("a.txt", gzip.compress(LINES.encode()), "it is compressed by gzip: unpack it, or give it the ending .gz"),
+    ("a.csv", b"PK\x03\x04\x00\xff", "it is a zip file or a spreadsheet, expected text: unpack it, or save it as .csv"),
+    ("a.txt", b"%PDF-1.7\n%\xe2\xe3", "it is a PDF, expected text"),
+    ("a.csv", b"PAR1\xff", "it is a parquet file: give it the ending .parquet"),
+    ("a.csv", table("TEXT", '"{text}"'), "got the columns 'TEXT', expected 'text'; --column names another"),
+    ("a.csv", table("sep=,", '"{text}",1'), "got the columns 'sep=', '', expected 'text'"),
+    ("a.tsv", table("text,label", '"{text}",1'), "its columns are separated by commas, expected commas in a .csv file"),
+    ("a.csv", 'text,n\n"say \\"yes\\", ok",1\n', "expected a quote within a field to be doubled"),
+    ("a.jsonl", '{"text": "a", "n": ' + "9" * 6000 + "}", "line 1 holds a number of thousands of digits"),
+    ("a.jsonl", "{'text': 'a'}", 'expected an object such as {"text": "A lovely film"}'),
+    ("a.jsonl", '{"text": "a"} {"text": "b"}', "line 1: Extra data"),
+    ("a.jsonl", objects([{"text": [text]} for text in TEXTS]), "line 1 of column text is ['"),
+]
+PAIRS = [{"prompt": f"Is film {i} good?", "chosen": "It is.", "rejected": "No."} for i in range(20)]
+PAIR_FILES = [
+    ("a.txt", LINES, "got one column, expected a table with 'prompt', 'chosen', 'rejected'"),
+    ("a.jsonl", objects(row | {"rejected": row["chosen"]} for row in PAIRS), "of the rows 20 have no prompt, an empty"),
+    ("a.jsonl", objects(row | {"prompt": "Why?"} for row in PAIRS), "of the rows 19 repeat a prompt"),
+    (
+        "a.jsonl",
+        objects(row | {"prompt": "why " * 900} for row in PAIRS),
+        "20 are longer than 256 tokens of prompt or 8",
+    ),
+    (
+        "a.jsonl",
+        objects({name: text.replace("Human", "User") for name, text in row.items()} for row in conversations(20)),
+        r'of the rows 20 have not the form "\n\nHuman: …\n\nAssistant: …" in both columns',
+    ),
+]
+
+
+@pytest.mark.parametrize(("preset", "name", "content", "message"), [
+    *(("gpt2-cpu", *row) for row in FILES), *(("gpt2-hh", *row) for row in PAIR_FILES)
+])  # fmt: skip
+def test_files(place, refused, preset, name, content, message):
+    (place / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert message in refused(preset, data=name)
+    (place / name).unlink()
+
+
+@pytest.mark.parametrize(("preset", "name", "content", "flags"), [
+    ("gpt2-cpu", "a.csv", table("text ,n", '"{text}",1'), ""),
+    ("gpt2-cpu", "a.jsonl", objects({"text": x, "stars": i % 5} for i, x in enumerate(TEXTS)), "--ratings stars"),
+    ("gpt2-cpu", "a.jsonl", objects({"text": x, "r": [i % 5, 0.5]} for i, x in enumerate(TEXTS)), "--ratings r"),
+    ("gpt2-hh", "a.jsonl", objects(CRLF), "--ppo.max-new-tokens 24"),
+])  # fmt: skip
+def test_files_that_only_look_bad(place, refused, preset, name, content, flags):
+    (place / name).write_text(content)
+    refused(preset, data=name, flags=["--ppo.max-new-tokens", "40", *flags.split()], expected=0)
+    (place / name).unlink()
+
+
+@pytest.mark.parametrize("name", [
+    "https://huggingface.co/datasets/stanfordnlp/imdb", "stanfordnlp/imdb/plain_text", "stanford nlp/imdb", "a/../b",
+    "stanfordnlp/imdb@main", "hf://datasets/stanfordnlp/imdb", "'texts'",
+])  # fmt: skip
+def test_names_that_the_hub_could_not_know(refused, name):
+    assert f"--data {name!r}: is no file or folder here, and no name that the hub could know" in refused(data=name)
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/x.txt", "a" * 5000 + ".txt", "a\0.txt", "loop.txt"])
+@pytest.mark.parametrize("flag", ["model", "data", "gold"])
+def test_paths_that_can_be_none(place, refused, name, flag):
+    if name == "loop.txt":
+        name = str(place / name)
+        (place / "loop.txt").symlink_to("loop.txt")
+    line = refused(flags=[f"--{flag}", name])
+    assert f"--{flag} '" in line and "expected the path of a file or folder" in line
+    (place / "loop.txt").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("flag", ["--column", "--gold", "--ratings"])
+def test_what_a_task_does_not_use_is_refused(place, refused, flag):
+    (place / "a.jsonl").write_text(objects(conversations(40)))
+    message = f"{flag[2:]}: got one for task 'hh', whose pairs are already chosen; choose preset gpt2"
+    assert message in refused("gpt2-hh", data="a.jsonl", flags=[flag, "vader"])
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def written(name, content):
+    def spoil(folder):
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return spoil
+
+
+def changed(name, change):
+    """The object in a JSON file, changed in place."""
+
+    def spoil(folder):
+        found = json.loads((folder / name).read_text())
+        change(found)
+        (folder / name).write_text(json.dumps(found))
+
+    return spoil
+
+
+def config(**settings):
+    return changed("config.json", lambda found: found.update(settings))
+
+
+def vocabulary(**tokens):
+    return changed("tokenizer.json", lambda found: found["model"]["vocab"].update(tokens))
+
+
+def weights(change):
+    def spoil(folder):
+        tensors = {name: change(x).contiguous() for name, x in load_file(folder / "model.safetensors").items()}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return spoil
+
+
+def two_layers(folder):
+    """The weights of more than config.json says: the second half would silently be left out."""
+    GPT2LMHeadModel(GPT2Config(vocab_size=400, n_positions=96, n_embd=16, n_layer=2, n_head=2)).save_pretrained(folder)
+    config(n_layer=1)(folder)
+
+
+def knows_few_words(folder):
+    core = Tokenizer(models.WordLevel({"</s>": 0, "a": 1, "film": 2}))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>").save_pretrained(folder)
+
+
+def panics(folder):
+    """Its library ends with a panic, which is no Exception."""
+    part = [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    post = {"type": "TemplateProcessing", "single": part, "pair": [], "special_tokens": {}}
+    changed("tokenizer.json", lambda found: found.update(post_processor=post))(folder)
+
+
+def as_link(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("/nowhere")
+
+
+NO_DROPOUT = "reads the same text otherwise each time, expected the same tokens; set dropout to null"
+MODELS = {
+    "config empty": (written("config.json", ""), "config.json is damaged (Expecting value"),
+    "config list": (written("config.json", "[]"), "config.json is damaged (no object), expected a JSON object"),
+    "config deep": (written("config.json", "[" * 100_000), "config.json is damaged (maximum recursion depth"),
+    "tokenizer page": (written("tokenizer.json", "<html>"), "tokenizer.json is a web page, expected the file itself"),
+    "map damaged": (written("special_tokens_map.json", "["), "special_tokens_map.json is damaged"),
+    "LFS": (written("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), "git lfs pull fetches it"),
+    "link": (as_link, "model.safetensors is a link to nothing, expected a file"),
+    "gguf": (lambda f: (f / "model.safetensors").rename(f / "m.gguf"), "has only m.gguf; expected model.safetensors"),
+    "adapter": (
+        lambda f: (f / "model.safetensors").rename(f / "adapter_model.safetensors"),
+        "has only adapter_model.safetensors; expected model.safetensors",
+    ),
+    "unknown": (config(model_type="gpt9"), "config.json: The checkpoint you are trying to load has model type `gpt9`"),
+    "activation": (config(activation_function="nope"), "config.json: 'nope' is not known"),
+    "7 GB": (config(model_type="llama"), "config.json: a model of 25.9 GB, expected what fits the 8.0 GB"),
+    "no layers": (config(n_layer=0), "num_hidden_layers is 0, expected a whole number from 1 to 1000"),
+    "layers": (config(n_layer=10**9), "num_hidden_layers is 1000000000, expected a whole number from 1 to 1000"),
+    "GPTQ": (config(quantization_config={"quant_method": "gptq"}), "its weights are quantised (gptq)"),
+    "epsilon": (config(layer_norm_epsilon=-1.0), "its logits are NaN or infinite, expected numbers"),
+    "1e30": (weights(lambda x: x * 1e30), "its logits are NaN or infinite, expected numbers"),
+    "zero": (weights(lambda x: x * 0), "its weights are the same for every token"),
+    "int8": (weights(lambda x: x.to(torch.int8)), "model.safetensors holds whole numbers (I8)"),
+    "two layers": (two_layers, "have more layers than its config.json says: transformer.h.1.attn.c_attn.weight"),
+    "token 5000": (vocabulary(zz=5000), "its tokenizer has 5001 tokens and the model 400 embeddings"),
+    "dropout": (changed("tokenizer.json", lambda found: found["model"].update(dropout=0.5)), NO_DROPOUT),
+    "end letter": (changed("tokenizer_config.json", lambda c: c.update(eos_token="a")), "its end token is 'a'"),
+    "no end": (changed("tokenizer_config.json", lambda c: c.update(eos_token="")), "its end token is ''"),
+    "length": (changed("tokenizer_config.json", lambda c: c.update(model_max_length="x")), "cannot read every text"),
+    "few words": (knows_few_words, "its tokenizer cannot read every text (WordLevel error: Missing [UNK] token"),
+    "panic": (panics, "its tokenizer cannot read every text (no entry found for key)"),
+    "nothing": (
+        changed("tokenizer.json", lambda found: found.update(
+            normalizer={"type": "Replace", "pattern": {"Regex": "."}, "content": ""})),
+        "its tokenizer finds no token in a text",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def spoilt(place):
+    """A copy of the good model."""
+    yield shutil.copytree(place / "good", place / "spoilt")
+    shutil.rmtree(place / "spoilt")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models(spoilt, refused, name):
+    spoil, message = MODELS[name]
+    spoil(spoilt)
+    with using(free_bytes=lambda: 8e9):
+        line = refused(model="spoilt")
+    assert f"--model {spoilt}: " in line and message in line
+
+
+@pytest.mark.parametrize("settings", [{"return_dict": False}, {"output_attentions": True}, {"eos_token_id": 10**9}])
+def test_models_that_only_look_bad(spoilt, refused, settings):
+    config(**settings)(spoilt)
+    refused(model="spoilt", expected=0)
+
+
+def judge(folder, **settings):
+    tokenizer = byte_tokenizer()
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    named = {"vocab_size": 400, "id2label": {0: "positive", 1: "negative"}, "max_position_embeddings": 64}
+    BertForSequenceClassification(BertConfig(**shape | named | settings)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("settings", "spoil", "message"), [
+    ({"vocab_size": 100}, None, "its tokenizer has 400 tokens and the model 100 embeddings"),
+    ({}, config(id2label={"0": "positive", "7": "negative"}), "cannot judge a text (index 7 is out of bounds"),
+    ({}, weights(lambda x: x * 1e30), "cannot judge a text (judgement: got 2 NaN values"),
+    ({}, config(architectures=None), "is a model of no known kind, no text classifier"),
+    ({"id2label": {0: "positive", 1: "negative", 2: "possibly"}}, None, "expected one that begins with 'pos'"),
+])  # fmt: skip
+def test_classifiers_are_tried_before_the_run(tmp_path, refused, settings, spoil, message):
+    folder = judge(tmp_path / "gold", **settings)
+    if spoil:
+        spoil(folder)
+    line = refused(flags=["--gold", str(folder)])
+    assert f"--gold {folder}: " in line and message in line
+
+
+def test_a_classifier_of_few_positions_and_no_pad_token_judges(tmp_path, refused):
+    """No text is too long for it, and texts of different length go together."""
+    refused(flags=["--gold", str(judge(tmp_path / "gold"))], expected=0)
+
+
+def test_parquet_of_categories_and_missing_values(place, refused):
+    pd.DataFrame({"text": pd.Categorical(TEXTS)}).to_parquet(place / "a.parquet")
+    refused(data="a.parquet", expected=0)
+    pd.DataFrame({"text": pd.array([*TEXTS, None], dtype="string")}).to_parquet(place / "a.parquet")
+    assert "row 61 of column text is missing, expected text" in refused(data="a.parquet")
+    (place / "a.parquet").unlink()
