@@ -129,8 +129,9 @@ _GONE = object()
 
 
 def _set_default_device(device: torch.device) -> None:
+    """Not by None for the CPU: that breaks get_default_device of torch 2.9, which others call too."""
     if torch.get_default_device() != device:
-        torch.set_default_device(None if device == torch.device("cpu") else device)
+        torch.set_default_device(device)
 
 
 _SETTINGS: list[tuple[Any, Any]] = [
