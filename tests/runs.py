@@ -107,6 +107,14 @@ def finished_run() -> Path:
     return runs / "whole"
 
 
+def check_refused(words: list[str], message: str, capsys) -> None:
+    """The command line refuses these words with one sentence, `message` in it, and exit code 2."""
+    code = main(words)
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("week6: error: ")]
+    assert code == 2 and len(lines) == 1 and message in lines[0] and captured.out == ""
+
+
 def forget(folder: Path, *stages: str) -> None:
     """Make a finished run one that was killed before these stages."""
     for name in ("summary.json", "report.md", *(f"checkpoints/{stage}.safetensors" for stage in stages)):

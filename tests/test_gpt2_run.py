@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.runs import SMALL, quick_settings
+from tests.runs import SMALL, check_refused, quick_settings
 from tests.small_gpt2 import BAD as BLAME
 from tests.small_gpt2 import END, GOOD, byte_tokenizer, conversations, reviews, small_gpt2
 from week6.chat.session import load_session
@@ -227,10 +227,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_ends_with_one_sentence_and_nothing_written(base, name, capsys):
     words, message = BAD[name]
-    code = main([*words(base), "--name", "bad"])
-    captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if line.startswith("week6: error: ")]
-    assert code == 2 and len(lines) == 1 and message in lines[0] and captured.out == ""
+    check_refused([*words(base), "--name", "bad"], message, capsys)
     assert not (base / "runs" / "bad").exists()
 
 

@@ -144,10 +144,12 @@ def tag_of(path: Path) -> str:
 
 
 def _module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters (tied weights once) and persistent buffers."""
+    """Parameters (tied weights once; where some are trained and others not, those that are) and persistent buffers."""
     persistent = module.state_dict().keys()
     buffers = {name: buffer for name, buffer in module.named_buffers() if name in persistent}
-    return {name: p.detach() for name, p in module.named_parameters()} | buffers
+    parameters = dict(module.named_parameters())
+    trained = {name: p for name, p in parameters.items() if p.requires_grad}
+    return {name: p.detach() for name, p in (trained or parameters).items()} | buffers
 
 
 def save_checkpoint(

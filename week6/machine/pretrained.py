@@ -27,6 +27,7 @@ from transformers import (
     logging,
 )
 
+from week6.machine import smollm2
 from week6.machine import validate as check
 from week6.machine.bounds import FEW
 from week6.machine.checkpoint import RunError
@@ -266,13 +267,21 @@ def _check_causal(model: str, policy: PreTrainedModel) -> None:
 def read(model: str, flag: str, load: Callable[[str], T], one_of: tuple[str, ...], weights: bool = False) -> T:
     """What `load` makes of a folder or of a name on the hub. RunError when it makes nothing of it.
 
-    A folder must hold one of the files `one_of`, and safetensors if `weights` are asked for.
+    A folder must hold one of the files `one_of`, and safetensors if `weights` are asked for. SmolLM2-135M-Instruct
+    comes from its package, if that is installed.
     """
+    if model == smollm2.NAME and (package := smollm2.packaged()):
+        model = str(smollm2.made_folder(package))
     folder = place(model, flag)
     if not folder.is_dir():
         if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
             raise RunError(f"{flag} {model}: is no folder, expected one, or the name of a model on the hub")
-        return fetch("model", model, flag, lambda: load(model), ".safetensors" if weights else "")
+        try:
+            return fetch("model", model, flag, lambda: load(model), ".safetensors" if weights else "")
+        except RunError as error:
+            if model != smollm2.NAME:
+                raise
+            raise RunError(f"{error}; or {smollm2.INSTALL}") from error
     files = {path.name for path in folder.iterdir()}
     if not files & set(one_of):
         raise RunError(

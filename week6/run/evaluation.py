@@ -80,12 +80,15 @@ class Judged:
     """One sample of KL(π ‖ SFT) each: log π(y|x) − log π_SFT(y|x), k1 summed over the answer, in nats."""
     length: Float[Tensor, "M K"]
     """Tokens, EOS included."""
+    verdict: Float[Tensor, "M K"] | None = None
+    """What the judge that training never saw says, in its own reward units."""
 
     def select(self, index: Tensor) -> "Judged":
         """The answers index[i, j] of prompt i."""
         texts = [[row[j] for j in picks] for row, picks in zip(self.texts, index.tolist(), strict=True)]
-        gold = None if self.gold is None else self.gold.gather(1, index)
-        return Judged(texts, self.proxy.gather(1, index), gold, self.kl.gather(1, index), self.length.gather(1, index))
+        gold, verdict = (None if x is None else x.gather(1, index) for x in (self.gold, self.verdict))
+        proxy, kl, length = (x.gather(1, index) for x in (self.proxy, self.kl, self.length))
+        return Judged(texts, proxy, gold, kl, length, verdict)
 
 
 def sample_batches(
@@ -115,18 +118,20 @@ def judge(
     answers_per_prompt: int,
     seed: int,
     batch_size: int = 512,
+    unseen: Reward | None = None,
 ) -> Judged:
-    """Sample answers from `policy` at temperature 1 and judge them."""
+    """Sample answers from `policy` at temperature 1 and judge them; `unseen` is the judge that training never saw."""
     device = next(policy.parameters()).device
     tokens, mask = (x.to(device) for x in encode_prompts(task.tokenizer, prompts))
     index = torch.arange(len(prompts), device=device).repeat_interleave(answers_per_prompt)
     answers = sample_batches(policy, tokens[index], mask[index], task.max_new_tokens, seed, batch_size)
 
-    def rewards_and_kl(batch: Rollout) -> tuple[Tensor, Tensor]:
+    def rewards_and_kl(batch: Rollout) -> tuple[Tensor, ...]:
         reference = response_log_probs(sft, batch.prompts, batch.prompt_mask, batch.responses, batch.response_mask)
-        return reward(batch), (batch.log_probs - reference).sum(-1)
+        scores = reward(batch), (batch.log_probs - reference).sum(-1)
+        return scores if unseen is None else (*scores, unseen(batch))
 
-    proxy, kl = in_parts(rewards_and_kl, answers, sft, batch_size)
+    proxy, kl, *verdict = in_parts(rewards_and_kl, answers, sft, batch_size)
     texts = decode(task.tokenizer, answers.responses, answers.response_mask)
     asked = [prompt for prompt in prompts for _ in range(answers_per_prompt)]
     shape = (len(prompts), answers_per_prompt)
@@ -136,6 +141,7 @@ def judge(
         gold=None if task.gold is None else task.gold(asked, texts).reshape(shape),
         kl=kl.cpu().reshape(shape),
         length=answers.response_mask.sum(-1).float().cpu().reshape(shape),
+        verdict=verdict[0].cpu().reshape(shape) if verdict else None,
     )
 
 

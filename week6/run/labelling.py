@@ -1,5 +1,6 @@
 """Preference pairs of a run: sampled, labelled, kept in its folder.
 
+harmless requests, refusals of them, and answers that comply           →  SFT, reward model, DPO
 pairs of people, or answers of the SFT model that an annotator labels  →  reward model
 the same pairs, or answers that the reward model labels                →  DPO
 """
@@ -10,7 +11,6 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -18,13 +18,47 @@ from week6.machine.checkpoint import load_tensors, save_tensors, write_atomic
 from week6.machine.optim import generator_for, minibatch
 from week6.reward_model import RewardModel, score_batches
 from week6.run.evaluation import sample_batches
+from week6.run.models import initial_policy
 from week6.run.setting import Setting
 from week6.run.training import Usage
-from week6.sequences import Pairs, Rollout, decode, encode_pairs, join_pairs, pair_rollouts
+from week6.sequences import Pairs, Rollout, decode, encode_pairs, encode_prompts, join_pairs, pair_rollouts
 from week6.tasks import Task
+from week6.tasks.requests import complies, whole_sentences
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 """Names of the answers to a prompt that annotators compare; their random numbers derive from these."""
+TRIES = 4
+"""Answers to a harmless request, of which one is to comply."""
+
+
+def answer_requests(setting: Setting) -> list[dict[str, str]]:
+    """Pairs on the harmless requests of a task, by a rule: an answer that complies is preferred to one that refuses.
+
+    Of some answers of the policy that SFT starts from, cut behind their last whole sentence, the first that complies is
+    chosen; a request without such an answer is left out. [] for a task without requests.
+    """
+    run, task, path = setting.run, setting.task, setting.run.folder / "requests.jsonl"
+    if task.requests is None:
+        return []
+    if not run.whole("requests"):
+        usage = Usage()
+        asked: list[str] = list(task.requests["prompt"])
+        start = initial_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
+        start.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
+        tokens, mask = (x.to(setting.device) for x in encode_prompts(task.tokenizer, asked))
+        said = []
+        for which in ORDINALS[:TRIES]:
+            seed = setting.stage_seed(f"requests/{which}")
+            answers = sample_batches(start, tokens, mask, task.max_new_tokens, seed)
+            usage.tokens += int(answers.response_mask.sum())
+            texts = decode(task.tokenizer, answers.responses, answers.response_mask)
+            said.append([whole_sentences(text) for text in texts])
+        tried = zip(task.requests, zip(*said, strict=True), strict=True)
+        found = [(row, next(filter(complies, answers), None)) for row, answers in tried]
+        _write_texts(path, [dict(row) | {"chosen": answer} for row, answer in found if answer])
+        usage.tick()
+        run.finish("requests", usage, files=[path])
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs, Tensor | None]:
@@ -41,9 +75,9 @@ def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs,
         probabilities: Tensor | None = None
         if task.pairs is not None and task.heldout_pairs is not None:
             n_pairs = min(n_pairs, len(task.pairs))
-            chosen = task.pairs.select(minibatch(len(task.pairs), n_pairs, 0, seed).tolist())
-            train, heldout = _encode(task, chosen), _encode(task, task.heldout_pairs)
-            texts: list[dict[str, str]] = list(chosen)
+            texts: list[dict[str, str]] = list(task.pairs.select(minibatch(len(task.pairs), n_pairs, 0, seed).tolist()))
+            texts += answer_requests(setting)
+            train, heldout = encode_texts(task, texts), encode_texts(task, list(task.heldout_pairs))
             if "probability" in task.heldout_pairs.column_names:
                 probabilities = torch.tensor(task.heldout_pairs["probability"])
         else:
@@ -107,8 +141,11 @@ def _write_texts(path: Path, rows: list[dict[str, str]]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _encode(task: Task, pairs: Dataset) -> Pairs:
-    return encode_pairs(task.tokenizer, *(list(pairs[column]) for column in ("prompt", "chosen", "rejected")))
+def encode_texts(task: Task, pairs: list[dict[str, str]]) -> Pairs:
+    """Pairs with the columns prompt, chosen and rejected as tokens."""
+    return encode_pairs(
+        task.tokenizer, *([row[column] for row in pairs] for column in ("prompt", "chosen", "rejected"))
+    )
 
 
 def _sample_answers(

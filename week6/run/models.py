@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -15,13 +15,16 @@ from transformers import (
 )
 
 from week6.dpo import DPOConfig
+from week6.machine import smollm2
 from week6.machine.bounds import Count, Few, Rows, Width
 from week6.machine.compute import compute
+from week6.machine.lora import LoRAConfig
 from week6.machine.pretrained import load_policy
 from week6.ppo import PPOConfig
 from week6.reward_model import RewardConfig
 from week6.run.evaluation import EvaluationConfig
 from week6.sft import SFTConfig
+from week6.tasks.hh import HHConfig
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,6 +40,8 @@ class Preset:
     `data` is a local file or a data set of the hub with the texts in `column`, `gold` "vader" or a text classifier.
     Where people have rated the texts, in the column `ratings`, the reward model learns from their comparisons, and
     labels the pairs for DPO.
+    SFT imitates the demonstrations of the task, of pairs of conversations the chosen answers, or "nothing": then the
+    pretrained model itself is the SFT model. `lora` is for pretrained models, `hh` for pairs of conversations.
     """
 
     name: str
@@ -56,6 +61,9 @@ class Preset:
     column: str | None = None
     gold: str | None = None
     ratings: str | None = None
+    imitate: Literal["demonstrations", "nothing"] = "demonstrations"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    hh: HHConfig = field(default_factory=HHConfig)
 
 
 PRESETS = {
@@ -133,6 +141,23 @@ PRESETS["gpt2-hh"] = replace(  # conversations are longer, and the pairs are the
     data="Anthropic/hh-rlhf",
     column=None,
     gold=None,
+)
+PRESETS["chat"] = replace(  # an instruct model in its own chat template; on a CPU some hours
+    PRESETS["gpt2-hh"],
+    name="chat",
+    n_pairs=1_600,
+    sft=SFTConfig(steps=60, batch_size=8, learning_rate=1e-4),
+    reward=RewardConfig(steps=150, batch_size=8, learning_rate=1e-4),
+    ppo=replace(
+        PRESETS["gpt2-hh"].ppo, steps=40, batch_size=16, learning_rate=1e-4, unfinished_penalty=-1.0, max_new_tokens=96
+    ),
+    dpo=DPOConfig(steps=150, batch_size=8, learning_rate=1e-4, beta=0.1),
+    evaluation=EvaluationConfig(
+        calibration_answers=100, answers_per_prompt=1, best_of=4, best_of_answers=1, probes=4, probe_answers=32
+    ),
+    model=smollm2.NAME,
+    lora=LoRAConfig(rank=16),
+    hh=HHConfig(max_prompt_tokens=200, harmless=220, judge="half"),
 )
 
 

@@ -2,15 +2,16 @@
 
     demonstrations → SFT → pairs of its answers, labelled → reward model → PPO ┐
                                           └──────────────────────────────→ DPO ┴→ evaluation → report
+                           pairs of its own, if there are some → judge ────────┘
 
 Every stage is a function that either does its work or, when the run resumes, reads what it did.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from week6.machine import validate as check
 from week6.machine.checkpoint import RunError, load_checkpoint, replacing, save_checkpoint
 from week6.machine.compute import compute, main_process
 from week6.machine.lock import only_writer
+from week6.machine.lora import Trainee, trainee_of
 from week6.machine.optim import make_optimizer, minibatch
 from week6.machine.paths import place
 from week6.objective import best_of_n_kl_bound
@@ -36,8 +38,10 @@ from week6.reward_model import (
     train_reward_model,
 )
 from week6.run.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
-from week6.run.labelling import collect_pairs, label_with
-from week6.run.models import Model, Preset, frozen_copy, initial_policy
+from week6.run.judge import length_baseline, verdicts
+from week6.run.labelling import answer_requests, collect_pairs, encode_texts, label_with
+from week6.run.models import Preset, frozen_copy, initial_policy
+from week6.run.own_requests import try_requests
 from week6.run.report import save_figure, write_report, write_samples
 from week6.run.setting import STAGES, Setting, announce, open_setting
 from week6.run.training import Usage, read_json, versions
@@ -76,50 +80,71 @@ def finish(setting: Setting) -> dict[str, Any]:
         "ppo": optimize_with_ppo(setting, sft, reward_model),
         "dpo": optimize_with_dpo(setting, sft, pairs),
     }
-    return summarize(setting, evaluate(setting, policies, reward_model))
+    judge = None
+    if setting.task.judge_pairs is not None:
+        start = frozen_copy(initial_policy(setting.preset, setting.task.tokenizer, setting.stage_seed("init")))
+        start.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
+        own = encode_texts(setting.task, list(setting.task.judge_pairs)).to(setting.device)
+        judge = Judge(fit_reward_model(setting, start, own, heldout_pairs, None, "judge"), own, heldout_pairs)
+        policies |= {} if setting.preset.imitate == "nothing" else {"base": start}
+    return summarize(setting, evaluate(setting, policies, reward_model, judge))
 
 
 def fine_tune(setting: Setting) -> PreTrainedModel:
-    """SFT: a policy, new or pretrained, imitates the demonstrations."""
+    """SFT: a policy, new or pretrained, imitates the demonstrations; or it stays as it is, if the preset says so."""
     task, config = setting.task, setting.preset.sft
+    requests = answer_requests(setting)
     policy = initial_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
     policy.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
+    trainee = _trainee(setting, policy, "sft")
+    policy = trainee.model
     optimizer = make_optimizer(policy, config.learning_rate)
 
     def loop(start: int) -> Iterator[dict[str, float]]:
         data = encode_demonstrations(
-            task.tokenizer, list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
+            task.tokenizer,
+            [*task.demonstrations["prompt"], *(row["prompt"] for row in requests)],
+            [*task.demonstrations["completion"], *(row["chosen"] for row in requests)],
         )
         return train_sft(policy, optimizer, data.to(setting.device), config, setting.stage_seed("sft"), start)
 
-    return _train_policy(setting, "sft", loop, policy, policy, optimizer)
+    return _train_policy(setting, "sft", loop, trainee, policy, optimizer)
 
 
 def fit_reward_model(
-    setting: Setting, sft: PreTrainedModel, pairs: Pairs, heldout: Pairs, probabilities: Tensor | None
+    setting: Setting,
+    start: PreTrainedModel,
+    pairs: Pairs,
+    heldout: Pairs,
+    probabilities: Tensor | None,
+    stage: str = "reward_model",
 ) -> RewardModel:
-    """Bradley–Terry on the training pairs; then SFT answers are given mean 0 and variance 1."""
-    run, config, path = setting.run, setting.preset.reward, setting.run.folder / "reward_model.safetensors"
+    """Bradley–Terry on the training pairs; then answers of the model that it starts from, SFT's but for the judge, are
+    given mean 0 and variance 1."""
+    run, config, path = setting.run, setting.preset.reward, setting.run.folder / f"{stage}.safetensors"
+    part = "" if stage == "reward_model" else f"{stage}/"
+    trainee = _trainee(setting, start, stage)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(setting.stage_seed("reward_head"))
-        model = RewardModel(_trainable_copy(sft)).to(setting.device)
+        torch.manual_seed(setting.stage_seed(f"{part}reward_head"))
+        model = RewardModel(trainee.model).to(setting.device)
     optimizer = make_optimizer(model, config.learning_rate)
-    if not run.whole("reward_model"):
+    if not run.whole(stage):
 
-        def loop(start: int) -> Iterator[dict[str, float]]:
-            return train_reward_model(model, optimizer, pairs, config, setting.stage_seed("reward_model"), start)
+        def loop(first: int) -> Iterator[dict[str, float]]:
+            return train_reward_model(model, optimizer, pairs, config, setting.stage_seed(stage), first)
 
-        usage = setting.train("reward_model", loop, config.steps, model, optimizer)
+        usage = setting.train(stage, loop, config.steps, model, optimizer)
+        trainee.merge(run.folder / "adapters" / stage)
         tokens, mask = setting.prompts()
-        seed = setting.stage_seed("calibration")
+        seed = setting.stage_seed(f"{part}calibration")
         index = minibatch(len(tokens), setting.preset.evaluation.calibration_answers, 0, seed)
-        answers = sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed)
+        answers = sample_batches(start, tokens[index], mask[index], setting.task.max_new_tokens, seed)
         model.calibrate(score_batches(model, answers, len(answers)))
         accuracy, ceiling = _accuracy(setting, pair_agreement(model, heldout).cpu(), probabilities)
         save_checkpoint(path, model, tag=run.tag(path))
         usage.tick()
         run.finish(
-            "reward_model",
+            stage,
             usage,
             {
                 "accuracy": accuracy.mean,
@@ -128,8 +153,9 @@ def fit_reward_model(
                 "n": len(heldout),
                 "prompts": accuracy.prompts,
             },
-            files=[path, run.metrics_path("reward_model")],
+            files=[path, run.metrics_path(stage)],
         )
+    trainee.merge()
     load_checkpoint(path, model, tag=run.tag(path))
     return frozen_copy(model)
 
@@ -186,7 +212,8 @@ def watch_ppo(
 def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel) -> PreTrainedModel:
     """PPO: sample, score with the reward model, climb, held near the SFT model by β."""
     task, config = setting.task, setting.preset.ppo
-    actor = PolicyWithValue(_trainable_copy(sft)).to(setting.device)
+    trainee = _trainee(setting, sft, "ppo")
+    actor = PolicyWithValue(trainee.model).to(setting.device)
     optimizer = make_optimizer(actor, config.learning_rate, eps=1e-5)
     controller = AdaptiveKL(config.beta, config.target_kl or 1.0, config.horizon)  # no target: β stays, 1.0 is unread
 
@@ -195,13 +222,14 @@ def optimize_with_ppo(setting: Setting, sft: PreTrainedModel, reward_model: Rewa
             actor, sft, reward_model, task, optimizer, controller, config, setting.stage_seed("ppo"), start
         )
 
-    return _train_policy(setting, "ppo", loop, actor.policy, actor, optimizer, controller)
+    return _train_policy(setting, "ppo", loop, trainee, actor, optimizer, controller)
 
 
 def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> PreTrainedModel:
     """DPO: the same pairs, without a reward model and without sampling; samples are only taken to measure the KL."""
     task, config = setting.task, setting.preset.dpo
-    policy = _trainable_copy(sft)
+    trainee = _trainee(setting, sft, "dpo")
+    policy = trainee.model
     optimizer = make_optimizer(policy, config.learning_rate)
     prompts = list(task.prompts["prompt"])
     sizes = setting.preset.evaluation
@@ -219,11 +247,22 @@ def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> P
                 row["gold"] = math.nan if probe.gold is None else probe.gold.mean().item()
             yield row
 
-    return _train_policy(setting, "dpo", loop, policy, policy, optimizer)
+    return _train_policy(setting, "dpo", loop, trainee, policy, optimizer)
 
 
-def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_model: RewardModel) -> dict[str, Any]:
-    """Answers of every policy, and the best of n of the SFT model's, to held-out prompts, judged.
+class Judge(NamedTuple):
+    """The judge that training never saw, the pairs that it has learned from, and those on which it meets people."""
+
+    model: RewardModel
+    pairs: Pairs
+    heldout: Pairs
+
+
+def evaluate(
+    setting: Setting, policies: dict[str, PreTrainedModel], reward_model: RewardModel, unseen: Judge | None = None
+) -> dict[str, Any]:
+    """Answers of every policy, and the best of n of the SFT model's, to held-out prompts, judged, and to the task's own
+    requests.
 
     Best-of-n is chosen by the reward model. Its KL is the bound log n − (n − 1)/n, since the density of the best
     answer cannot be computed.
@@ -235,9 +274,9 @@ def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_mode
 
         def answers(name: str, stage: str, k: int) -> Judged:
             seed = setting.stage_seed(f"evaluation/{stage}")
-            return judge(
-                policies[name], policies["sft"], lambda batch: score(reward_model, batch), task, prompts, k, seed
-            )
+            second = None if unseen is None else partial(score, unseen.model)
+            first = partial(score, reward_model)
+            return judge(policies[name], policies["sft"], first, task, prompts, k, seed, unseen=second)
 
         judged = {name: answers(name, name, sizes.answers_per_prompt) for name in policies}
         candidates = answers("sft", "best_of_n", sizes.best_of * sizes.best_of_answers)
@@ -245,17 +284,25 @@ def evaluate(setting: Setting, policies: dict[str, PreTrainedModel], reward_mode
         table = {name: figures(j, judged["sft"], task, prompts) for name, j in judged.items()}
         table["best_of_n"] |= {"kl": best_of_n_kl_bound(sizes.best_of), "kl_se": None}
         best = None if task.best_gold is None else task.best_gold(prompts).mean().item()
-        start = table["sft"]["gold"]
+        sft_gold = table["sft"]["gold"]
         for row in table.values():
-            row["share_of_the_way"] = None if best is None else (row["gold"] - start) / (best - start)
+            row["share_of_the_way"] = None if best is None else (row["gold"] - sft_gold) / (best - sft_gold)
         usage.tokens = int(candidates.length.sum() + sum(judged[name].length.sum() for name in policies))
         write_samples(run, prompts, judged)
         proxies = {plots.POLICIES[name][0]: j.proxy.flatten().tolist() for name, j in judged.items()}
         plot = run.folder / "plots" / "rewards.png"
         save_figure(plot, lambda: plots.reward_histograms(proxies, "Proxy reward by policy"))
-        usage.tick()
         found = {"policies": table, "best_gold": best, "best_of": sizes.best_of}
-        run.finish("evaluation", usage, found, [plot, run.folder / "samples.json", run.folder / "samples.md"])
+        files = [plot, run.folder / "samples.json", run.folder / "samples.md"]
+        if unseen is not None:
+            start = "base" if "base" in policies else "sft"
+            agreement = run.result("judge") | length_baseline(unseen.pairs, unseen.heldout)
+            found["judge"] = agreement | {"start": start, "policies": verdicts(judged, start)}
+        if task.own_requests is not None:
+            found["own_requests"] = try_requests(setting, policies)
+            files.append(run.folder / "own_requests.json")
+        usage.tick()
+        run.finish("evaluation", usage, found, files)
     return run.result("evaluation")
 
 
@@ -279,17 +326,24 @@ def _train_policy(
     setting: Setting,
     stage: str,
     loop: Callable[[int], Iterator[dict[str, float]]],
-    policy: PreTrainedModel,
+    trainee: Trainee,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     controller: AdaptiveKL | None = None,
 ) -> PreTrainedModel:
-    """Train `module`, of which `policy` is a part or all, or read what was trained; returns a frozen copy of `policy`.
+    """Train `module`, of which the trainee's model is a part or all, or read what was trained; returns a frozen copy of
+    that model.
 
-    The trained policy is saved with its tokenizer as a plain transformers folder, and the stage recorded as finished.
+    The trained policy is saved with its tokenizer as a plain transformers folder, its adapters, if it has some, beside
+    that, and the stage recorded as finished.
     """
     run, whole = setting.run, setting.run.whole(stage)
-    usage = setting.train(stage, loop, getattr(setting.preset, stage).steps, module, optimizer, controller)
+    trains = stage != "sft" or setting.preset.imitate != "nothing"
+    usage = Usage()
+    if trains:
+        usage = setting.train(stage, loop, getattr(setting.preset, stage).steps, module, optimizer, controller)
+    trainee.merge(None if whole or not trains else run.folder / "adapters" / stage)
+    policy = trainee.model
     if not whole:
         folder = run.folder / "policies" / stage
         if compute().is_main:
@@ -297,10 +351,12 @@ def _train_policy(
                 policy.save_pretrained(temporary)
                 setting.task.tokenizer.save_pretrained(temporary)
         usage.tick()
-        made = [run.checkpoint(stage), run.metrics_path(stage), *(path for path in folder.rglob("*") if path.is_file())]
+        made = [path for path in folder.rglob("*") if path.is_file()]
+        made += [run.checkpoint(stage), run.metrics_path(stage)] if trains else []
         run.finish(stage, usage, files=made)
     return frozen_copy(policy)
 
 
-def _trainable_copy(model: Model) -> Model:
-    return deepcopy(model).requires_grad_(True)
+def _trainee(setting: Setting, model: PreTrainedModel, stage: str) -> Trainee:
+    """A copy of `model` to train, whole or by adapters as the preset says."""
+    return trainee_of(model, setting.preset.lora, setting.stage_seed(f"{stage}/lora"))

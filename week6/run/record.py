@@ -112,8 +112,9 @@ def read_entries(path: Path) -> dict[str, Entry]:
 
 
 def product(entry: Entry) -> str:
-    """Checksum of the tensors that a stage has made for those after it."""
-    return crc(json.dumps({name: x for name, x in entry["files"].items() if x and name.endswith(".safetensors")}))
+    """Checksum of the tensors and texts that a stage has made for those after it."""
+    made = (".safetensors", ".jsonl")
+    return crc(json.dumps({name: x for name, x in entry["files"].items() if x and name.endswith(made)}))
 
 
 def check_files(folder: Path, entry: Entry) -> list[str]:

@@ -12,6 +12,7 @@ from week6.machine.compute import compute
 from week6.pictures import plots
 from week6.run.evaluation import Judged
 from week6.run.training import Run, to_json
+from week6.tasks.requests import KINDS
 
 FIGURES = {
     "frontier": "Gold reward against the distance from SFT, for every policy.",
@@ -43,7 +44,7 @@ def report(summary: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in policies.items():
-        label = plots.POLICIES[name][0].replace("best of n", f"best of {n}")
+        label = _label(name, n)
         kl = f"≤ {row['kl']:.2f}" if name == "best_of_n" else _figure(row, "kl")
         cells = [
             label,
@@ -76,6 +77,8 @@ def report(summary: Mapping[str, Any]) -> str:
         _agreement(reward)
         + " Scores are centred and scaled on SFT answers: 0 is an average one, 1 a standard deviation above.",
         "",
+        *_judge(summary.get("judge"), best_of=n),
+        *_own_requests(summary.get("own_requests")),
         "## Plots",
         "",
     ]
@@ -103,9 +106,10 @@ def report(summary: Mapping[str, Any]) -> str:
 
 
 def figures_of(summary: Mapping[str, Any]) -> list[str]:
-    """The names of the plots that the run has: without a gold reward there is none to draw."""
-    without_gold = summary["policies"]["sft"]["gold"] is None
-    return [name for name in FIGURES if not (without_gold and name in ("frontier", "overoptimisation"))]
+    """The names of the plots that the run has: some need a gold reward, one an SFT that imitated something."""
+    missing = {"frontier", "overoptimisation"} if summary["policies"]["sft"]["gold"] is None else set()
+    missing |= {"sft"} if summary["stages"]["sft"]["tokens_per_second"] is None else set()
+    return [name for name in FIGURES if name not in missing]
 
 
 def _agreement(reward: Mapping[str, Any]) -> str:
@@ -116,6 +120,71 @@ def _agreement(reward: Mapping[str, Any]) -> str:
         f"A fresh annotator agrees with its ranking on {accuracy} of held-out pairs, and with that of a judge who "
         f"knows the annotators' probabilities on {100 * reward['bayes_accuracy']:.1f} % of them (Bayes ceiling)."
     )
+
+
+def _label(name: str, best_of: int) -> str:
+    return plots.POLICIES[name][0].replace("best of n", f"best of {best_of}")
+
+
+def _judge(judge: Mapping[str, Any] | None, best_of: int) -> list[str]:
+    """What the judge that training never saw says, and how far it can be believed; nothing where there is none."""
+    if judge is None:
+        return []
+    against = list(dict.fromkeys((judge["start"], "sft")))
+    length = "the longer" if judge["prefers_longer"] else "the shorter"
+    heads = [f"wins against {_label(name, best_of)} (95 % interval)" for name in against]
+    lines = [
+        "## The judge that training never saw",
+        "",
+        "A reward model on pairs that no other stage has seen. People agree with its ranking on "
+        f"{_percent(judge, 'accuracy')} of held-out pairs; by chance it would be 50 %, and with who always takes "
+        f"{length} answer for the better one it is {_share(judge, 'length')}. So it errs in "
+        f"{100 * (1 - judge['accuracy']):.0f} of 100 pairs of people, and its win rates are none with people: they say "
+        "which way the answers moved as far as this judge can tell, and what fools it once may fool it often.",
+        "",
+        f"| | judge's score | {' | '.join(heads)} |",
+        f"|---|---|{'---|' * len(against)}",
+    ]
+    for name, row in judge["policies"].items():
+        wins = [_interval(row, f"wins_against_{other}") for other in against]
+        lines.append(f"| {_label(name, best_of)} | {_figure(row, 'score')} | {' | '.join(wins)} |")
+    return [*lines, ""]
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    if row.get(name) is None:
+        return "—"
+    if row.get(f"{name}_low") is None:
+        return _share(row, name)
+    return f"{_share(row, name)} ({100 * row[f'{name}_low']:.1f} … {100 * row[f'{name}_high']:.1f})"
+
+
+def _own_requests(found: Mapping[str, Any] | None) -> list[str]:
+    """How policies answer the course's own requests; nothing where there are none."""
+    if found is None:
+        return []
+    words = [kind.replace("_", " ") for kind in KINDS]
+    heads = [*(f"refuses: {word}" for word in words), "all that is harmless", *(f"complies: {word}" for word in words)]
+    keys = [*(f"refusal_{kind}" for kind in KINDS), "over_refusal", *(f"compliance_{kind}" for kind in KINDS)]
+    n = next(iter(found.values()))["prompts"]
+    lines = [
+        "## Refusal and over-refusal",
+        "",
+        f"Answers to {n} mild requests that were written for this course and are never trained on, by a rule of words "
+        "(week6/tasks/requests.py) that understands nothing: an answer refuses, or complies, or is neither. To refuse "
+        "what is harmless is over-refusal. To read: [own_requests.json](own_requests.json).",
+        "",
+        f"| | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(heads)}",
+    ]
+    for name, row in found.items():
+        lines.append(f"| {plots.POLICIES[name][0]} | {' | '.join(_share(row, key) for key in keys)} |")
+    return [*lines, ""]
+
+
+def _share(row: Mapping[str, Any], name: str) -> str:
+    error = row[f"{name}_se"]
+    return f"{100 * row[name]:.1f}" + ("" if error is None else f" ± {100 * error:.1f}") + " %"
 
 
 def _figure(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
@@ -148,7 +217,7 @@ def write_samples(run: Run, prompts: list[str], judged: Mapping[str, Judged]) ->
             )
     lines = ["# Answers to held-out prompts", "", "The first sample of each policy, not a choice.", ""]
     for row in rows:
-        if row["policy"] == "sft":
+        if row["policy"] == next(iter(judged)):
             lines += [
                 "",
                 f"**{_escape(row['prompt'])}**",

@@ -15,6 +15,7 @@ from week6.dpo import check_variant
 from week6.machine.bounds import SEED, Seed, check_fields
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
+from week6.machine.lora import check_lora
 from week6.machine.pretrained import load_tokenizer
 from week6.ppo import AdaptiveKL, PolicyWithValue
 from week6.reward_model import RewardModel, score
@@ -26,8 +27,9 @@ from week6.sampling import sample
 from week6.sequences import encode_demonstrations, encode_prompts
 from week6.tasks import Task, check_sources, load_task
 
-STAGES = ("sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "evaluation")
-"""In their order; `answer_pairs` only where people compared whole texts."""
+STAGES = ("requests", "sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "judge", "evaluation")
+"""In their order; `requests` and `judge` only where they are asked for, `answer_pairs` only where people compared whole
+texts."""
 PAIRED = ("pairs", "heldout_pairs")
 """What a task may bring."""
 ANSWER_TOKEN_BYTES = 40
@@ -95,37 +97,44 @@ def open_run(folder: Path, config: RunConfig, resume: bool = False) -> Run:
 
 def stages_of(preset: Preset) -> dict[str, Depends]:
     """Which settings decide a stage, and which stages it starts from. The preset's name decides none."""
-    start = "seed task layers heads width positions model data column gold ratings sft"
+    start = "seed task layers heads width positions model data column gold ratings hh"
     if preset.model is not None:  # such tasks leave out texts that are longer
         start += " ppo.max_new_tokens"
     sizes = {
         "reward_model": "calibration_answers",
         "dpo": "probes probe_answers",
+        "judge": "calibration_answers",
         "evaluation": "answers_per_prompt best_of best_of_answers",
     }
     settings = {
-        "sft": start,
+        "requests": start,
+        "sft": f"{start} imitate sft lora",
         "pairs": "n_pairs evaluation.heldout_pairs",
-        "reward_model": "reward",
+        "reward_model": "reward lora",
         "answer_pairs": "n_pairs dpo.steps dpo.batch_size ppo.unfinished_penalty",
-        "ppo": "ppo",
-        "dpo": "dpo",
+        "ppo": "ppo lora",
+        "dpo": "dpo lora",
+        "judge": f"{start} reward lora",
         "evaluation": "",
     }
     before = {
-        "pairs": ("sft",),
+        "sft": ("requests",),
+        "pairs": ("requests", "sft"),
         "reward_model": ("sft", "pairs"),
         "answer_pairs": ("sft", "reward_model"),
         "ppo": ("sft", "reward_model"),
         "dpo": ("sft", "pairs", "answer_pairs"),
-        "evaluation": ("sft", "reward_model", "ppo", "dpo"),
+        "evaluation": ("sft", "reward_model", "ppo", "dpo", "judge"),
     }
 
     def keys(stage: str) -> list[str]:
         names = [*settings[stage].split(), *(f"evaluation.{name}" for name in sizes.get(stage, "").split())]
         return [name if name == "seed" else f"preset.{name}" for name in names]
 
-    return {stage: Depends(keys(stage), before.get(stage, ())) for stage in STAGES}
+    idle = {"requests"} if not preset.hh.harmless else set()
+    idle |= {"judge"} if preset.hh.judge is None else set()
+    stages = [stage for stage in STAGES if stage not in idle]
+    return {stage: Depends(keys(stage), before.get(stage, ())) for stage in stages}
 
 
 def announce(setting: Setting, stages: Sequence[str], again: str) -> Setting:
@@ -141,8 +150,9 @@ def preset_task(preset: Preset) -> Task:
     if preset.model is None:
         return load_task(preset.task, None, preset.data, preset.column, preset.gold, ratings=preset.ratings)
     tokenizer = load_tokenizer(preset.model)
+    longest = preset.ppo.max_new_tokens
     return load_task(
-        preset.task, tokenizer, preset.data, preset.column, preset.gold, preset.ppo.max_new_tokens, preset.ratings
+        preset.task, tokenizer, preset.data, preset.column, preset.gold, longest, preset.ratings, preset.hh
     )
 
 
@@ -176,6 +186,13 @@ def check_preset(preset: Preset) -> None:
             raise ValueError(
                 f"minibatches: got {ppo.minibatches}, expected no more than the {ppo.batch_size} answers of a step"
             )
+    if preset.imitate == "nothing" and preset.model is None:
+        raise ValueError(f"imitate: got 'nothing' for preset {preset.name!r}, whose model is untrained; give a --model")
+    if preset.lora.rank and preset.model is None:
+        raise ValueError(
+            f"lora.rank: got {preset.lora.rank} for preset {preset.name!r}, whose model is untrained; expected 0, or "
+            "give a --model"
+        )
     with _named("dpo."):
         check_variant(dpo.variant, dpo.label_smoothing)
 
@@ -211,7 +228,8 @@ def check_task(preset: Preset, task: Task) -> None:
 def check_model(preset: Preset, task: Task, policy: Any) -> None:
     """Raise ValueError or RunError where a policy cannot learn what the task and the settings ask of it: texts longer
     than its positions, a model that cannot continue or score one."""
-    prompts, mask = encode_prompts(task.tokenizer, [*task.prompts["prompt"], *task.heldout_prompts["prompt"]])
+    own = [] if task.own_requests is None else task.own_requests["prompt"]
+    prompts, mask = encode_prompts(task.tokenizer, [*task.prompts["prompt"], *task.heldout_prompts["prompt"], *own])
     room = getattr(policy.config, "max_position_embeddings", None)
     if room is not None:
         for name, most in (("max_new_tokens", task.max_new_tokens), ("ppo.max_new_tokens", preset.ppo.max_new_tokens)):
@@ -227,6 +245,8 @@ def check_model(preset: Preset, task: Task, policy: Any) -> None:
                 )
     if preset.model is None:
         return
+    if preset.lora.rank:
+        check_lora(policy, preset.lora)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             tried = sample(policy, prompts[:2], mask[:2], 2, generator=torch.Generator().manual_seed(0))

@@ -8,6 +8,7 @@ sorting      put letters in order; a checker in place of a reward model (noteboo
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
@@ -17,6 +18,9 @@ from transformers import PreTrainedTokenizerFast
 
 from week6.machine import validate as check
 from week6.preferences import preference_probability, sample_preferences
+
+if TYPE_CHECKING:
+    from week6.tasks.hh import HHConfig
 
 USES = {
     "assistant": ((), "which brings its own"),
@@ -47,6 +51,11 @@ class Task:
     chosen; elsewhere pairs are sampled and labelled. The column probability, if there, is that of the choice made.
     `pairs_share_prompts` is False where they compare whole texts, not two answers to a prompt: a reward model can
     learn from them, DPO cannot.
+    `requests`, with the columns prompt and rejected, are harmless requests and refusals of them: the answers of the
+    policy that SFT starts from, where they comply, are demonstrations and are preferred to these.
+    `judge_pairs`, with the columns of `pairs`, are for a judge that training never sees. `own_requests`, with the
+    columns kind, text and prompt, are requests of the course's own that policies are held to.
+    Raises ValueError for a judge that would learn from pairs which it is to judge, or which training sees.
     """
 
     name: str
@@ -63,6 +72,17 @@ class Task:
     pairs: Dataset | None = None
     heldout_pairs: Dataset | None = None
     pairs_share_prompts: bool = True
+    requests: Dataset | None = None
+    judge_pairs: Dataset | None = None
+    own_requests: Dataset | None = None
+
+    def __post_init__(self) -> None:
+        shared = _comparisons(self.judge_pairs) & (_comparisons(self.pairs) | _comparisons(self.heldout_pairs))
+        if shared:
+            raise ValueError(
+                f"judge: got {len(shared)} pairs that training sees too, or that it is to judge, expected others: "
+                "a judge knows by heart what it was trained on"
+            )
 
     def preference_probability(
         self, prompts: list[str], answers_a: list[str], answers_b: list[str]
@@ -97,6 +117,15 @@ class Task:
         return self.gold(prompts, answers) / self.annotator_noise
 
 
+def _comparisons(pairs: Dataset | None) -> set[tuple[str, frozenset[str]]]:
+    """Which two answers to which prompts are compared, whoever was preferred."""
+    if pairs is None:
+        return set()
+    columns = pairs[:]
+    answers = zip(columns["chosen"], columns["rejected"], strict=True)
+    return set(zip(columns["prompt"], map(frozenset, answers), strict=True))
+
+
 def load_task(
     name: str,
     tokenizer: PreTrainedTokenizerFast | None = None,
@@ -105,6 +134,7 @@ def load_task(
     gold: str | None = None,
     max_new_tokens: int = 48,
     ratings: str | None = None,
+    conversations: "HHConfig | None" = None,
 ) -> Task:
     """The task called `name`. `assistant` is whole; the others are made for a tokenizer, from data.
 
@@ -119,7 +149,7 @@ def load_task(
     if tokenizer is None or data is None:
         return assistant()
     if name == "hh":
-        return hh(tokenizer, data, max_new_tokens)
+        return hh(tokenizer, data, max_new_tokens, conversations)
     return sentiment(tokenizer, data, column or "text", str(gold), max_new_tokens, ratings)
 
 

@@ -88,6 +88,37 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool =
     return text
 
 
+def written_turn(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[str, str]:
+    """The last message, an answer, and the prompt before it, as the template writes both; without the end token.
+
+    Raises ValueError for a template that begins an answer otherwise than it asks for one, that leaves messages out, or
+    that puts no end token behind an answer, and where `render` does.
+    """
+    before, after = render(tokenizer, messages[:-1], reply=True), render(tokenizer, messages)
+    if not after.startswith(before):
+        raise _rewriting(len(messages) - 1)
+    end = after.rfind(str(tokenizer.eos_token), len(before))
+    if end < 0:
+        raise ValueError(
+            f"tokenizer: its template puts no {tokenizer.eos_token} after an answer, expected one to learn; set "
+            "eos_token in tokenizer_config.json to what ends a turn"
+        )
+    place, lower = 0, after[:end].lower()
+    for i, message in enumerate(messages):
+        words = neutralise(tokenizer, message["content"]).strip().lower()
+        if (place := lower.find(words, place)) < 0:
+            raise ValueError(f"tokenizer: its template leaves message {i} out, expected all of a conversation")
+        place += len(words)
+    return before, after[len(before) : end]
+
+
+def _rewriting(i: int) -> ValueError:
+    return ValueError(
+        f"tokenizer: its template writes message {i} differently when others follow; encode each turn with "
+        "encode_demonstrations, or take a template that does not"
+    )
+
+
 class Conversation(NamedTuple):
     """Tokens of a conversation, and which of them the loss counts."""
 
@@ -116,16 +147,10 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) 
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before, after = render(tokenizer, messages[:i], reply=True), render(tokenizer, messages[: i + 1])
-        if not (after.startswith(before) and text.startswith(after)):
-            raise ValueError(
-                f"tokenizer: its template writes message {i} differently when others follow; "
-                "encode each turn with encode_demonstrations"
-            )
-        end = after.rfind(str(end_token), len(before))
-        if end < 0:
-            raise ValueError(f"tokenizer: its template puts no {end_token} after an answer, expected one to learn")
-        spans.append((len(before), end + len(end_token)))
+        before, answer = written_turn(tokenizer, messages[: i + 1])
+        if not text.startswith(before + answer + str(end_token)):
+            raise _rewriting(i)
+        spans.append((len(before), len(before + answer) + len(end_token)))
     encoded = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
     keep = own_tokens(tokenizer, encoded["input_ids"], encoded["special_tokens_mask"])
     mask = [any(a < end and start < b for start, end in spans) for a, b in encoded["offset_mapping"][keep]]
