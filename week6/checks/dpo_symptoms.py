@@ -110,8 +110,8 @@ SYMPTOMS = (
     Symptom(
         "not log 2 at the start",
         lambda r: bool(starts(r)),
-        "Policy and reference have the same weights at the start, so the margin of every pair must be 0 and the mean of "
-        "−log σ(0) is log 2. Has each answer its own reference, from its own row? Is it the mean of the losses (9)?",
+        "Policy and reference have the same weights at the start, so the margin of every pair must be 0 and the mean "
+        "of −log σ(0) is log 2. Has each answer its own reference, from its own row? Is it the mean of the losses (9)?",
     ),
     Symptom(
         "margins fall",
