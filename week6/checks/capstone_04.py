@@ -392,7 +392,7 @@ def _everywhere(x: Tensor, mask: Tensor) -> Tensor:
 def _whitened_returns(record: Record, i: int) -> Tensor:
     values = record.old_values(i)
     assert values is not None
-    return record.steps[i]["advantages"] + values
+    return _advantages_by()(record, i) + values
 
 
 def _score_at(place: Callable[[Tensor], Tensor]) -> Callable[[Record, int], Tensor]:
