@@ -392,7 +392,7 @@ def _everywhere(x: Tensor, mask: Tensor) -> Tensor:
 def _whitened_returns(record: Record, i: int) -> Tensor:
     values = record.old_values(i)
     assert values is not None
-    return record.steps[i]["advantages"] + values
+    return _advantages_by()(record, i) + values
 
 
 def _score_at(place: Callable[[Tensor], Tensor]) -> Callable[[Record, int], Tensor]:
@@ -494,6 +494,12 @@ SYMPTOMS = (
         "The rewards hold the leash alone. Where is the score of the answer?",
     ),
     Symptom(
+        "whitened targets",
+        _fits("returns", _whitened_returns),
+        "The targets of the critic are made of whitened advantages. (24) takes them before they are whitened: a "
+        "value is in reward units.",
+    ),
+    Symptom(
         "not whitened",
         _fits("advantages", _advantages_by(whiten=lambda x, mask: x)),
         "The advantages are right, but not whitened: (31) gives them mean 0 and variance 1.",
@@ -526,12 +532,6 @@ SYMPTOMS = (
         "0.95 is asked for.",
     ),
     Symptom(
-        "whitened targets",
-        _fits("returns", _whitened_returns),
-        "The targets of the critic are made of whitened advantages. (24) takes them before they are whitened: a "
-        "value is in reward units.",
-    ),
-    Symptom(
         "uphill and downhill",
         lambda record: _direction(record, 0, 3) < -0.02,
         "Good tokens became less likely and bad ones more: the sign of the policy loss is turned. An optimizer goes "
@@ -549,14 +549,14 @@ SYMPTOMS = (
         "no longer 1: it must compare with the policy that sampled the batch, not with the reference.",
     ),
     Symptom(
-        "few steps",
-        lambda record: 0 < _gained(record) < CLIMB and _direction(record, 0, 3) > 0.02 and _far(record) < 0.005,
-        "The way is right, but each batch moves the policy a little only: is it used for one step instead of eight?",
-    ),
-    Symptom(
         "a critic that runs away",
         lambda record: _explained(record) < -1 and _first_values(record) < 0,
         "The values went away from the returns in the first update already: is the sign of the value loss turned?",
+    ),
+    Symptom(
+        "few steps",
+        lambda record: 0 < _gained(record) < CLIMB and _direction(record, 0, 3) > 0.02 and _far(record) < 0.005,
+        "The way is right, but each batch moves the policy a little only: is it used for one step instead of eight?",
     ),
     Symptom(
         "gradients that pile up",
