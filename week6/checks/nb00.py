@@ -781,6 +781,11 @@ def _same(record: Imitation) -> bool:
     return all(torch.equal(part["rows"], record.parts[0]["rows"]) for part in record.parts)
 
 
+def _with_the_right_loss(seen: Callable[[Imitation], bool]) -> Callable[[Imitation], bool]:
+    """A symptom of the update, which a wrong loss would show as well."""
+    return lambda record: _losses(record) == "" and seen(record)
+
+
 def _alike(moved: Tensor) -> bool:
     """Whether most weights moved by the same amount."""
     return float((moved > 0.99 * moved.max()).float().mean()) > 0.5
@@ -909,33 +914,39 @@ capstone = Capstone(
         ),
         Symptom(
             "nothing moves",
-            lambda record: len(record.tables) > 1 and torch.equal(record.tables[0], record.tables[-1]),
+            _with_the_right_loss(
+                lambda record: len(record.tables) > 1 and torch.equal(record.tables[0], record.tables[-1])
+            ),
             "No weight ever changes: after `loss.backward()` comes `optimizer.step()`, and the optimizer must hold "
             "`model.parameters()`.",
         ),
         Symptom(
             "gradients pile up",
-            lambda record: sum(record.grads[5:40]) > 2 * sum(_norm(record, step) for step in range(5, 40)),
+            _with_the_right_loss(
+                lambda record: sum(record.grads[5:40]) > 2 * sum(_norm(record, step) for step in range(5, 40))
+            ),
             "The gradient that is left in the weights is several times that of your loss: PyTorch adds each gradient "
             "to the ones before. Call `optimizer.zero_grad()` in every step.",
         ),
         Symptom(
             "uphill",
-            lambda record: record.gap(-1) > record.gap(0),
+            _with_the_right_loss(lambda record: record.gap(-1) > record.gap(0)),
             "The loss of all demonstrations *rises* over the run: do you step up the gradient and not down, or train "
             "by something else than the loss that you yield?",
         ),
         Symptom(
             "a new optimizer in every step",
-            lambda record: all(_alike(record.moved(step)) for step in (20, 40, 60)),
+            _with_the_right_loss(lambda record: all(_alike(record.moved(step)) for step in (20, 40, 60))),
             "In each step all weights move by the same amount: Adam has no memory. Make the optimizer once, before the "
             "loop.",
         ),
         Symptom(
             "the learning rate does not fall",
-            lambda record: (
-                float(torch.cat([record.moved(k) for k in range(-22, -2)]).mean())
-                > 0.3 * float(torch.cat([record.moved(k) for k in range(60, 80)]).mean())
+            _with_the_right_loss(
+                lambda record: (
+                    float(torch.cat([record.moved(k) for k in range(-22, -2)]).mean())
+                    > 0.3 * float(torch.cat([record.moved(k) for k in range(60, 80)]).mean())
+                )
             ),
             "The last steps are about as large as those in the middle of the run, so the weights follow the noise of "
             "the last batches. Let the learning rate fall to 0 over all steps of the run.",

@@ -1501,7 +1501,11 @@ capstone = Capstone(
         ),
         Symptom(
             "the size of a step",
-            lambda record: record["slow"].steepest > 2 * record["slow"].tolerance,
+            lambda record: (
+                _ties(record) == ""
+                and record["plain"].gap < TOP_GAP  # on the way to the right top
+                and record["slow"].steepest > 2 * record["slow"].tolerance
+            ),
             "You stop too early, most of all on the slow table. Do you look at how far the last step went, or at how "
             "much ℓ rose? Small steps are no sign of a top; a small gradient is. Its *largest* entry must be within "
             "the tolerance, whatever its sign.",
