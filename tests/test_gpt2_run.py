@@ -197,14 +197,14 @@ BAD = {
     "no folder": (lambda base: command(base, model="none"), "is no folder"),
     "empty file": (lambda base: written(base, "empty.txt", b""), "got 0 texts"),
     "one line": (lambda base: written(base, "one.txt", b"a b c d e f"), "got 1 texts"),
-    "wrong columns": (lambda base: written(base, "c.csv", b"a,b\n1,2\n"), "got the columns a, b, expected text"),
+    "wrong columns": (lambda base: written(base, "c.csv", b"a,b\n1,2\n"), "got the columns 'a', 'b', expected 'text'"),
     "ratings that are none": (
         lambda base: [*written(base, "r.csv", rated("1,2", "good")), "--ratings", "r"],
         "column r: row 2 is 'good', expected numbers with commas between them",
     ),
     "no ratings": (
         lambda base: [*written(base, "r.csv", rated("1,2", "1,3")), "--ratings", "stars"],
-        "got the columns text, r, expected text, stars",
+        "got the columns 'text', 'r', expected 'text', 'stars'",
     ),
     "ratings for pairs": (
         lambda base: [*command(base, "gpt2-hh", "pairs.jsonl"), "--ratings", "r"],
