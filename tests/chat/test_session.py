@@ -516,7 +516,7 @@ def test_a_conversation_in_a_terminal(tmp_path):
         talk, "/temperature 0.5", "/seed 7", "how do i bake bread ?", f"/export {file}", "", "/quit", "hello !"
     )
     (turn,) = talk.turns
-    assert (turn.temperature, turn.seed) == (0.5, 7)
+    assert (turn.temperature, turn.seed) == (0.5, 7) and shown.startswith("Write a message, or /help.")
     assert all(reply.text in shown for reply in turn.replies.values()) and shown.count("implicit reward") == 2
     assert json.loads(file.read_text()) == json.loads(talk.export())
     assert "exists: choose another name" in spoken(talk, f"/export {file}")

@@ -99,6 +99,7 @@ def test_preset_of_the_notebooks(monkeypatch):
 
 def test_runs_are_kept_in_the_repository_or_on_a_mounted_drive(tmp_path, monkeypatch):
     monkeypatch.delenv("WEEK6_RUNS", raising=False)
+    monkeypatch.chdir(tmp_path)  # from wherever a notebook runs
     assert (runs_folder().parent / "pyproject.toml").exists()
     monkeypatch.setattr(lessons, "DRIVE", tmp_path)
     assert runs_folder() == tmp_path / "week6"
@@ -110,6 +111,7 @@ def test_a_drive_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
     monkeypatch.delenv("WEEK6_RUNS", raising=False)
     monkeypatch.setattr(lessons, "DRIVE", tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode == os.W_OK))
+    monkeypatch.chdir(tmp_path)  # from wherever a notebook runs
     assert (runs_folder().parent / "pyproject.toml").exists()
 
 

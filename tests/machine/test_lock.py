@@ -104,3 +104,11 @@ def test_a_chat_is_not_written_into_a_folder_that_is_in_use(tmp_path):
         assert re.search(ME, _export(Talk(), str(tmp_path / "talk.json"))) and not list(tmp_path.iterdir())
     assert "written to" in _export(Talk(), str(tmp_path / "talk.json"))
     assert "File name too long; expected the path" in _export(Talk(), str(tmp_path / ("x" * 300)))
+
+
+def test_each_user_of_a_machine_has_locks_of_their_own(tmp_path, monkeypatch):
+    paths = set()
+    for user in (1000, 1001):
+        monkeypatch.setattr(os, "getuid", lambda user=user: user, raising=False)
+        paths.add(lock_of(tmp_path))
+    assert len(paths) == 2

@@ -12,7 +12,7 @@ from tests.runs import finished_run, forget, numbers, quick_flags, quick_preset,
 from week6.cli import main
 from week6.machine.checkpoint import RunError
 from week6.run import pipeline
-from week6.run.record import read_entries, seal
+from week6.run.record import product, read_entries, seal
 from week6.run.setting import RunConfig, open_run, stages_of
 from week6.run.training import Run
 
@@ -245,3 +245,11 @@ def test_the_configuration_is_what_the_stages_say(whole, tmp_path):
     (copy / "config.json").write_text(json.dumps(config))
     run = open_run(copy, RunConfig(0, quick_preset()), resume=True)
     assert isinstance(run, Run) and (copy / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+
+
+def test_what_a_stage_hands_on_is_its_tensors():
+    """Not its table of metrics, which nobody reads, nor a checkpoint, which has no checksum."""
+    files = {"metrics/sft.csv": "1", "checkpoints/sft.safetensors": "", "policies/sft/model.safetensors": "2"}
+    same = files | {"metrics/sft.csv": "3"}
+    other = files | {"policies/sft/model.safetensors": "3"}
+    assert product({"files": files}) == product({"files": same}) != product({"files": other})

@@ -126,6 +126,14 @@ def test_conversations_that_make_no_sense(messages, message):
         render(words_tokenizer("a b"), TALK)
 
 
+@pytest.mark.parametrize("message", ["hello", None, ("user", "hello"), {"role": "user"}, {"content": "hello"}])
+def test_a_message_without_role_or_text_is_refused(message):
+    tokenizer = words_tokenizer("hello")
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(ValueError, match="^(role|content): got None"):
+        render(tokenizer, [message])
+
+
 @pytest.mark.parametrize(
     "text",
     [
