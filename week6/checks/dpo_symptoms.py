@@ -70,6 +70,18 @@ SYMPTOMS = (
         "difference of *log-ratios*.",
     ),
     Symptom(
+        "metrics after the update",
+        lambda r: bool(reported(r)) and abs(_loss(r, 0) - second_metrics(r.seed)["loss"]) < NUMBERS,
+        "Your metrics are taken after the update: those of the first step are what the second should show. Take them "
+        "from the numbers that the loss was made of.",
+    ),
+    Symptom(
+        "not log 2 at the start",
+        lambda r: bool(starts(r)),
+        "Policy and reference have the same weights at the start, so the margin of every pair must be 0 and the mean "
+        "of −log σ(0) is log 2. Has each answer its own reference, from its own row? Is it the mean of the losses (9)?",
+    ),
+    Symptom(
         "nothing moves",
         lambda r: torch.equal(vector(r.after), vector(r.before)) and any(_gradients(r)),
         "The loss stays as it is: there are gradients, but no weight of the policy changes. Is there a step of the "
@@ -108,12 +120,6 @@ SYMPTOMS = (
         "Only the rejected answers are trained: the chosen ones have no share in the gradient. Both have one in (14).",
     ),
     Symptom(
-        "not log 2 at the start",
-        lambda r: bool(starts(r)),
-        "Policy and reference have the same weights at the start, so the margin of every pair must be 0 and the mean "
-        "of −log σ(0) is log 2. Has each answer its own reference, from its own row? Is it the mean of the losses (9)?",
-    ),
-    Symptom(
         "margins fall",
         lambda r: bool(trained(r)) and _true_margin(r) < 0,
         "Measured on the trained policy, the margin of the pairs has fallen below 0: it prefers the rejected answers. "
@@ -130,12 +136,6 @@ SYMPTOMS = (
         lambda r: bool(trained(r)) and float((vector(r.after) - vector(r.before)).norm()) > 1.4 * _way(r),
         "The policy goes too far: one gradient step for each of `config.steps`, with the optimizer that came in, and "
         "gradients set to zero before each.",
-    ),
-    Symptom(
-        "metrics after the update",
-        lambda r: bool(reported(r)) and abs(_loss(r, 0) - second_metrics(r.seed)["loss"]) < NUMBERS,
-        "Your metrics are taken after the update: those of the first step are what the second should show. Take them "
-        "from the numbers that the loss was made of.",
     ),
     Symptom(
         "rewards without β",

@@ -166,7 +166,7 @@ RECOGNISED = {
     "no reference": "no reference",
     "reference asked is the policy": "the reference is the policy",
     "reference with gradient": "the reference is the policy",
-    "swapped": "margins fall",
+    "swapped": "not log 2 at the start",
     "upwards": "upwards",
     "means": "means",
     "β forgotten": "β",
