@@ -27,6 +27,7 @@ import dataclasses
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
