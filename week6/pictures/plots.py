@@ -22,7 +22,7 @@ BLUE, ORANGE, GREEN, PURPLE, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7",
 LOOKS = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (BLACK, (0, (5, 1, 1, 1, 1, 1)))]
 """Colour and line style of the first, second, … series of a panel."""
 POLICIES = {
-    "base": ("start", PURPLE, "D"),
+    "base": ("base", PURPLE, "D"),
     "sft": ("SFT", BLACK, "s"),
     "best_of_n": ("best of n", GREEN, "^"),
     "ppo": ("PPO", BLUE, "o"),
