@@ -452,7 +452,7 @@ print("Checked: IPO's log-ratios are a straight line in w; KTO's fall by more th
 # *difficulty 1/5 · importance 3/5 · 5 minutes*
 #
 # Write (11) for a batch. You get *summed* log-probabilities and the lengths in tokens, all of shape `(B,)`. Margins of
-# $\pm 1000$ must stay finite.
+# $\pm 1000$ must stay finite, and so must the gradient by both log-probabilities.
 
 
 # %% tags=["exercise"]

@@ -162,7 +162,7 @@ class TestRun:
     def test_the_report_says_how_far_the_judge_can_be_believed(self, run):
         report = (run / "report.md").read_text()
         assert "by chance it would be 50 %" in report and "Refusal and over-refusal" in report
-        assert "wins against start (95 % interval)" in report and "None" not in report and "nan" not in report
+        assert "wins against base (95 % interval)" in report and "None" not in report and "nan" not in report
 
     def test_without_sft_the_start_is_the_model_itself(self, base):
         with quick_settings():

@@ -258,10 +258,14 @@ def outcomes(source, fragment, altered):
     place = places[0]
     check = next(i for i in range(place, len(cells)) if "assert" in cells[i])
     order = needed(cells, check, [place])
-    before: dict = {"__name__": "notebook", "display": lambda *_: None}
-    assert execute([cells[i] for i in order if i < place], before) is None
-    rest = [cells[i] for i in order if i >= place]
-    return [execute([first, *rest[1:]], dict(before)) for first in (rest[0].replace(fragment, altered), rest[0])]
+    before, rest = ([cells[i] for i in order if (i >= place) == later] for later in (False, True))
+    found = []
+    for first in (rest[0].replace(fragment, altered), rest[0]):
+        # A namespace of its own, not a copy: what a cell gives a new value, the functions of earlier cells must see.
+        namespace: dict = {"__name__": "notebook", "display": lambda *_: None}
+        assert execute(before, namespace) is None
+        found.append(execute([first, *rest[1:]], namespace))
+    return found
 
 
 def execute(cells, namespace):

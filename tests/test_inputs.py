@@ -95,7 +95,7 @@ PAIR_FILES = [
     (
         "a.jsonl",
         objects(row | {"prompt": "why " * 900} for row in PAIRS),
-        "20 are longer than 256 tokens of prompt or 8",
+        "20 are longer than 256 tokens of prompt (--hh.max-prompt-tokens) or 8",
     ),
     (
         "a.jsonl",

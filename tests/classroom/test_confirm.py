@@ -13,6 +13,7 @@ from week6.classroom.confirm import NO_GPU, STEPS, Limits, confirm, projected_se
 from week6.cli import main
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute, using
+from week6.machine.validate import UnusableError
 from week6.run import pipeline, training
 from week6.run.models import PRESETS
 from week6.run.training import Run
@@ -104,7 +105,7 @@ def test_time_infinite_losses_and_a_lost_checkpoint_fail(preset, tmp_path, monke
 
 def test_a_stage_that_stops_fails_and_what_needs_it_is_left_out(preset, tmp_path, monkeypatch):
     def wild(*_):
-        raise ValueError("loss: got nan")
+        raise UnusableError("loss: got nan")
 
     monkeypatch.setattr(pipeline, "train_sft", wild)
     told = []

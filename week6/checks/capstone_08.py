@@ -251,10 +251,14 @@ def _rearranged(c: Chatbot) -> bool:
 
 
 def _rate(rule: Callable[[Chatbot], float], i: int = 0) -> Callable[[Chatbot], bool]:
-    """Whether the win rate (0) or its error (1) follows another rule."""
-    return at(
-        STEPS, STEPS[5].title, lambda c: math.isclose(float(numbers(c.parts, "win_rate", 2)[i]), rule(c), rel_tol=0.01)
-    )
+    """Whether the win rate (0) is wrong and follows another rule; or, where it is right, its error (1)."""
+
+    def follows(c: Chatbot) -> bool:
+        found = numbers(c.parts, "win_rate", 2).tolist()
+        rate_is_right = math.isclose(found[0], float(_by_prompt(c).mean()), rel_tol=1e-3)
+        return rate_is_right == (i == 1) and math.isclose(found[i], rule(c), rel_tol=0.01)
+
+    return at(STEPS, STEPS[5].title, follows)
 
 
 SYMPTOMS = (

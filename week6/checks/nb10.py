@@ -35,6 +35,7 @@ def _tilted(log_ref: Tensor, exponent: Tensor) -> Tensor:
 
 q1 = Question(
     title="10.1 IPO's optimum",
+    name="best_for_ipo",
     reference=ipo_optimum,
     cases=_preferences,
     hints=(
@@ -138,6 +139,7 @@ def _kto(good: Tensor, bad: Tensor, desirable: Tensor) -> Tensor:
 
 q2 = Question(
     title="10.2 KTO's loss",
+    name="thumbs_loss",
     reference=kto_loss,
     cases=_labelled,
     grad_args=(0,),
@@ -250,6 +252,7 @@ def _answers(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor, f
 
 q3 = Question(
     title="10.3 SimPO's loss",
+    name="loss_by_means",
     reference=simpo_loss,
     cases=_answers,
     grad_args=(0, 1),
@@ -355,6 +358,7 @@ def _odds(mean: Tensor) -> Tensor:
 
 q4 = Question(
     title="10.4 ORPO's loss",
+    name="odds_loss",
     reference=orpo_loss,
     cases=_means,
     grad_args=(0, 1),
