@@ -1,5 +1,6 @@
 """Every question of every notebook: right answers pass, each typical and each generated wrong answer is rejected."""
 
+import ast
 import dataclasses
 import importlib
 import pkgutil
@@ -11,6 +12,7 @@ import torch
 import week6.checks
 from tests.checks.equivalent_mutants import EQUIVALENT
 from tests.checks.mutants import mutants
+from week6.checks.asked import Asked
 from week6.checks.engine import Prediction, Question
 from week6.checks.sandbox import fresh
 
@@ -69,6 +71,13 @@ def test_hints(name, question, capsys):
     assert len(question.hints) >= 2
     question.hint(len(question.hints))
     assert question.hints[-1].split("\n")[0] in capsys.readouterr().out
+
+
+@each([(name, asked) for name, asked in catalogue(Asked) if asked.reference is not None])
+def test_hints_for_code_end_in_code_with_a_gap(name, question):
+    *words, code = question.hints
+    assert len(words) == 3 and all(words)
+    assert any(isinstance(node, ast.Constant) and node.value is ... for node in ast.walk(ast.parse(code)))
 
 
 @each(FUNCTIONS)

@@ -406,7 +406,7 @@ capstone = Capstone(
         "its own side. At last the policy and log Z by exercise 3.3.",
         "def spent(beta):\n"
         "    log_probs, _ = optimal_policy(ref_log_probs, rewards, beta)\n"
-        "    return kl_divergence(log_probs, ref_log_probs)...\n"
+        "    return ...  # nats, on average over the prompts\n"
         "\n"
         "low = high = 1.0\n"
         "while spent(low) < budget:\n"
