@@ -1409,7 +1409,7 @@ pictures.token_by_token(distances, off)
 #
 # - In the *reward*, token by token, with every token weighted by the rewards from there on (14 of notebook 04): right.
 # - In the *loss*, $k_2$ or $k_3$ summed over tokens: a leash, but not the gradient of either KL. GRPO (group relative policy
-#   optimization, notebook 07) has $k_3$ there (Shao et al. 2024). Close to the reference the error is small.
+#   optimization, notebook 09) has $k_3$ there (Shao et al. 2024). Close to the reference the error is small.
 # - In the *loss*, $k_1$: no leash at all, whole or by tokens.
 
 # %% [markdown]
