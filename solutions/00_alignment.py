@@ -721,8 +721,9 @@ is_answer = torch.tensor([[len(x) <= k < len(x) + len(y) for k in range(length)]
 assert int(is_answer.sum()) == int(demonstrations.response_mask[:4800].sum()) and check.SFT_GAP == 0.01
 
 # %% tags=["nbval-ignore-output"]
+torch.manual_seed(0)  # your batches, if you drew them by torch.randperm
 chatbot = new_policy(PRESETS["tiny"], task.tokenizer, seed=0)
-own = [float(parts["loss"]) for parts in tqdm(loop(chatbot, ids, is_answer, 1, 32, 7e-3), total=150, unit="step")]
+own = [float(parts["loss"]) for parts in tqdm(loop(chatbot, ids, is_answer, 1, 32, 3e-3), total=150, unit="step")]
 assert len(own) == 150 and abs(own[0] - guess) < 0.5 and sum(own[-20:]) / 20 < 2
 print(f"Checked: from log V, at {own[0]:.2f} nats a token, to below 2: {sum(own[-20:]) / 20:.2f}.")
 
