@@ -68,15 +68,13 @@ nbval: export OMP_NUM_THREADS = 1
 nbval: export PYTHONHASHSEED = 0
 nbval: $(READY)
 	$(BIN)/python tools/build_notebooks.py --check
-	$(BIN)/pytest $(NBVAL) notebooks
-	WEEK6_STRICT=1 $(BIN)/pytest $(NBVAL) solutions
+	$(BIN)/pytest $(NBVAL) notebooks solutions
 
 # The same, and the tests, on the Jupyter packages of Google Colab, which are older.
 colab-stack: export OMP_NUM_THREADS = 1
 colab-stack: export PYTHONHASHSEED = 0
 colab-stack: $(COLAB)/.ready
-	$(COLAB)/bin/pytest $(NBVAL) notebooks
-	WEEK6_STRICT=1 $(COLAB)/bin/pytest $(NBVAL) solutions
+	$(COLAB)/bin/pytest $(NBVAL) notebooks solutions
 	$(COLAB)/bin/pytest -q -n $(WORKERS) $(WITHOUT_TRL)
 
 # The tests on the lowest versions that pyproject.toml allows. TRL needs higher ones.

@@ -9,6 +9,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 # will release (jemalloc#2402): it would wait for ever.
 os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 os.environ.setdefault("MPLBACKEND", "Agg")
+ASKED_STRICT = os.environ.get("WEEK6_STRICT", "")
 
 import pytest  # noqa: E402
 from hypothesis import Phase, settings  # noqa: E402
@@ -29,6 +30,14 @@ def pytest_collectstart(collector):
     """Warnings and progress bars differ between machines; nbval skips images by itself."""
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += ("stderr",)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """nbval starts a notebook's kernel at its first cell. Where the answers stand in it, each must be correct."""
+    if item.config.getoption("nbval", False):
+        strict = "1" if item.path.parent.name == "solutions" else ASKED_STRICT
+        os.environ["WEEK6_STRICT"] = strict
 
 
 def is_local(host):

@@ -1,6 +1,9 @@
 """The builder of the notebooks, and what it has built."""
 
 import re
+import shutil
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -159,6 +162,22 @@ def test_execution_is_the_same_twice_and_keeps_no_widgets(source, tmp_path):
     assert build.is_current(path, build.make(source, "solution"))
     source.write_text(source.read_text().replace("print(2)", "print(3)"))
     assert not build.is_current(path, build.make(source, "solution"))
+
+
+def test_nbval_holds_the_answers_of_a_solved_notebook_to_be_right(tmp_path):
+    """Without the hook in conftest.py a wrong printed solution would pass, or a student's stub fail."""
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    expected = {"solutions": "True", "notebooks": "False"}
+    for folder, strict in expected.items():
+        cell = f'import os\nassert (os.environ["WEEK6_STRICT"] == "1") is {strict}'
+        (tmp_path / folder).mkdir()
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+        nbformat.write(notebook, tmp_path / folder / "a.ipynb")
+    options = ["--nbval", "--nbval-current-env", "-q", *expected]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *options], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "2 passed" in run.stdout, run.stdout
 
 
 # --- the notebooks of the course ----------------------------------------------------------------------------------
