@@ -15,7 +15,8 @@ in the student edition; cells tagged student-only and solution-only are left out
 cell tagged folded is shown on a click only; its first line says what it does: `# @title Set-up`. {minutes} in a text is
 how long the notebook takes (`minutes`). After the first cell, the title, come the Colab badge, with a link to the
 glossary at the end of notebook 00, and the cell that installs week6 where it is missing. Two builds give the same
-bytes: cell ids follow from the text, and outputs lose whatever differs between two runs.
+bytes: cell ids follow from the text, and outputs lose whatever differs between two runs. The ids that both editions
+share go into week6/classroom/notebooks.json: there `week6 doctor` reads which notebooks this version goes with.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
+import json
 import os
 import re
 import sys
@@ -62,6 +64,7 @@ KERNEL = {
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
+IDS = ROOT / "week6" / "classroom" / "notebooks.json"
 VIEW = "application/vnd.jupyter.widget-view+json"  # holds a random model id, and GitHub cannot show it
 
 
@@ -219,6 +222,15 @@ def expected_files(sources: list[Path]) -> set[Path]:
     return {ROOT / folder / f"{source.stem}.ipynb" for source in sources for folder in ("notebooks", "solutions")}
 
 
+def shared_ids(sources: list[Path]) -> str:
+    """The ids of the cells that both editions of each notebook have, as JSON, a notebook a line."""
+    ids = {}
+    for source in sources:
+        solution = {cell.id for cell in make(source, "solution").cells}
+        ids[source.stem] = " ".join(cell.id for cell in make(source, "student").cells if cell.id in solution)
+    return json.dumps(ids, indent=0) + "\n"
+
+
 def main() -> int:
     """Build or check; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -242,6 +254,11 @@ def main() -> int:
                 execute(notebook, path.parent)
             path.write_text(text_of(notebook))
             print(f"wrote {path.relative_to(ROOT)} ({time.perf_counter() - start:.0f} s)", flush=True)
+    if options.check:
+        is_old = not IDS.exists() or IDS.read_text() != shared_ids(sources)
+        problems += [f"out of date: {IDS.relative_to(ROOT)}"] if is_old else []
+    else:
+        IDS.write_text(shared_ids(sources))
     stored = {path for folder in ("notebooks", "solutions") for path in (ROOT / folder).glob("*.ipynb")}
     if options.check and not options.names:
         problems += [f"no source for {path.relative_to(ROOT)}" for path in sorted(stored - expected_files(sources))]

@@ -1,5 +1,6 @@
 """The command line: `week6 run` does the whole course, `week6 report` shows what a run found, `week6 chat` talks to it,
-`week6 confirm` checks a GPU and the hub, `week6 challenge` scores the policies of a class.
+`week6 confirm` checks a GPU and the hub, `week6 challenge` scores the policies of a class, `week6 doctor` says what is
+wrong with a machine.
 
 Every setting of a preset is a flag: `week6 run --ppo.beta 0.02 --name weak-leash`. Bad input ends with one line on
 stderr and exit code 2, never with a traceback. A defect of week6 itself says so and where its traceback is.
@@ -28,6 +29,7 @@ from week6.chat.session import load_session
 from week6.chat.terminal import converse, stdin_reader
 from week6.classroom.challenge import challenge
 from week6.classroom.confirm import confirm
+from week6.classroom.doctor import doctor
 from week6.machine.bounds import Bounds, Seed, fields_of
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
@@ -105,9 +107,17 @@ class Challenge:
     """Folder of the SFT model that all started from; if not given, that of preset lesson, made if need be."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Look whether this machine is ready for the course, and say what to do where it is not; to be pasted anywhere."""
+
+    notebooks: Annotated[Path, tyro.conf.Positional] = Path(".")
+    """Folder of the notebooks."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 not confirmed, 2 bad input, 70 a defect of week6, 128 + n
-    ended by signal n (130 is Ctrl-C)."""
+    """Run the command line; returns the exit code: 0 done, 1 not confirmed or a trouble found, 2 bad input, 70 a defect
+    of week6, 128 + n ended by signal n (130 is Ctrl-C)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show becomes a question mark
         if isinstance(stream, io.TextIOWrapper):
@@ -195,7 +205,7 @@ def _place(command: Any, preset: Preset) -> Path | None:
     """The folder that a command works in."""
     if isinstance(command, Report | Chat):
         return place(command.run, "run")
-    if isinstance(command, Confirm | Challenge):
+    if isinstance(command, Confirm | Challenge | Doctor):
         return None
     name = preset.name if command.name is None else command.name
     return run_folder(command.runs_dir, f"frontier-{name}" if isinstance(command, Frontier) else name)
@@ -206,6 +216,8 @@ def _do(command: Any, preset: Preset) -> int:
     if isinstance(command, Challenge):
         challenge(command.entries, command.table, command.reference)
         return 0
+    if isinstance(command, Doctor):
+        return int(not doctor(place(command.notebooks, "notebooks").absolute()))
     folder = _place(command, preset)
     if isinstance(command, Confirm):
         own = {name: x for name in ("model", "data") if (x := getattr(command, name)) is not None}
@@ -266,6 +278,7 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
         | Annotated[Confirm, tyro.conf.subcommand("confirm", description=Confirm.__doc__)]
         | Annotated[Frontier, tyro.conf.subcommand("frontier", description=Frontier.__doc__)]
         | Annotated[Chat, tyro.conf.subcommand("chat", description=Chat.__doc__)]
+        | Annotated[Doctor, tyro.conf.subcommand("doctor", description=Doctor.__doc__)]
         | Annotated[Challenge, tyro.conf.subcommand("challenge", description=Challenge.__doc__)]
     )
     complaints = io.StringIO()
