@@ -117,7 +117,7 @@ def check_refused(words: list[str], message: str, capsys) -> None:
 
 def forget(folder: Path, *stages: str) -> None:
     """Make a finished run one that was killed before these stages."""
-    for name in ("summary.json", "report.md", *(f"checkpoints/{stage}.safetensors" for stage in stages)):
+    for name in ("summary.json", "report.md", "report.html", *(f"checkpoints/{stage}.safetensors" for stage in stages)):
         (folder / name).unlink(missing_ok=True)
     finished = json.loads((folder / "stages.json").read_text())
     (folder / "stages.json").write_text(json.dumps({k: v for k, v in finished.items() if k not in stages}))

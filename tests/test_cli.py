@@ -21,6 +21,7 @@ from week6.cli import choose_preset, main, parse
 from week6.machine.checkpoint import RunError
 from week6.run import pipeline
 from week6.run.models import PRESETS
+from week6.run.page import page
 
 
 @pytest.fixture
@@ -56,9 +57,29 @@ def test_report_is_printed_again(capsys):
 
 def test_resume_of_a_finished_run_changes_no_number(copy, capsys):
     before = numbers(copy)
+    (copy / "report.html").write_text("<!DOC")  # as a disk leaves what was not written to its end
     with quick_settings():
         assert main(["run", "--name", "whole", "--runs-dir", str(copy.parent), "--resume", *quick_flags()]) == 0
     assert numbers(copy) == before and "# Run of preset" in capsys.readouterr().out
+    assert (copy / "report.html").read_text() == page(copy, (copy / "report.md").read_text())
+
+
+def test_a_run_can_be_named(copy, monkeypatch, capsys):
+    monkeypatch.chdir(copy.parent)
+    (copy.parent / "runs").mkdir()
+    copy.rename(copy.parent / "runs" / "mine")
+    assert main(["report", "mine"]) == 0 and "report   runs/mine/report.md" in capsys.readouterr().out
+    Path("mine").mkdir()  # a folder of that name comes first
+    assert main(["report", "mine"]) == 2 and "mine/report.md does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("works", "said"), [(True, "opened "), (False, "no browser can be opened here; open ")])
+def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cli.webbrowser, "open", lambda address: asked.append(address) or works)
+    assert main(["report", str(finished_run()), "--open"]) == 0
+    path = finished_run().resolve() / "report.html"
+    assert asked == [path.as_uri()] and capsys.readouterr().out.startswith(f"{said}{path}")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +115,7 @@ def test_resume_of_a_finished_run_changes_no_number(copy, capsys):
         (["fly"], "fly"),
         ([], "confirm"),
         (["report", "nowhere"], "nowhere/report.md does not exist"),
+        (["report", "nowhere", "--open"], "nowhere/report.html does not exist"),
     ],
 )
 def test_bad_words_end_with_one_line(words, message, capsys, tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ COLAB = {
     "matplotlib": "3.10.0",
     "ipywidgets": "7.7.1",
     "pandas": "2.2.3",
+    "markdown-it-py": "4.2.0",
     "numpy": "2.1.3",
 }
 COLAB_LACKS = {"vaderSentiment", "tyro", "jaxtyping"}

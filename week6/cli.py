@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -41,6 +42,7 @@ from week6.run.sweep import WORLDS, SweepConfig, World, record, sweep
 from week6.tasks.conversation import clean
 
 DEFAULT_PRESET = "tiny"
+RUNS = Path("runs")
 GO_ON = {"run": "; --resume continues from the last checkpoint", "frontier": "; called again, it goes on"}
 """What a command says after an interruption."""
 LONGEST_NAME = 200
@@ -49,10 +51,12 @@ LONGEST_NAME = 200
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Show the report of a run."""
+    """Show the report of a run, or open it as a page."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
+    """Folder of the run, or its name in runs/."""
+    open: bool = False
+    """Open report.html in the browser."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Chat:
     """Talk with the policies of a run: base, SFT, PPO and DPO side by side."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
+    """Folder of the run, or its name in runs/."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Frontier:
     """Settings of the chatbot."""
     name: str | None = None
     """The folder is frontier-NAME; the preset's name if not given."""
-    runs_dir: Path = Path("runs")
+    runs_dir: Path = RUNS
     """Folder that holds the runs."""
     worlds: tuple[World, ...] = WORLDS
     """The enumerable language, the chatbot, or both."""
@@ -204,7 +208,8 @@ def _write_traceback(place: Path | None) -> Path:
 def _place(command: Any, preset: Preset) -> Path | None:
     """The folder that a command works in."""
     if isinstance(command, Report | Chat):
-        return place(command.run, "run")
+        folder, named = place(command.run, "run"), RUNS / command.run
+        return named if named.is_dir() and not folder.is_dir() else folder
     if isinstance(command, Confirm | Challenge | Doctor):
         return None
     name = preset.name if command.name is None else command.name
@@ -225,7 +230,7 @@ def _do(command: Any, preset: Preset) -> int:
             return int(not confirm(dataclasses.replace(preset, **own), Path(runs), command.cpu))
     assert folder is not None
     if isinstance(command, Report):
-        show(folder)
+        open_page(folder) if command.open else show(folder)
     elif isinstance(command, Chat):
         converse(load_session(folder), stdin_reader(), print)
     elif isinstance(command, Frontier):
@@ -265,7 +270,7 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
     own: list[tuple[str, Any, Any]] = [
         ("preset", _flag(str, f"Settings to start from: {', '.join(PRESETS)}."), preset.name),
         ("name", _flag(str | None, "Name of the run; the preset's if not given."), None),
-        ("runs_dir", _flag(Path, "Folder that holds the runs."), Path("runs")),
+        ("runs_dir", _flag(Path, "Folder that holds the runs."), RUNS),
         ("seed", _flag(Seed, "Decides every random number."), 0),
         ("resume", _flag(bool, "Continue the run of this name."), False),
     ]
@@ -342,10 +347,23 @@ def run_folder(runs_dir: Path, name: str) -> Path:
 
 def show(folder: Path) -> None:
     """Print a run's report and where it is."""
-    path = folder / "report.md"
+    path = _report_in(folder, "report.md")
+    print(path.read_text(encoding="utf-8", errors="replace"))
+    print(f"report   {path}\npage     {path.with_suffix('.html')}\nplots    {folder / 'plots'}")
+    print(f"samples  {folder / 'samples.md'}")
+
+
+def open_page(folder: Path) -> None:
+    """Open a run's report in the browser; where there is none, say where it is."""
+    path = _report_in(folder, "report.html").resolve()
+    opened = webbrowser.open(path.as_uri())
+    print(f"opened {path}" if opened else f"no browser can be opened here; open {path} in one")
+
+
+def _report_in(folder: Path, name: str) -> Path:
+    path = folder / name
     if not path.is_file():
         raise RunError(
             f"{path} does not exist: expected the folder of a finished run; finish it with week6 run --resume"
         )
-    print(path.read_text(encoding="utf-8", errors="replace"))
-    print(f"report   {path}\nplots    {folder / 'plots'}\nsamples  {folder / 'samples.md'}")
+    return path

@@ -53,7 +53,7 @@ def test_what_a_message_says_to_do_ends_with_the_same_numbers(whole, tmp_path, n
 
 def test_every_file_of_a_run_is_of_a_kind_that_was_tried(whole):
     tried = {re.sub(r"\w+(?=\.\w+$)", "X", name.replace("/dpo/", "/ppo/")) for name, _ in EACH}
-    made_each_time = {"report.md", "samples.md"}
+    made_each_time = {"report.md", "report.html", "samples.md"}
     for name in set(damage.files_of(whole)) - made_each_time:
         kind = re.sub(r"\w+(?=\.\w+$)", "X", re.sub("/(dpo|sft)/", "/ppo/", name))
         assert kind in tried or kind == "policies/ppo/X.jinja", name

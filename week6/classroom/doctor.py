@@ -30,6 +30,8 @@ from typing import Literal, NamedTuple
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LOWEST_PYTHON = (3, 11)
+MODULES = {"markdown-it-py": "markdown_it"}
+"""What is loaded of a package that has another name than its module."""
 JUPYTER = ("jupyterlab", "notebook", "ipykernel", "jupyter_client", "nbformat")
 """Packages that show and run notebooks; ipykernel is the one that nothing goes without."""
 MEMORY_GB = 1.5
@@ -158,7 +160,7 @@ def packages() -> Finding:
             bad.append(f"{name} {here} is older than {floor}")
             continue
         try:
-            importlib.import_module(name)
+            importlib.import_module(MODULES.get(name, name))
         except Exception as error:  # whatever a broken library raises
             bad.append(f"{name} {here} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:120]})")
     if bad:

@@ -307,7 +307,7 @@ def evaluate(
 
 
 def summarize(setting: Setting, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Write plots, report.md and summary.json; returns the summary."""
+    """Write plots, report.md, report.html and summary.json; returns the summary."""
     run = setting.run
     summary = {
         "preset": setting.preset.name,

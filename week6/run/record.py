@@ -12,7 +12,7 @@ from typing import Any
 
 from week6.machine.checkpoint import REMEDY, RunError, tag_of
 
-SUFFIXES = (".csv", ".json", ".jsonl", ".md", ".png", ".safetensors")
+SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".md", ".png", ".safetensors")
 """Of the files of a run."""
 Entry = dict[str, Any]
 """Of one stage: usage, result, files (path in the run's folder: CRC-32), settings, sources (stage: CRC-32), crc32."""

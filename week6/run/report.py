@@ -1,4 +1,4 @@
-"""What a run says at its end: summary.json, report.md, samples.md, the plots."""
+"""What a run says at its end: summary.json, report.md and report.html, samples.md, the plots."""
 
 import html
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from week6.machine.checkpoint import replacing, write_atomic
 from week6.machine.compute import compute
 from week6.pictures import plots
 from week6.run.evaluation import Judged
+from week6.run.page import page
 from week6.run.training import Run, to_json
 from week6.tasks.requests import KINDS
 
@@ -248,7 +249,7 @@ def save_figure(path: Path, draw: Callable[[], Figure]) -> None:
 
 
 def write_report(run: Run, summary: Mapping[str, Any]) -> None:
-    """Plots, report.md and, last, summary.json, which is there only when all else is."""
+    """Plots, report.md, report.html and, last, summary.json, which is there only when all else is."""
     policies, folder = summary["policies"], run.folder / "plots"
     ceiling = summary["reward_model"]["bayes_accuracy"]
     draw: dict[str, Callable[[], Figure]] = {
@@ -262,5 +263,7 @@ def write_report(run: Run, summary: Mapping[str, Any]) -> None:
     for name in figures_of(summary):
         if name in draw:  # the others are drawn where their data is
             save_figure(folder / f"{name}.png", draw[name])
-    write_atomic(run.folder / "report.md", report(summary))
+    text = report(summary)
+    write_atomic(run.folder / "report.md", text)
+    write_atomic(run.folder / "report.html", page(run.folder, text))
     write_atomic(run.folder / "summary.json", to_json(summary))
