@@ -142,22 +142,28 @@ PRESETS["gpt2-hh"] = replace(  # conversations are longer, and the pairs are the
     column=None,
     gold=None,
 )
-PRESETS["chat"] = replace(  # an instruct model in its own chat template; on a CPU some hours
+PRESETS["chat"] = replace(  # an instruct model in its own chat template; about two hours on two cores
     PRESETS["gpt2-hh"],
     name="chat",
     n_pairs=1_600,
-    sft=SFTConfig(steps=60, batch_size=8, learning_rate=1e-4),
-    reward=RewardConfig(steps=150, batch_size=8, learning_rate=1e-4),
+    sft=SFTConfig(steps=40, batch_size=8, learning_rate=2e-4),
+    reward=RewardConfig(steps=60, batch_size=8, learning_rate=2e-4),
     ppo=replace(
-        PRESETS["gpt2-hh"].ppo, steps=40, batch_size=16, learning_rate=1e-4, unfinished_penalty=-1.0, max_new_tokens=96
+        PRESETS["gpt2-hh"].ppo,
+        steps=16,
+        batch_size=16,
+        minibatches=4,
+        learning_rate=1e-4,
+        unfinished_penalty=-1.0,
+        max_new_tokens=64,
     ),
-    dpo=DPOConfig(steps=150, batch_size=8, learning_rate=1e-4, beta=0.1),
+    dpo=DPOConfig(steps=70, batch_size=8, learning_rate=2e-4, beta=0.1),
     evaluation=EvaluationConfig(
-        calibration_answers=100, answers_per_prompt=1, best_of=4, best_of_answers=1, probes=4, probe_answers=32
+        calibration_answers=64, answers_per_prompt=1, best_of=2, best_of_answers=1, probes=3, probe_answers=24
     ),
     model=smollm2.NAME,
     lora=LoRAConfig(rank=16),
-    hh=HHConfig(max_prompt_tokens=200, harmless=220, judge="half"),
+    hh=HHConfig(max_prompt_tokens=200, harmless=150, judge="half"),
 )
 
 
