@@ -8,7 +8,7 @@ import torch
 
 from tests.runs import SMALL, check_refused, forget, numbers, quick_settings
 from tests.small_instruct import CHATML, chatml, instruct_tokenizer, small_instruct, talks, write_rows
-from week6.chat.session import load_session
+from week6.chat.of_run import load_session
 from week6.cli import main
 from week6.machine.checkpoint import load_checkpoint, load_tensors
 from week6.machine.pretrained import load_policy, load_tokenizer
@@ -66,6 +66,7 @@ class TestRun:
     def test_the_policies_speak_in_the_model_s_own_template(self, run):
         session = load_session(run)
         assert session.tokenizer.chat_template == CHATML
+        assert session.memory is None  # it was trained on conversations
         assert all(row["prompt"].startswith("<|im_start|>system") for row in rows_of(run / "pairs.jsonl"))
         assert set(session.send("How do I hum?").replies) == {"base", "sft", "ppo", "dpo"}
 

@@ -11,7 +11,7 @@ import torch
 from tests.runs import SMALL, check_refused, quick_settings
 from tests.small_gpt2 import BAD as BLAME
 from tests.small_gpt2 import END, GOOD, byte_tokenizer, conversations, reviews, small_gpt2
-from week6.chat.session import load_session
+from week6.chat.of_run import load_session
 from week6.cli import main
 from week6.machine.checkpoint import load_checkpoint, load_tensors
 from week6.machine.pretrained import load_policy, load_tokenizer

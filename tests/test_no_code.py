@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from tests.hub import Hub, imdb, in_child
 from tests.runs import finished_run
 from tests.small_gpt2 import byte_tokenizer, reviews, small_gpt2
-from week6.chat.session import load_session
+from week6.chat.of_run import load_session
 from week6.cli import main
 from week6.machine.checkpoint import RunError
 from week6.machine.pretrained import load_policy, load_tokenizer

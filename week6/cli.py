@@ -26,8 +26,8 @@ import torch
 import transformers
 import tyro
 
-from week6.chat.session import load_session
-from week6.chat.terminal import converse, stdin_reader
+from week6.chat import terminal
+from week6.chat.of_run import load_session
 from week6.classroom.challenge import challenge
 from week6.classroom.confirm import confirm
 from week6.classroom.doctor import doctor
@@ -232,7 +232,7 @@ def _do(command: Any, preset: Preset) -> int:
     if isinstance(command, Report):
         open_page(folder) if command.open else show(folder)
     elif isinstance(command, Chat):
-        converse(load_session(folder), stdin_reader(), print)
+        terminal.converse(load_session(folder), terminal.stdin_reader(), terminal.show)
     elif isinstance(command, Frontier):
         say = print if compute().is_main else _say_nothing
         tables = sweep(SweepConfig(preset), folder, command.worlds, command.seeds, say)

@@ -91,7 +91,7 @@ def _sample(
     generator: torch.Generator,
 ) -> tuple[Int[Tensor, "b T"], Bool[Tensor, "b T"], Float[Tensor, "b T"], Bool[Tensor, " b"]]:
     """Answers to a part of a batch of prompts: tokens, mask, log-probabilities, finished."""
-    eos, pad = _eos_ids(model), _pad_id(model)
+    eos, pad = eos_ids(model), _pad_id(model)
     tokens, mask = part.prompts, part.prompt_mask.long()
     alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
     positions, cache = position_ids(mask), None
@@ -107,13 +107,9 @@ def _sample(
         )
         cache = getattr(output, KEY_VALUE_CACHE)
         log_probs = (output.logits[:, -1].float() / temperature).log_softmax(-1)
-        if log_probs.isnan().any():
-            raise check.UnusableError("logits: got NaN, expected numbers; look at the model's weights")
-        # What torch.multinomial does for one draw, with random numbers for all rows of the batch.
-        noise = log_probs.new_empty(batch, log_probs.shape[1]).exponential_(1, generator=generator)
-        token = (log_probs.exp() / noise[part.numbers]).argmax(-1, keepdim=True)
-        log_prob = log_probs.gather(-1, token).squeeze(-1)
-        token = token.squeeze(-1).masked_fill(~alive, pad)
+        token = draw(log_probs, batch, part.numbers, generator)
+        log_prob = log_probs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+        token = token.masked_fill(~alive, pad)
         columns.append((token, alive, log_prob.masked_fill(~alive, 0.0)))
         mask = torch.cat([mask, alive.long().unsqueeze(1)], dim=1)
         alive = alive & ~torch.isin(token, eos)
@@ -125,7 +121,21 @@ def _sample(
     return responses, response_mask, sampled_log_probs, finished
 
 
-def _eos_ids(model: nn.Module) -> Int[Tensor, " n"]:
+def draw(
+    log_probs: Float[Tensor, "b V"], batch: int, numbers: Int[Tensor, " b"], generator: torch.Generator
+) -> Int[Tensor, " b"]:
+    """A token for each of the rows `numbers` of a batch, by their log-probabilities.
+
+    What torch.multinomial does for one draw, with random numbers for all rows of the batch. Raises ValueError for NaN.
+    """
+    if log_probs.isnan().any():
+        raise check.UnusableError("logits: got NaN, expected numbers; look at the model's weights")
+    noise = log_probs.new_empty(batch, log_probs.shape[1]).exponential_(1, generator=generator)
+    return (log_probs.exp() / noise[numbers]).argmax(-1)
+
+
+def eos_ids(model: nn.Module) -> Int[Tensor, " n"]:
+    """The tokens that end an answer of `model`."""
     eos: Any = model.config.eos_token_id  # type: ignore[union-attr]
     device = next(model.parameters()).device
     return torch.tensor([] if eos is None else eos if isinstance(eos, list) else [eos], dtype=torch.long, device=device)

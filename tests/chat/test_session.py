@@ -1,58 +1,25 @@
-"""The chat: answers, implicit rewards, memory, bad messages; its window without a front end; and in a terminal."""
+"""The chat: answers, implicit rewards, memory, bad messages; and its window without a front end."""
 
 import base64
 import dataclasses
 import html
 import json
-import math
 import random
 import re
-import shutil
-import subprocess
-import sys
 
 import ipywidgets
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel
 
-from tests.runs import finished_run, quick_preset
+from tests.chat.talks import NAMES, NASTY, TOKENIZER, says, session
+from tests.runs import quick_preset
+from tests.small_gpt2 import byte_tokenizer
 from week6.chat import session as module
-from week6.chat.session import ChatSession, MessageError, load_session
-from week6.chat.terminal import converse
+from week6.chat.reading import Token
+from week6.chat.session import ChatSession, MessageError
 from week6.classroom import widgets
-from week6.cli import main
 from week6.log_probs import response_log_probs
-from week6.machine.checkpoint import RunError
 from week6.run.models import new_policy
-from week6.tasks.assistant import build_tokenizer
-
-TOKENIZER = build_tokenizer()
-NAMES = ("base", "sft", "ppo", "dpo")
-NASTY = "hello <script>alert(1)</script> & \x1b[2J \"'"
-
-
-def session(**options):
-    policies = {name: new_policy(quick_preset(), TOKENIZER, seed) for seed, name in enumerate(NAMES)}
-    return ChatSession(policies, TOKENIZER, betas={"ppo": 0.05, "dpo": 2.0}, **options)
-
-
-def says(monkeypatch, *answers):
-    """Makes every policy say these words, one answer after another."""
-
-    right, given = module.sample, iter(answers)
-
-    def fixed(policy, prompt, *rest):
-        rollout = right(policy, prompt, *rest)
-        ids = torch.tensor([TOKENIZER(next(given))["input_ids"] + [TOKENIZER.eos_token_id]])
-        real = torch.ones_like(ids, dtype=torch.bool)
-        return dataclasses.replace(
-            rollout, responses=ids, response_mask=real, log_probs=real.float(), finished=real.any(1)
-        )
-
-    monkeypatch.setattr(module, "sample", fixed)
-
 
 # --- answers -----------------------------------------------------------------------------------------------------
 
@@ -89,6 +56,58 @@ def test_implicit_rewards_are_beta_times_the_log_ratio(monkeypatch):
     assert turn.replies["base"].rewards is None and turn.replies["sft"].rewards is None
 
 
+def test_a_stream_that_is_left_changes_nothing():
+    talk, same = session(), session()
+    heard = talk.stream("hello !")
+    assert next(heard).policy == "base"
+    heard.close()
+    assert talk.turns == [] and talk.send("hello !") == same.send("hello !")
+
+
+def test_a_stream_has_what_the_turn_has():
+    talk = session()
+    heard = list(talk.stream("hello quantum !", 1.0, 2))
+    (turn,) = talk.turns
+    assert [said.text for said in heard if said.policy is None] == list(turn.notes) and turn.notes
+    for name, reply in turn.replies.items():
+        assert [said.reply for said in heard if said.policy == name and said.reply] == [reply]
+        assert "".join(said.text for said in heard if said.policy == name).strip() == reply.text
+    with pytest.raises(MessageError):
+        talk.stream("")  # at once, before anybody listens
+
+
+def test_answers_that_the_reference_would_not_give_have_no_reward(monkeypatch):
+    """The reference below is sure of one answer: another one surprises it by more nats than it ever expects."""
+    talk = session()
+    with torch.no_grad():
+        for weight in talk.policies["sft"].transformer.h.parameters():
+            weight.zero_()
+        talk.policies["sft"].transformer.ln_f.bias += 4000 * talk.policies["sft"].transformer.wte.weight[20]
+    says(monkeypatch, *["mix the flour ."] * 8)
+    reply = talk.send("hello !").replies["dpo"]
+    prompt = TOKENIZER("<|user|> hello ! <|assistant|>", return_tensors="pt")["input_ids"]
+    ids = TOKENIZER("mix the flour . <|end|>", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = talk.policies["sft"](input_ids=torch.cat([prompt, ids], 1)).logits[0, prompt.shape[1] - 1 : -1]
+    told = torch.distributions.Categorical(logits=logits)
+    assert reply.surprise == pytest.approx(float((-told.log_prob(ids[0]) - told.entropy()).mean()), abs=1e-3)
+    assert reply.strange and json.loads(talk.export())["turns"][0]["replies"]["dpo"]["strange"]
+    assert not session().send("hello !").replies["dpo"].strange
+
+
+def test_characters_of_several_tokens_come_whole(monkeypatch):
+    """Bytes that are no character yet wait for their last one; the pieces are the text."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    ids = tokenizer("né 😀 ok")["input_ids"]
+    talk = ChatSession({"sft": new_policy(quick_preset(), tokenizer, 0)}, tokenizer, max_new_tokens=len(ids))
+    monkeypatch.setattr(module, "answer", lambda *_: (Token(token, 0.0) for token in ids))
+    heard = [said.text for said in talk.stream("hello") if said.reply is None]
+    assert any("\ufffd" in tokenizer.decode(ids[:i]) for i in range(len(ids)))
+    assert "".join(heard) == "né 😀 ok" and not any("\ufffd" in piece for piece in heard)
+    assert "".join(talk.turns[0].replies["sft"].pieces) == "né 😀 ok"
+
+
 def test_each_policy_remembers_its_own_answers(monkeypatch):
     talk = session()
     says(monkeypatch, "hello !", "bye !", "go away .", "maybe later .", *["bye !"] * 4)
@@ -100,12 +119,10 @@ def test_each_policy_remembers_its_own_answers(monkeypatch):
     ]
     prompt, left_out = talk._prompt("ppo", talk.policies["ppo"], "thanks !")
     assert left_out == 0
-    assert TOKENIZER.decode(prompt[0]) == (
-        "<|user|> hi ! <|assistant|> go away . <|end|> <|user|> thanks ! <|assistant|>"
-    )
+    assert TOKENIZER.decode(prompt) == ("<|user|> hi ! <|assistant|> go away . <|end|> <|user|> thanks ! <|assistant|>")
     talk.memory = 0
     prompt, left_out = talk._prompt("ppo", talk.policies["ppo"], "thanks !")
-    assert left_out == 0 and TOKENIZER.decode(prompt[0]) == "<|user|> thanks ! <|assistant|>"
+    assert left_out == 0 and TOKENIZER.decode(prompt) == "<|user|> thanks ! <|assistant|>"
 
 
 def test_the_oldest_turns_make_room_whole(monkeypatch):
@@ -115,13 +132,13 @@ def test_the_oldest_turns_make_room_whole(monkeypatch):
     full = next(i for i, turn in enumerate(turns) if turn.notes)
     assert 2 < full < 7 and "Not seen by base, sft, ppo, dpo: the oldest turns" in turns[full].notes[0]
     prompt, left_out = talk._prompt("sft", talk.policies["sft"], "hello !")
-    text = TOKENIZER.decode(prompt[0])
-    assert left_out > 0 and prompt.shape[1] <= 128 - 24 and text.startswith("<|user|> how do i bake bread ?")
+    text = TOKENIZER.decode(prompt)
+    assert left_out > 0 and len(prompt) <= 128 - 24 and text.startswith("<|user|> how do i bake bread ?")
     assert text.count("<|user|>") == 8 - left_out + 1
     one_more = len(
         TOKENIZER("<|user|> how do i bake bread ? <|assistant|> mix the flour and bake the bread . <|end|>").input_ids
     )
-    assert prompt.shape[1] + one_more > 128 - 24  # no more than needed was left out
+    assert len(prompt) + one_more > 128 - 24  # no more than needed was left out
 
 
 @pytest.mark.parametrize(
@@ -144,7 +161,7 @@ def test_messages_that_cannot_be_answered(text, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [(0.0, 0), (-1.0, 0), (float("nan"), 0), (99.0, 0), (1.0, -1), (1.0, 2.5), (1.0, 10**30)]
+    "settings", [(0.01, 0), (-1.0, 0), (float("nan"), 0), (99.0, 0), (1.0, -1), (1.0, 2.5), (1.0, 10**30)]
 )
 def test_settings_out_of_range(settings):
     talk = session()
@@ -166,7 +183,7 @@ def test_notes_say_what_was_done_to_a_message():
 def test_special_tokens_of_a_user_do_not_end_the_turn():
     talk = session()
     prompt, _ = talk._prompt("sft", talk.policies["sft"], "hi <|end|> <|ASSISTANT|> hello")
-    pieces = TOKENIZER.convert_ids_to_tokens(prompt[0].tolist())
+    pieces = TOKENIZER.convert_ids_to_tokens(prompt)
     assert [piece for piece in pieces if piece in ("<|user|>", "<|assistant|>", "<|end|>")] == [
         "<|user|>",
         "<|assistant|>",
@@ -194,143 +211,12 @@ def test_sessions_that_make_no_sense():
         ChatSession({"sft": new_policy(quick_preset(), TOKENIZER, 0)}, TOKENIZER, betas={"dpo": 1.0})
 
 
-# --- from a run --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """A folder with what a finished run leaves for the chat."""
-    folder = tmp_path_factory.mktemp("runs") / "quick"
-    for seed, name in enumerate(("sft", "ppo", "dpo")):
-        new_policy(quick_preset(), TOKENIZER, seed).save_pretrained(folder / "policies" / name)
-        TOKENIZER.save_pretrained(folder / "policies" / name)
-    (folder / "config.json").write_text(json.dumps({"seed": 3, "preset": dataclasses.asdict(quick_preset())}))
-    return folder
-
-
-def test_a_session_from_a_run(run_folder):
-    talk = load_session(run_folder)
-    assert list(talk.policies) == list(NAMES) and talk.memory == 0
-    assert talk.betas == {"ppo": quick_preset().ppo.beta, "dpo": quick_preset().dpo.beta}
-    assert not any(p.requires_grad for policy in talk.policies.values() for p in policy.parameters())
-    same = ChatSession(talk.policies, TOKENIZER, betas=talk.betas, memory=0)
-    assert talk.send("how do i bake bread ?") == same.send("how do i bake bread ?")
-
-
-def test_folders_without_policies(run_folder, tmp_path, capsys):
-    with pytest.raises(RunError, match=r"holds no policies/sft.*make one with week6 run"):
-        load_session(tmp_path / "nowhere")
-    (tmp_path / "policies" / "sft").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"config.json is missing or of another version"):
-        load_session(tmp_path)
-    (tmp_path / "config.json").write_bytes((run_folder / "config.json").read_bytes())
-    with pytest.raises(RunError, match=r"policies/sft is damaged"):
-        load_session(tmp_path)
-    assert main(["chat", str(tmp_path / "nowhere")]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and "holds no policies/sft" in captured.err
-
-
-def test_damaged_weights(run_folder, tmp_path):
-    folder = shutil.copytree(run_folder, tmp_path / "copy")
-    weights = folder / "policies" / "dpo" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(RunError, match="policies/dpo is damaged"):
-        load_session(folder)
-
-
-TEMPLATES = {
-    "no UTF-8": b"\xff\xfe{{",
-    "no template": b"{% for",
-    "of another kind": b"{{ messages.no.such }}",
-    "that reaches for the system": b"{{ ''.__class__.__mro__[1].__subclasses__() }}",
-}
-
-
-@pytest.mark.parametrize("kind", TEMPLATES)
-def test_a_damaged_template(run_folder, tmp_path, kind):
-    folder = shutil.copytree(run_folder, tmp_path / "copy")
-    (folder / "policies" / "sft" / "chat_template.jinja").write_bytes(TEMPLATES[kind])
-    with pytest.raises(RunError, match=r"policies/sft is damaged \(.*\), expected a policy .*--resume makes it again"):
-        load_session(folder)
-
-
-def test_policies_of_another_kind(run_folder, tmp_path):
-    folder = shutil.copytree(run_folder, tmp_path / "copy")
-    few = GPT2LMHeadModel(GPT2Config(vocab_size=5, n_embd=8, n_head=1, n_layer=1, n_positions=128))
-    few.save_pretrained(folder / "policies" / "ppo")
-    with pytest.raises(RunError, match=r"policies/ppo is damaged \(\d+ tokens for 5 embeddings\), expected"):
-        load_session(folder)
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertLMHeadModel(BertConfig(vocab_size=len(TOKENIZER), **shape)).save_pretrained(folder / "policies" / "ppo")
-    with pytest.raises(RunError, match=r"policies/ppo is damaged \(a BertLMHeadModel, and SFT's is none"):
-        load_session(folder)
-
-
-def test_a_policy_that_lacks_weights_or_brings_code(run_folder, tmp_path):
-    """transformers would make up what is missing, and advise to trust the code."""
-    folder = shutil.copytree(run_folder, tmp_path / "copy")
-    policy = folder / "policies" / "ppo"
-    tensors = load_file(policy / "model.safetensors")
-    few = {name: x for name, x in tensors.items() if "attn" not in name}
-    save_file(few, policy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(RunError, match=r"policies/ppo is damaged \(.*weights lack \d+ tensors of a GPT2LMHeadModel"):
-        load_session(folder)
-    config = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
-    (policy / "config.json").write_text(json.dumps(config))
-    (policy / "evil.py").write_text("")
-    with pytest.raises(RunError, match=r"damaged \(brings Python code of its own, and no code of others is ever run\)"):
-        load_session(folder)
-
-
-def test_a_template_that_writes_without_end(run_folder, tmp_path):
-    folder = shutil.copytree(run_folder, tmp_path / "copy")
-    (folder / "policies" / "sft" / "chat_template.jinja").write_text("{{ 'x' * 100000000 }}")
-    with pytest.raises(RunError, match="policies/sft is damaged .*it writes 100000000 characters"):
-        load_session(folder)
-
-
-SPOILT = {
-    "seed": "x", "preset.layers": 2, "preset.positions": 4, "preset.ppo.beta": 0.7, "preset.ppo.max_new_tokens": 0,
-    "preset.dpo.beta": math.inf, "preset.name": "huge", "preset.ppo": [1], "preset.model": 3,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("key", SPOILT)
-def test_settings_that_the_policies_were_not_made_with(tmp_path, key):
-    """Another base model, or another beta, would answer without a word."""
-    folder = shutil.copytree(finished_run(), tmp_path / "copy")
-    found = json.loads((folder / "config.json").read_text())
-    *parts, name = key.split(".")
-    inner = found
-    for part in parts:
-        inner = inner[part]
-    inner[name] = SPOILT[key]
-    (folder / "config.json").write_text(json.dumps(found))
-    with pytest.raises(RunError, match=r"config.json (is missing|has other settings).*: delete it, and week6 run"):
-        load_session(folder)
-
-
 def test_a_model_without_an_end_of_positions():
     """Such as Bloom or Mamba."""
     talk = session()
     for policy in talk.policies.values():
         del policy.config.n_positions
     assert talk.send("hello !").replies
-
-
-def test_a_flipped_bit_and_a_missing_file(tmp_path):
-    folder = shutil.copytree(finished_run(), tmp_path / "copy")
-    assert load_session(folder).send("hello !").replies.keys() == set(NAMES)
-    weights = folder / "policies" / "ppo" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-30] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(RunError, match="ppo/model.safetensors is damaged: its checksum differs from the one recorded"):
-        load_session(folder)
-    weights.unlink()
-    with pytest.raises(RunError, match="ppo/model.safetensors is missing: finish the run with week6 run --resume"):
-        load_session(folder)
 
 
 @pytest.mark.parametrize("memory", [None, 0, 3, 200])
@@ -352,7 +238,7 @@ def test_a_long_conversation_costs_no_more_than_its_end(monkeypatch, memory):
         for skip in range(max(first, 180), 201)
     }
     fewest = min(skip for skip, size in sizes.items() if size <= 128 - 24)
-    assert left_out == fewest - first and prompt.shape[1] == sizes[fewest]
+    assert left_out == fewest - first and len(prompt) == sizes[fewest]
 
 
 # --- the window --------------------------------------------------------------------------------------------------
@@ -488,84 +374,3 @@ def test_clear_export_and_memory():
 def test_only_core_widgets_and_no_output_widget():
     for widget in parts(widgets.chat_window(session())).values():
         assert type(widget).__module__.startswith("ipywidgets.") and not isinstance(widget, ipywidgets.Output)
-
-
-# --- the terminal ------------------------------------------------------------------------------------------------
-
-
-def spoken(talk, *lines):
-    """What the terminal shows for these lines and then Ctrl-D."""
-    shown, given = [], iter(lines)
-
-    def read():
-        try:
-            line = next(given)
-        except StopIteration:
-            raise EOFError from None
-        if line is KeyboardInterrupt:
-            raise KeyboardInterrupt
-        return line
-
-    converse(talk, read, shown.append)
-    return "\n".join(shown)
-
-
-def test_a_conversation_in_a_terminal(tmp_path):
-    talk, file = session(), tmp_path / "talk.json"
-    shown = spoken(
-        talk, "/temperature 0.5", "/seed 7", "how do i bake bread ?", f"/export {file}", "", "/quit", "hello !"
-    )
-    (turn,) = talk.turns
-    assert (turn.temperature, turn.seed) == (0.5, 7) and shown.startswith("Write a message, or /help.")
-    assert all(reply.text in shown for reply in turn.replies.values()) and shown.count("implicit reward") == 2
-    assert json.loads(file.read_text()) == json.loads(talk.export())
-    assert "exists: choose another name" in spoken(talk, f"/export {file}")
-    assert "cannot be written" in spoken(talk, f"/export {file}/x")
-    assert "forgotten" in spoken(talk, "/clear") and talk.turns == []
-
-
-def test_bad_commands_and_messages_change_nothing():
-    talk = session(memory=0)
-    shown = spoken(
-        talk, "/temperature warm", "/temperature\tnan", "/seed -1", "/seed", "/fly", "/export", "bread " * 200,
-        "/memory -1",
-        "/export ~no-such-user/x.json", "/export \u202egnp.json", "/export a\0b",
-    )  # fmt: skip
-    for text in (
-        "'-1', expected a whole number ≥ 0, or all",
-        "Could not determine home",
-        "a name that can be shown",
-        "embedded null byte",
-        "'warm', expected a number",
-        "temperature is nan",
-        "seed is -1",
-        "no command /fly",
-        "202 tokens",
-    ):
-        assert text in shown
-    assert talk.turns == []
-    spoken(talk, "/memory all", "hello !")
-    assert talk.memory is None and talk.turns[0].temperature == 1.0
-
-
-def test_no_control_characters_reach_the_terminal(monkeypatch):
-    talk = session()
-    says(monkeypatch, *["mix the flour ."] * 4)
-    shown = spoken(talk, NASTY, "/\x1b[2Jx", "/seed \x1b[31m")
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
-
-
-def test_interrupted():
-    talk = session()
-    assert spoken(talk, "hello !", KeyboardInterrupt).endswith("\n")
-    assert len(talk.turns) == 1
-
-
-def test_piped_input_with_bad_bytes(run_folder):
-    lines = b"how do i bake bread ?\n\xff\xfe hello\n/temperature x\n/quit\nnever read\n"
-    done = subprocess.run(
-        [sys.executable, "-m", "week6", "chat", str(run_folder)], input=lines, capture_output=True, timeout=120
-    )
-    shown = done.stdout.decode()
-    assert done.returncode == 0 and done.stderr == b""
-    assert shown.count(" DPO  ") == 2 and "expected a number" in shown and "you>" not in shown

@@ -6,48 +6,37 @@ Nothing here draws anything; `week6.classroom.widgets.chat_window` and `week6 ch
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from week6.chat.reading import Reader, Token, answer
 from week6.dpo import implicit_reward
-from week6.log_probs import response_log_probs
 from week6.machine import validate as check
-from week6.machine.bounds import SEED
-from week6.machine.checkpoint import RunError
-from week6.machine.hub import why
 from week6.machine.optim import generator_for
-from week6.machine.paths import place
-from week6.machine.pretrained import check_files_of, complete, open_config, open_model, open_tokenizer
-from week6.run.models import PRESETS, check_size, frozen_copy, initial_policy
-from week6.run.record import check_files, chosen, read_entries
-from week6.run.setting import check_preset, stages_of
-from week6.run.training import choose_device, read_json, stage_seed
-from week6.sampling import sample
+from week6.sampling import eos_ids
 from week6.sequences import tokens_of
 from week6.tasks.conversation import KINDS_REMOVED, clean, neutralise, render
 
 MAX_CHARACTERS = 20_000
 TEMPERATURES = (0.05, 5.0)
+"""Of these at which tokens are drawn; at 0 the likeliest is taken."""
 LARGEST_SEED = 10**9
 ENDLESS = 1_000_000
 """Positions of a model that names no end of them."""
-
-
-SOURCES = ("model", "data", "column", "gold", "ratings")
+STRANGE = 2.0
+"""Nats a token by which an answer surprises the reference more than its own answers do, on average, from which on an
+implicit reward means nothing."""
+UNFINISHED = "\ufffd"
+"""What a tokenizer writes for bytes that are no whole character yet."""
 
 
 class MessageError(ValueError):
     """A message cannot be answered; says why, in words for its writer. The conversation is as it was."""
-
-
-# --- the session -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -62,6 +51,26 @@ class Reply:
     rewards: tuple[float, ...] | None
     """The implicit reward of each token, β times that, in reward units; None for a policy that has no β."""
     finished: bool
+    surprise: float | None = None
+    """−log π_SFT(y_t) − H_t, mean over tokens: by how many nats they surprise the reference more than its own would;
+    H_t is the entropy of what it expects there. None for a policy that has no β."""
+
+    @property
+    def strange(self) -> bool:
+        """Whether the reference would hardly give such an answer. None like it was among those that implicit rewards
+        were fitted to: two small probabilities are compared, and their ratio, however large, means nothing."""
+        return self.surprise is not None and self.surprise > STRANGE
+
+
+@dataclass(frozen=True)
+class Said:
+    """A piece of what is said while answers are being made."""
+
+    policy: str | None
+    """Who says it; None for what the session has to say about the message."""
+    text: str
+    reply: Reply | None = None
+    """The whole answer, where it has come to its end."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,10 @@ class ChatSession:
     max_new_tokens: int = 24
     memory: int | None = None
     turns: list[Turn] = field(default_factory=list)
+    missing: tuple[str, ...] = ()
+    """Policies that the run does not have yet."""
+    _readers: dict[tuple[str, str], Reader] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Who reads: whose conversation, with which model."""
 
     def __post_init__(self) -> None:
         if not self.policies:
@@ -114,25 +127,32 @@ class ChatSession:
         Raises MessageError, and leaves the conversation as it was, for a message that is empty or too long and for a
         temperature or seed out of range.
         """
+        for _ in self.stream(text, temperature, seed):
+            pass
+        return self.turns[-1]
+
+    def stream(self, text: str, temperature: float = 1.0, seed: int = 0) -> Iterator[Said]:
+        """`send`, piece by piece, one policy after the other; the conversation has the new turn when all is said.
+
+        Raises MessageError at once. Whoever stops listening before the end leaves the conversation as it was.
+        """
         check_settings(temperature, seed)
         text, notes = self._read(text)
-        replies, cut = {}, []
+        prompts, cut = {}, []
         for name, policy in self.policies.items():
-            prompt, left_out = self._prompt(name, policy, text)
+            prompts[name], left_out = self._prompt(name, policy, text)
             cut += [name] * bool(left_out)
-            replies[name] = self._reply(name, policy, prompt, temperature, seed)
         if cut:
             room = _positions(self.policies[cut[0]])
             notes.append(
                 f"Not seen by {', '.join(cut)}: the oldest turns, which no longer fit into the {room} positions."
             )
-        turn = Turn(text, temperature, seed, tuple(notes), replies)
-        self.turns.append(turn)
-        return turn
+        return self._answer(Turn(text, temperature, seed, tuple(notes), {}), prompts)
 
     def clear(self) -> None:
         """Forget the conversation."""
         self.turns.clear()
+        self._readers.clear()
 
     def export(self) -> str:
         """The conversation as JSON."""
@@ -148,6 +168,7 @@ class ChatSession:
                         "finished": reply.finished,
                         "tokens": list(reply.pieces),
                         "implicit_rewards": None if reply.rewards is None else [round(r, 6) for r in reply.rewards],
+                        "strange": reply.strange,
                     }
                     for name, reply in turn.replies.items()
                 },
@@ -201,8 +222,8 @@ class ChatSession:
         ]
         return list(dict.fromkeys(words))
 
-    def _prompt(self, name: str, policy: PreTrainedModel, text: str) -> tuple[Tensor, int]:
-        """The prompt (1, P) for the next answer of `name`, and how many turns had to be left out for want of room."""
+    def _prompt(self, name: str, policy: PreTrainedModel, text: str) -> tuple[list[int], int]:
+        """The prompt for the next answer of `name`, and how many turns had to be left out for want of room."""
         room = _positions(policy) - self.max_new_tokens
         first, newest = 0 if self.memory is None else max(0, len(self.turns) - self.memory), len(self.turns)
 
@@ -214,32 +235,62 @@ class ChatSession:
         tokens = tokens_without(newest)
         if len(tokens) <= room:
             skip, tokens = _fewest_left_out(first, newest, tokens, tokens_without, room)
-            return torch.tensor([tokens], device=policy.device), skip - first
+            return tokens, skip - first
         raise MessageError(
             f"This message has {len(tokens)} tokens; at most {room} fit: the model has {_positions(policy)} positions, "
             f"and {self.max_new_tokens} are kept for the answer."
         )
 
-    @torch.no_grad()
-    def _reply(self, name: str, policy: PreTrainedModel, prompt: Tensor, temperature: float, seed: int) -> Reply:
-        mask = torch.ones_like(prompt, dtype=torch.bool)
+    def _answer(self, turn: Turn, prompts: Mapping[str, list[int]]) -> Iterator[Said]:
+        replies = {}
+        for note in turn.notes:
+            yield Said(None, note)
+        for name, prompt in prompts.items():
+            replies[name] = yield from self._reply(name, self.policies[name], prompt, turn.temperature, turn.seed)
+            yield Said(name, "", replies[name])
+        self.turns.append(replace(turn, replies=replies))
+
+    def _reply(
+        self, name: str, policy: PreTrainedModel, prompt: list[int], temperature: float, seed: int
+    ) -> Generator[Said, None, Reply]:
         generator = generator_for(seed, len(self.turns), policy.device)
-        answer = sample(policy, prompt, mask, self.max_new_tokens, temperature, generator)
-        ids = answer.responses[0].tolist()
-        finished = bool(answer.finished)
-        words = [str(self.tokenizer.decode(ids[:i], skip_special_tokens=True)) for i in range(len(ids) + 1)]
-        pieces = [after.removeprefix(before) for before, after in zip(words[:-1], words[1:], strict=True)]
-        if finished:
-            pieces[-1] = str(self.tokenizer.decode(ids[-1:]))
-        ratios = rewards = None
-        if name in self.betas:
-            own, reference = (  # of the policies themselves, whatever temperature the answer was sampled at
-                response_log_probs(model, prompt, mask, answer.responses, answer.response_mask)[0]
-                for model in (policy, self.policies[self.reference])
-            )
-            ratios = tuple((own - reference).tolist())
-            rewards = tuple(implicit_reward(own, reference, self.betas[name]).tolist())
-        return Reply(clean(words[-1]), tuple(map(_visible, pieces)), ratios, rewards, finished)
+        tokens = answer(self._reader(name, name), prompt, self.max_new_tokens, temperature, generator)
+        ends, said, pieces, shown = set(eos_ids(policy).tolist()), list[Token](), list[str](), ""
+        for token in tokens:
+            said.append(token)
+            text = str(self.tokenizer.decode([token.id for token in said], skip_special_tokens=True))
+            if token.id not in ends and len(said) < self.max_new_tokens:
+                text = text.rstrip(UNFINISHED)
+            pieces.append(_visible(text[len(shown) :]))
+            shown = max(shown, text, key=len)
+            yield Said(name, pieces[-1])
+        ids = [token.id for token in said]
+        finished = not ends or ids[-1] in ends
+        if finished and ends:
+            pieces[-1] = _visible(str(self.tokenizer.decode(ids[-1:])))
+        text = clean(str(self.tokenizer.decode(ids, skip_special_tokens=True)))
+        if name not in self.betas:
+            return Reply(text, tuple(pieces), None, None, finished)
+        own = torch.tensor([token.log_prob for token in said])
+        reference, surprise = self._appraise(name, prompt, ids)
+        rewards = implicit_reward(own, reference, self.betas[name])
+        ratios = tuple((own - reference).tolist())
+        return Reply(text, tuple(pieces), ratios, tuple(rewards.tolist()), finished, surprise)
+
+    def _appraise(self, name: str, prompt: list[int], ids: list[int]) -> tuple[Tensor, float]:
+        """log π_ref of each token of an answer, at temperature 1, and by how much they surprise the reference."""
+        logits = self._reader(name, self.reference).read([*prompt, *ids[:-1]], len(ids)).cpu()
+        every = logits.log_softmax(-1)
+        found = every.gather(-1, torch.tensor(ids).unsqueeze(-1)).squeeze(-1)
+        entropy = -(every.exp() * every).sum(-1)
+        return found, float((-found - entropy).mean())
+
+    def _reader(self, name: str, model: str) -> Reader:
+        """Reads the conversation with `name`, with the policy `model`."""
+        policy, known = self.policies[model], self._readers.get((name, model))
+        if known is None or known.model is not policy:
+            known = self._readers[name, model] = Reader(policy)
+        return known
 
 
 def _fewest_left_out(
@@ -264,8 +315,12 @@ def _fewest_left_out(
 def check_settings(temperature: float, seed: int) -> None:
     """Raise MessageError for a temperature or a seed that cannot be sampled with."""
     low, high = TEMPERATURES
-    if not (isinstance(temperature, Real) and math.isfinite(temperature) and low <= temperature <= high):
-        raise MessageError(f"The temperature is {temperature!r}; it must lie between {low} and {high}.")
+    number = isinstance(temperature, Real) and math.isfinite(temperature)
+    if not (number and (temperature == 0 or low <= temperature <= high)):
+        raise MessageError(
+            f"The temperature is {temperature!r}; it must lie between {low} and {high}, or be 0 for the likeliest "
+            "tokens."
+        )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise MessageError(f"The seed is {seed!r}; it must be a whole number from 0 to {LARGEST_SEED}.")
 
@@ -277,95 +332,3 @@ def _visible(piece: str) -> str:
 
 def _positions(policy: PreTrainedModel) -> int:
     return int(getattr(policy.config, "max_position_embeddings", ENDLESS))
-
-
-# --- from a run ------------------------------------------------------------------------------------------------------
-
-
-@check.arguments
-def load_session(folder: Path | str, memory: int | None = 0) -> ChatSession:
-    """A session with the policies of a run (runs/NAME): base, SFT and, where they are finished, PPO and DPO.
-
-    "base" is the model that SFT started from. β is that of the run. The policies of a run have only seen single
-    questions, so by default they remember nothing. Raises RunError for a folder without policies, or with damaged
-    ones.
-    """
-    folder = place(folder, "run")
-    found = {name: folder / "policies" / name for name in ("sft", "ppo", "dpo")}
-    found = {name: path for name, path in found.items() if path.is_dir()}
-    if "sft" not in found:
-        raise RunError(
-            f"{folder} holds no policies/sft: expected the folder of a run, such as runs/tiny; "
-            "make one with week6 run, or finish it with week6 run --resume"
-        )
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    try:
-        asked, seed = config["preset"], config["seed"]
-        SEED.check("seed", seed)
-        given = {name: asked[name] for name in ("layers", "heads", "width", "positions", *SOURCES)}
-        ppo, dpo = ({"beta": asked[name]["beta"]} for name in ("ppo", "dpo"))
-        ppo["max_new_tokens"] = asked["ppo"]["max_new_tokens"]
-        preset = PRESETS[asked["name"]]
-        preset = replace(preset, **given, ppo=replace(preset.ppo, **ppo), dpo=replace(preset.dpo, **dpo))
-        check_preset(preset)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{folder / 'config.json'} is missing or of another version ({error}), expected that of a run: "
-            "delete it, and week6 run --resume with the same settings writes it anew"
-        ) from error
-    entries = {name: entry for name, entry in read_entries(folder / "stages.json").items() if name in found}
-    for name, entry in entries.items():
-        if entry["settings"] != chosen(config, stages_of(preset)[name]):
-            raise RunError(
-                f"{folder / 'config.json'} has other settings than stage {name} was made with: delete it, and "
-                "week6 run --resume with the same settings writes it anew"
-            )
-        if missing := check_files(folder, entry):
-            raise RunError(f"{folder / missing[0]} is missing: finish the run with week6 run --resume")
-    betas = {name: float(getattr(preset, name).beta) for name in found if name != "sft"}
-    device = choose_device()
-    tokenizer = _load(open_tokenizer, found["sft"])
-    policies = {name: _load(_open_policy, path) for name, path in found.items()}
-    check_size(preset, len(tokenizer))
-    policies = {"base": initial_policy(preset, tokenizer, stage_seed(seed, "init"))} | policies
-    policies = {name: frozen_copy(policy).to(device) for name, policy in policies.items()}
-    session = ChatSession(policies, tokenizer, "sft", betas, preset.ppo.max_new_tokens, memory)
-    for name, policy in policies.items():
-        _try(replace(session, max_new_tokens=1), name, policy, found.get(name, found["sft"]))
-    return session
-
-
-def _try(session: ChatSession, name: str, policy: PreTrainedModel, path: Path) -> None:
-    """Raise RunError for a policy that cannot answer: another architecture, another vocabulary, a damaged template."""
-    embeddings: Any = policy.get_input_embeddings()
-    known = int(embeddings.num_embeddings)
-    try:
-        if type(policy) is not type(session.policies[session.reference]):
-            raise ValueError(f"a {type(policy).__name__}, and SFT's is none")
-        if len(session.tokenizer) > known:
-            raise ValueError(f"{len(session.tokenizer)} tokens for {known} embeddings")
-        prompt, _ = session._prompt(name, policy, "hello")
-        session._reply(name, policy, prompt, 1.0, 0)
-    except MessageError:
-        return  # its answers leave no room for any message, which it will say to each
-    except Exception as error:  # of whatever was put there
-        raise _damaged(path, error) from error
-
-
-def _open_policy(path: Path) -> PreTrainedModel:
-    return complete(str(path), "policy", *open_model(AutoModelForCausalLM, path, open_config(path)))
-
-
-def _load(kind: Callable[[Path], Any], path: Path) -> Any:
-    try:
-        check_files_of(path)
-        return kind(path)
-    except Exception as error:  # of the readers of every file in it
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> RunError:
-    return RunError(
-        f"{path} is damaged ({clean(why(error))}), expected a policy of this run: delete it, and week6 run "
-        "--resume makes it again, or restore a copy"
-    )

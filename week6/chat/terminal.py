@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
-from week6.chat.session import ChatSession, MessageError, check_settings
+from week6.chat.session import ChatSession, MessageError, Reply, check_settings
 from week6.machine.checkpoint import RunError, write_atomic
 from week6.machine.lock import only_writer
 from week6.machine.paths import place
@@ -11,7 +12,7 @@ from week6.pictures.plots import POLICIES
 from week6.tasks.conversation import clean
 
 HELP = """Write a message; every policy answers. Commands:
-  /temperature T   how freely to sample (now {temperature:g})
+  /temperature T   how freely to sample, 0 for the likeliest tokens (now {temperature:g})
   /seed N          decides the samples (now {seed})
   /memory N        how many earlier turns the policies see, or all (now {memory})
   /clear           forget the conversation
@@ -22,12 +23,27 @@ HELP = """Write a message; every policy answers. Commands:
 EXPECTED = {"/seed": "a whole number", "/memory": "a whole number ≥ 0, or all"}
 
 
-def converse(session: ChatSession, read: Callable[[], str], write: Callable[[str], None]) -> None:
+class Write(Protocol):
+    """Shows text, as `print` does."""
+
+    def __call__(self, text: str, /, *, end: str = "\n") -> object:
+        """`text`, and `end` behind it."""
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Prints at once: a piece of an answer does not wait for its line."""
+    print(text, end=end, flush=True)
+
+
+def converse(session: ChatSession, read: Callable[[], str], write: Write) -> None:
     """Answer line by line until `read` raises EOFError, is interrupted, or gives /quit.
 
     Nothing that a user or a model writes reaches the terminal with control characters in it.
     """
     temperature, seed = 1.0, 0
+    if session.missing:
+        names = ", ".join(_label(name) for name in session.missing)
+        write(f"This run is not finished, and lacks {names}: week6 run --resume makes what is missing.")
     write("Write a message, or /help.")
     while True:
         try:
@@ -79,15 +95,35 @@ def _memory(value: str) -> int | None:
     return int(value)
 
 
-def _answer(session: ChatSession, line: str, temperature: float, seed: int, write: Callable[[str], None]) -> None:
-    turn = session.send(line, temperature, seed)
-    for note in turn.notes:
-        write(f"  ({clean(note)})")
-    for name, reply in turn.replies.items():
-        label = POLICIES[name][0] if name in POLICIES else name
-        reward = "" if reply.rewards is None else f"   [implicit reward {sum(reply.rewards):+.2f}]"
-        text = (reply.text or "(says nothing)") + ("" if reply.finished else " …")
-        write(f"  {label:>5}  {text}{reward}")
+def _answer(session: ChatSession, line: str, temperature: float, seed: int, write: Write) -> None:
+    """Every answer on a line of its own, piece by piece as it comes."""
+    speaking = None
+    for said in session.stream(line, temperature, seed):
+        if said.policy is None:
+            write(f"  ({clean(said.text)})")
+            continue
+        piece = said.text
+        if said.policy != speaking:
+            speaking = said.policy
+            write(f"  {_label(speaking):>5}  ", end="")
+            piece = piece.lstrip()
+        write(piece, end="")
+        if said.reply is not None:
+            speaking = None
+            write(_ending(session, said.policy, said.reply))
+
+
+def _ending(session: ChatSession, name: str, reply: Reply) -> str:
+    """What stands behind an answer."""
+    said = ("" if reply.text else "(says nothing)") + ("" if reply.finished else " …")
+    if reply.rewards is None:
+        return said
+    means = f": means nothing, {_label(session.reference)} would hardly say this" if reply.strange else ""
+    return f"{said}   [implicit reward {sum(reply.rewards):+.2f}{means}]"
+
+
+def _label(name: str) -> str:
+    return POLICIES[name][0] if name in POLICIES else name
 
 
 def _export(session: ChatSession, value: str) -> str:
