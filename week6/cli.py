@@ -65,6 +65,10 @@ class Chat:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, or its name in runs/."""
+    web: bool = False
+    """In a browser on this machine; else here."""
+    port: int = 8806
+    """Of this machine, for --web."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +236,7 @@ def _do(command: Any, preset: Preset) -> int:
     if isinstance(command, Report):
         open_page(folder) if command.open else show(folder)
     elif isinstance(command, Chat):
-        terminal.converse(load_session(folder), terminal.stdin_reader(), terminal.show)
+        chat(folder, command)
     elif isinstance(command, Frontier):
         say = print if compute().is_main else _say_nothing
         tables = sweep(SweepConfig(preset), folder, command.worlds, command.seeds, say)
@@ -244,6 +248,24 @@ def _do(command: Any, preset: Preset) -> int:
         if compute().is_main:
             show(folder)
     return 0
+
+
+def chat(folder: Path, command: Chat) -> None:
+    """Talk with the policies of a run, here or in a browser."""
+    if not command.web:
+        terminal.converse(load_session(folder), terminal.stdin_reader(), terminal.show)
+        return
+    try:
+        from week6.chat import web
+    except ImportError as error:
+        raise RunError(
+            f"--web: needs the library tornado, which Jupyter brings ({error}): pip install tornado"
+        ) from error
+    try:
+        web.PORT.check("--port", command.port)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    web.serve(load_session(folder), command.port)
 
 
 def _say_nothing(line: str) -> None:
