@@ -31,6 +31,7 @@ from week6.chat.of_run import load_session
 from week6.classroom.challenge import challenge
 from week6.classroom.confirm import confirm
 from week6.classroom.doctor import doctor
+from week6.classroom.here import confirm_here
 from week6.machine.bounds import Bounds, Seed, fields_of
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
@@ -83,6 +84,8 @@ class Confirm:
     """A local file, or a data set of the hub; the preset's if not given."""
     cpu: bool = False
     """Try the command without a GPU."""
+    here: Path | None = None
+    """Without a hub: a model with random weights, and the results in this folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +231,8 @@ def _do(command: Any, preset: Preset) -> int:
     if isinstance(command, Doctor):
         return int(not doctor(place(command.notebooks, "notebooks").absolute()))
     folder = _place(command, preset)
+    if isinstance(command, Confirm) and command.here is not None:
+        return int(not confirm_here(command.here))
     if isinstance(command, Confirm):
         own = {name: x for name in ("model", "data") if (x := getattr(command, name)) is not None}
         with tempfile.TemporaryDirectory() as runs:

@@ -208,7 +208,7 @@ def _check_costs(findings: Findings, setting: Setting, limits: Limits, seconds: 
     findings.check("whole preset", seconds <= 60 * most, f"{seconds / 60:.1f} minutes, projected", f"at most {most:g}")
 
 
-class _Killed(Exception):
+class Killed(Exception):
     """Ends a stage as a dropped session does: at once."""
 
 
@@ -217,12 +217,12 @@ def _check_resume(findings: Findings, setting: Setting, folder: Path, limits: Li
         if step == STEPS // 2 - 1:
             training.CHECKPOINT_SECONDS = 0.0  # after the next step there is one
         if step == STEPS // 2 + 2:
-            raise _Killed
+            raise Killed
 
     with patch.object(training, "CHECKPOINT_SECONDS", math.inf):
         try:
             fine_tune(replace(open_setting(setting.preset, folder), watcher=Stopwatch(kill)))
-        except _Killed:
+        except Killed:
             pass
         watch = Stopwatch()
         again = replace(open_setting(setting.preset, folder, resume=True), watcher=watch)
@@ -231,7 +231,7 @@ def _check_resume(findings: Findings, setting: Setting, folder: Path, limits: Li
         fine_tune(setting),
         initial_policy(setting.preset, setting.task.tokenizer, setting.stage_seed("init")),
     )
-    weights = _distance(resumed, whole) / _distance(whole, start)
+    weights = distance(resumed, whole) / distance(whole, start)
     last, same = (float(s.run.metrics("sft")["loss"].iloc[-1]) for s in (again, setting))
     loss = abs(last - same) / abs(same)
     findings.check(
@@ -242,6 +242,7 @@ def _check_resume(findings: Findings, setting: Setting, folder: Path, limits: Li
     )
 
 
-def _distance(a: PreTrainedModel, b: PreTrainedModel) -> float:
+def distance(a: PreTrainedModel, b: PreTrainedModel) -> float:
+    """‖a − b‖ over all weights."""
     pairs = zip(a.parameters(), b.parameters(), strict=True)
     return math.sqrt(sum(float((x.detach().cpu() - y.detach().cpu()).square().sum()) for x, y in pairs))

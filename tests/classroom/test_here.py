@@ -1,0 +1,59 @@
+"""`week6 confirm --here` on the CPU: what it can check there passes, and fails where it should."""
+
+import re
+
+import pytest
+import torch
+
+from tests.runs import quick_settings
+from week6.classroom import here
+from week6.classroom.confirm import NO_GPU, Limits
+from week6.cli import main
+from week6.machine.checkpoint import RunError
+
+NAMES = ["device", "precision, fp32", "precision, bf16", "precision, fp16", "DPO", "DPO's memory", "sampling", "PPO",
+         "DPO by TRL", "killed, resumed", "from CPU to GPU", "time"]  # fmt: skip
+
+
+def verdicts(told):
+    return {line[6:24].strip(): line[:4] for line in told if line[:4] in ("PASS", "FAIL", "SKIP")}
+
+
+@pytest.fixture
+def without_trl(monkeypatch):
+    monkeypatch.setattr(here, "find_spec", lambda name: None)
+
+
+def test_a_cpu_tries_what_it_can_and_confirms_nothing(tmp_path, capsys):
+    with quick_settings(checkpoint_seconds=10):
+        assert main(["confirm", "--here", str(tmp_path / "new" / "folder")]) == 1
+    told = capsys.readouterr().out.splitlines()
+    found = verdicts(told)
+    assert list(found) == NAMES and {n for n, v in found.items() if v == "FAIL"} == {"device"}
+    assert {n for n, v in found.items() if v == "SKIP"} == {"DPO's memory", "from CPU to GPU"}
+    assert told[-1] == NO_GPU.partition(" (")[0]
+    page = (tmp_path / "new" / "folder" / "confirm.md").read_text()
+    assert all(line in page for line in told) and "torch" in page
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["confirm.md"]
+    assert re.search(r"resumed +weights 0 % of the way apart, loss 0;", page)  # a CPU repeats itself to the last bit
+
+
+def test_each_check_can_fail(tmp_path, monkeypatch, without_trl):
+    right = here.response_log_probs
+    monkeypatch.setattr(here, "response_log_probs", lambda *rest: right(*rest) + 0.5)
+    monkeypatch.setattr(here, "MINUTES", 0.0)
+    monkeypatch.setattr(here.training, "load_checkpoint", lambda path, module, optimizer, tag: {"step": 3})
+    monkeypatch.setattr(here, "train_ppo", lambda *rest: iter([(dict.fromkeys(
+        ("first_ratio_deviation", "policy_loss", "value_loss", "tokens"), float("nan")), None)] * 3))  # fmt: skip
+    told = []
+    limits = Limits(ratio=dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), 0.1))
+    assert here.confirm_here(tmp_path, told.append, limits) is False
+    failed = {name for name, verdict in verdicts(told).items() if verdict == "FAIL"}
+    assert failed == {"device", *NAMES[1:4], "PPO", "killed, resumed", "time"}
+    assert verdicts(told)["DPO by TRL"] == "SKIP"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="--here .*file/x: cannot be made"):
+        here.confirm_here(tmp_path / "file" / "x")
