@@ -10,12 +10,13 @@ READY := $(VENV)/.ready
 OLD_TRL := .venv-trl-0.11.4
 COLAB := .venv-colab
 OLDEST := .venv-oldest
+SITE := .venv-site
 WITHOUT_TRL := $(addprefix --ignore=tests/,oracle/test_trl.py classroom/test_handover.py test_bench.py)
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg -n $(WORKERS) --dist loadfile -q
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants accepted capstones bench oracle-ppo kill
+.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants accepted capstones bench oracle-ppo kill site check-site
 
 # Run again, it goes on with the same run; `make course NAME="my run"` starts another. What a name holds, the shell reads
 # as it is.
@@ -85,6 +86,16 @@ oldest: $(OLDEST)/.ready
 figures: $(READY)
 	$(BIN)/python -m week6.pictures.figures
 
+# The web edition, in build/site/html: a minute or two, and npm for MathJax.
+site: export HF_HUB_OFFLINE = 1
+site: $(SITE)/.ready
+	$(SITE)/bin/python tools/build_site.py build/site
+
+# Each of its pages in Chromium, as on a telephone.
+check-site:
+	npm install --no-audit --no-fund --ignore-scripts --prefix build/npm playwright-core axe-core
+	node tools/check_site.mjs build/site/html
+
 # A quarter of an hour on two cores that have nothing else to do.
 bench: $(READY)
 	$(BIN)/python tools/bench_dpo.py
@@ -104,6 +115,10 @@ $(OLD_TRL)/.ready: tools/setup_env.py
 $(COLAB)/.ready: pyproject.toml tools/setup_env.py
 	$(PYTHON) tools/setup_env.py $(COLAB) -e ".[test]" ipywidgets==7.7.1 ipython==7.34.0 'ipykernel==6.17.*' \
 		'transformers==5.15.*' 'datasets==4.0.*' 'matplotlib==3.10.*' 'numpy==2.1.*'
+	touch $@
+
+$(SITE)/.ready: pyproject.toml tools/setup_env.py
+	$(PYTHON) tools/setup_env.py $(SITE) -e ".[site]"
 	touch $@
 
 $(OLDEST)/.ready: pyproject.toml tools/setup_env.py tools/floors.py
