@@ -16,7 +16,7 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-w
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants accepted capstones bench oracle-ppo kill site check-site
+.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants accepted capstones bench oracle-ppo kill site check-site slides check-slides
 
 # Run again, it goes on with the same run; `make course NAME="my run"` starts another. What a name holds, the shell reads
 # as it is.
@@ -95,6 +95,15 @@ site: $(SITE)/.ready
 check-site:
 	npm install --no-audit --no-fund --ignore-scripts --prefix build/npm playwright-core axe-core
 	node tools/check_site.mjs build/site/html
+
+# The decks of docs/slides, in build/slides: HTML, and PDF where there is a Chromium.
+slides: $(SITE)/.ready
+	$(SITE)/bin/python tools/build_slides.py build/slides
+
+# Does each slide fit?
+check-slides:
+	npm install --no-audit --no-fund --ignore-scripts --prefix build/npm playwright-core
+	node tools/check_slides.mjs build/slides
 
 # A quarter of an hour on two cores that have nothing else to do.
 bench: $(READY)

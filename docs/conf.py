@@ -30,7 +30,7 @@ ACTIVE = re.compile(r"([*|\\]|_(?=\W))")
 mathjax_path = "mathjax/tex-chtml-full.js"
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
-autodoc_class_signature = "separated"
+autodoc_typehints = "none"  # as_written has them
 autodoc_preserve_defaults = True
 
 
@@ -50,13 +50,13 @@ def as_markup(app: Any, what: str, name: str, subject: Any, options: Any, lines:
 
 def as_written(app: Any, what: str, name: str, subject: Any, options: Any, signature: str, returns: str) -> Any:
     """The signature of a function as its source has it: `Float[Tensor, "B T"]` says which shape is meant."""
-    if what not in ("function", "method"):
+    if what not in ("function", "method", "class"):
         return None
+    function = subject.__init__ if what == "class" else subject
     try:
-        source = inspect.cleandoc("\n" + inspect.getsource(inspect.unwrap(subject)))
-        tree = ast.parse(source).body[0]
-    except (OSError, TypeError, SyntaxError):
-        return None
+        tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(inspect.unwrap(function)))).body[0]
+    except (OSError, TypeError, SyntaxError):  # made by dataclasses, or no function: its fields are listed
+        return "", ""
     if not isinstance(tree, ast.FunctionDef):
         return None
     tree.args.args = [argument for argument in tree.args.args if argument.arg not in ("self", "cls")]
