@@ -2,14 +2,16 @@
 
 `python -m tests.mutation.changes [--draw N] [--seed S]` lists all possible changes (another comparison, sign, bound,
 axis, constant; an argument, a `detach`, a condition left out), draws N of them, more from longer modules, and runs for
-each the tests that know its module. It ends with those that no test noticed. Such a change is *equivalent* (nothing
-that anybody relies on differs) and then stands in survivors.txt with the reason, or it shows a test that is missing.
-Not part of `make test`: a change takes seconds, all of them an hour.
+each the tests that know its module: the quick ones, and where they notice nothing the slow ones of the module's own
+file. It ends with those that no test noticed. Such a change is *equivalent* (nothing that anybody relies on differs)
+and then stands in survivors.txt with the reason, or it shows a test that is missing. `--story TEXT …` tries the changes
+whose lines hold such a text, drawn or not. Not part of `make test`: a change takes seconds, all of them an hour.
 """
 
 import argparse
 import ast
 import collections
+import functools
 import os
 import random
 import sys
@@ -19,11 +21,13 @@ from typing import NamedTuple
 
 import torch
 
-from tests.mutation.run import ROOT, Bug, run_all
+from tests.mutation.run import ROOT, Bug, Verdict, run_all
 
 SURVIVORS = Path(__file__).with_name("survivors.txt")
-LEFT_OUT = ("pictures/", "recorded/", "checks/nb", "tasks/world.py", "__main__.py", "__init__.py")
-"""Texts, drawings, tables, and the questions of the notebooks, whose own mutants tests/checks tries."""
+LEFT_OUT = ("pictures/", "recorded/", "tasks/world.py", "__main__.py", "__init__.py")
+"""Texts, drawings and tables."""
+QUESTIONS = ("nb", "bench_", "capstone_", "dpo_capstone", "dpo_symptoms", "ppo_capstone", "ppo_problem", "ppo_symptoms")
+"""What the notebooks ask, in checks: left out too. There tests/checks tries wrong answers to each, for minutes."""
 OPERATORS = {
     ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Mod: "*", ast.FloorDiv: "*", ast.Pow: "*",
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
@@ -66,6 +70,10 @@ KEPT_ARGUMENTS = {
     "desc",
     "unit",
 }
+
+
+UNNOTICED = ("SURVIVED", "pytest ended with status 5")
+"""No test failed, or there was none to run."""
 
 
 class Change(NamedTuple):
@@ -204,25 +212,50 @@ def draw(every: list[Change], n: int, seed: int) -> list[Change]:
         chosen.append(change)
         if len(chosen) == n:
             break
-    return chosen
+    return rng.sample(chosen, len(chosen))  # in no order of modules: a run that is ended early is a smaller draw
+
+
+@functools.cache
+def imported(file: Path) -> set[str]:
+    """The modules, and the names in modules, that a file of tests imports."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
 
 
 def tests_of(module: str) -> tuple[str, ...]:
-    """The files of tests that know a module, the nearest first."""
+    """The files of tests that know a module: its own, then those of its room, then others."""
     path = Path(module)
-    name = "week6." + ".".join(path.with_suffix("").parts)
-    own = f"tests/{path.with_name('test_' + path.name)}"
-    found = [own] if (ROOT / own).exists() else []
+    package = path.name == "__init__.py"
+    name = ".".join(("week6", *(path.parent if package else path.with_suffix("")).parts))
+    room = ROOT / "tests" / path.parent
+    found = [own] if (own := room / f"test_{path.parent.name if package else path.stem}.py").exists() else []
+    every = sorted(ROOT.glob("tests/**/test_*.py"), key=lambda file: (file.parent != room, file))
+    found += [file for file in every if name in imported(file)]
     if path.parts[0] == "run":
-        found.append("tests/test_figures_of_a_run.py")
+        found.insert(1, ROOT / "tests/test_figures_of_a_run.py")
     if path.parts[0] == "checks":
-        found += ["tests/checks/test_engine.py", "tests/checks/test_catalogue.py"]
-    room, _, last = name.rpartition(".")
-    for file in sorted(ROOT.glob("tests/**/test_*.py")):
-        source = file.read_text()
-        if f"from {name} import" in source or f"from {room} import {last}" in source:
-            found.append(str(file.relative_to(ROOT)))
-    return tuple(dict.fromkeys(found)) or ("tests/run/test_pipeline.py",)
+        found[1:1] = [ROOT / "tests/checks/test_engine.py", ROOT / "tests/checks/test_catalogue.py"]
+    if not found:
+        raise SystemExit(f"no test imports {name}, and there is no {own.relative_to(ROOT)}")
+    return tuple(dict.fromkeys(str(file.relative_to(ROOT)) for file in found))
+
+
+def verdicts(bugs: list[Bug], workers: int) -> Iterator[Verdict]:
+    """How the quick tests ended on each, or the slow ones of the module's own file where no quick one noticed it."""
+    for i in range(0, len(bugs), 8):
+        missed = []
+        os.environ["PYTEST_ADDOPTS"] = "-m 'not slow'"
+        for verdict in run_all(bugs[i : i + 8], workers):
+            if verdict.outcome in UNNOTICED:
+                missed.append(verdict.bug._replace(tests=verdict.bug.tests[:1]))
+            else:
+                yield verdict
+        os.environ["PYTEST_ADDOPTS"] = "-m slow"
+        for verdict in run_all(missed, workers):
+            yield verdict._replace(outcome="SURVIVED") if verdict.outcome in UNNOTICED else verdict
 
 
 def explained() -> dict[str, str]:
@@ -239,26 +272,31 @@ def main() -> int:
     parser.add_argument("--draw", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", default="", help="modules whose path begins so")
+    parser.add_argument(
+        "--story", nargs="+", metavar="TEXT", help="these changes, by a part of what they are listed as"
+    )
     options = parser.parse_args()
     os.chdir(ROOT)
-    os.environ["PYTEST_ADDOPTS"] = "-m 'not slow'"
     torch.set_num_threads(1)
-    every = []
+    every, sources = [], {}
     for path in sorted((ROOT / "week6").rglob("*.py")):
         module = str(path.relative_to(ROOT / "week6"))
-        if not module.startswith(LEFT_OUT) and not module.endswith("__init__.py") or module == "tasks/__init__.py":
-            every += list(changes(module, path.read_text()))
-    chosen = [change for change in draw(every, options.draw, options.seed) if change.module.startswith(options.only)]
+        question = path.parent.name == "checks" and path.name.startswith(QUESTIONS)
+        if module == "tasks/__init__.py" or not (question or module.startswith(LEFT_OUT) or path.name == "__init__.py"):
+            sources[module] = path.read_text()
+            every += list(changes(module, sources[module]))
+    if options.story:
+        chosen = [c for c in every if any(text in c.story(sources[c.module]) for text in options.story)]
+    else:
+        chosen = draw(every, options.draw, options.seed)
     print(f"{len(every)} changes are possible, {len(chosen)} are tried", flush=True)
-    bugs = {}
-    for i, change in enumerate(chosen):
-        source = (ROOT / "week6" / change.module).read_text()
-        story, tests = change.story(source), tests_of(change.module)
-        bugs[f"{i}"] = Bug(change.module, f"{i}", tests, story, source, change.of(source))
+    bugs = []
+    for change in chosen:
+        source = sources[change.module]
+        bugs.append(Bug(change.module, "", tests_of(change.module), change.story(source), source, change.of(source)))
     reasons, ends = explained(), collections.Counter()
     survived = []
-    for verdict in run_all(list(bugs.values()), options.workers):
+    for verdict in verdicts(bugs, options.workers):
         story, outcome = verdict.bug.story, verdict.outcome
         if outcome == "SURVIVED" and story in reasons:
             outcome = "equivalent"
