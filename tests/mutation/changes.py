@@ -2,10 +2,10 @@
 
 `python -m tests.mutation.changes [--draw N] [--seed S]` lists all possible changes (another comparison, sign, bound,
 axis, constant; an argument, a `detach`, a condition left out), draws N of them, more from longer modules, and runs for
-each the tests that know its module: the quick ones, and where they notice nothing the slow ones of the module's own
-file. It ends with those that no test noticed. Such a change is *equivalent* (nothing that anybody relies on differs)
-and then stands in survivors.txt with the reason, or it shows a test that is missing. `--story TEXT …` tries the changes
-whose lines hold such a text, drawn or not. Not part of `make test`: a change takes seconds, all of them an hour.
+each the tests that know its module: the quick ones of its own file first, the slow ones of that file last. It ends with
+those that no test noticed. Such a change is *equivalent* (nothing that anybody relies on differs) and then stands in
+survivors.txt with the reason, or it shows a test that is missing. `--story TEXT …` tries the changes whose lines hold
+such a text, drawn or not. Not part of `make test`: a change takes seconds, all of them an hour.
 """
 
 import argparse
@@ -244,18 +244,19 @@ def tests_of(module: str) -> tuple[str, ...]:
 
 
 def verdicts(bugs: list[Bug], workers: int) -> Iterator[Verdict]:
-    """How the quick tests ended on each, or the slow ones of the module's own file where no quick one noticed it."""
+    """How the tests ended on each: its module's own file, then the others that know it, then the own slow ones."""
+    own, others = slice(1), slice(1, None)
     for i in range(0, len(bugs), 8):
-        missed = []
-        os.environ["PYTEST_ADDOPTS"] = "-m 'not slow'"
-        for verdict in run_all(bugs[i : i + 8], workers):
-            if verdict.outcome in UNNOTICED:
-                missed.append(verdict.bug._replace(tests=verdict.bug.tests[:1]))
-            else:
-                yield verdict
-        os.environ["PYTEST_ADDOPTS"] = "-m slow"
-        for verdict in run_all(missed, workers):
-            yield verdict._replace(outcome="SURVIVED") if verdict.outcome in UNNOTICED else verdict
+        missed = bugs[i : i + 8]
+        for files, marks in ((own, "not slow"), (others, "not slow"), (own, "slow")):
+            os.environ["PYTEST_ADDOPTS"] = f"-m '{marks}'"
+            tried = {bug.name: bug for bug in missed if bug.tests[files]}
+            for verdict in run_all([bug._replace(tests=bug.tests[files]) for bug in tried.values()], workers):
+                if verdict.outcome not in UNNOTICED:
+                    missed.remove(tried[verdict.bug.name])
+                    yield verdict
+        for bug in missed:
+            yield Verdict(bug, "SURVIVED", 0.0, "")
 
 
 def explained() -> dict[str, str]:
@@ -291,9 +292,9 @@ def main() -> int:
         chosen = draw(every, options.draw, options.seed)
     print(f"{len(every)} changes are possible, {len(chosen)} are tried", flush=True)
     bugs = []
-    for change in chosen:
-        source = sources[change.module]
-        bugs.append(Bug(change.module, "", tests_of(change.module), change.story(source), source, change.of(source)))
+    for i, change in enumerate(chosen):
+        source, tests = sources[change.module], tests_of(change.module)
+        bugs.append(Bug(change.module, str(i), tests, change.story(source), source, change.of(source)))
     reasons, ends = explained(), collections.Counter()
     survived = []
     for verdict in verdicts(bugs, options.workers):
