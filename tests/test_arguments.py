@@ -211,6 +211,7 @@ def spoil_tensor(x):
         x.to(torch.uint8),
     )
     yield from (x[0], x[None], x[:0], x[..., :0], x[:1], x.transpose(0, -1), x.sum(), torch.cat([x, x]))
+    yield x.new_zeros([0] * x.ndim)
     yield from (x.tolist(), x.numpy(), None, "text", 3, 0.5, True, [x], object())
     for value in (math.nan, math.inf, -math.inf, 1e30, -1e30, -1, 7, 10**9):
         for index in (0, -1, slice(None)):

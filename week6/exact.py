@@ -73,7 +73,7 @@ class ExactWorld:
         return torch.zeros(n, 1, dtype=torch.long), torch.ones(n, 1, dtype=torch.bool)
 
     def new_policy(self, seed: int) -> GPT2LMHeadModel:
-        """A freshly initialised two-layer GPT-2 over this vocabulary, without dropout.
+        """A freshly initialised GPT-2 of two layers and width 32 over this vocabulary, without dropout.
 
         Larger initial weights than GPT-2's own make it a reference with likes and dislikes, not a uniform one.
         """

@@ -212,6 +212,8 @@ def mask_rows(name: str, mask: Tensor) -> None:
     empty = (mask != 0).sum(-1) == 0
     if empty.any():
         raise ValueError(f"{name}: got an empty row (index {_first(empty)}), expected at least one 1 in every row")
+    if mask.shape[-1:] == (0,):
+        raise ValueError(f"{name}: got no column (shape {tuple(mask.shape)}), expected at least one")
 
 
 def log_probabilities(name: str, log_probs: Tensor, dim: int = -1, atol: float = 1e-3) -> None:
