@@ -199,6 +199,9 @@ def test_loss_rejects_nan_and_shapes_by_name(position, name):
         arguments[position] = torch.zeros(6, 1)  # would broadcast
         with pytest.raises(ValueError, match=rf"^{name}: got a tensor .* shape \(6, 1\), expected .*\(B,\)"):
             dpo_loss(*arguments)
+        arguments[position] = torch.zeros(1)  # so would this
+        with pytest.raises(ValueError, match=rf"^{name}: got shape \(1,\), expected \(6,\) as policy_chosen has"):
+            dpo_loss(*arguments)
 
 
 @pytest.mark.parametrize(

@@ -137,10 +137,14 @@ def test_calibration_twice_composes():
     assert again.mean().abs() < 1e-5 and float(again.std(correction=0)) == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("scores", [torch.tensor([1.0]), torch.full((4,), 2.0), torch.tensor([1.0, float("nan")])])
-def test_calibration_needs_spread(scores):
-    with pytest.raises(ValueError, match="^scores:"):
-        reward_model().calibrate(scores)
+@pytest.mark.parametrize(
+    ("scores", "got"),
+    [([1.0], "1 values without spread"), ([2.0] * 4, "4 values without spread"), ([1.0, math.nan, 2.0], "1 NaN"),
+     ([1.0, 2.0, math.inf], "1 infinite")],
+)  # fmt: skip
+def test_calibration_needs_finite_scores_with_spread(scores, got):
+    with pytest.raises(ValueError, match=f"^scores: got {got}"):
+        reward_model().calibrate(torch.tensor(scores))
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------

@@ -86,10 +86,22 @@ def test_no_control_characters_reach_the_terminal(monkeypatch):
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
 
 
-def test_interrupted():
+def test_interrupted_or_at_an_end_it_leaves_an_empty_line(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     talk = session()
     assert spoken(talk, "hello !", KeyboardInterrupt).endswith("\n")
     assert len(talk.turns) == 1
+    assert spoken(talk, "/help").endswith("\n")
+    monkeypatch.setattr(talk, "stream", interrupted)
+    assert spoken(talk, "hello !").endswith("\n")
+
+
+def test_help_says_what_is_set_now():
+    assert "(now 0.5)" in (shown := spoken(session(), "/temperature 0.5", "/seed 7", "/help"))
+    assert "(now 7)" in shown and "(now all)" in shown
+    assert "(now 0)" in spoken(session(), "/memory 0", "/temperature 2", "/seed 3", "/help")
 
 
 def test_answers_come_piece_by_piece():

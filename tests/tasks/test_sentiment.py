@@ -258,6 +258,7 @@ class TestTables:
                 "line 2 holds a NUL character: it is no text, or UTF-16LE without a byte order mark",
             ),
             ("r.txt", "hello".encode("utf-16-le"), "line 1 holds a NUL character"),
+            ("r.txt", "hello".encode("utf-16-be"), "line 1 holds a NUL character: it is no text, or UTF-16BE"),
             ("r.txt", b"\xff\xfea", "it begins as UTF-16 but is damaged at byte"),
             ("r.csv", "caf\u00e9".encode("latin1"), "is not UTF-8"),
             (
