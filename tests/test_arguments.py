@@ -339,6 +339,16 @@ def test_what_is_not_finite_is_told_by_its_own_name(name):
                     assert argument in str(error).partition(":")[0], f"{argument} = {other}: {error}"
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_no_count_is_below_nothing(name):
+    """Sizes and steps; an axis may be counted from the end; seed, step and pad only name something."""
+    for argument, value in CALLS[name]().items():
+        if type(value) is int and argument not in ("dim", "seed", "step", "pad_id"):
+            with pytest.raises(ValueError, match=rf"^[\w, ]*\b{argument}\b.*: got .*-1"):
+                result = function(name)(**CALLS[name]() | {argument: -1})
+                list(result) if inspect.isgenerator(result) else None
+
+
 SIZES = st.lists(st.integers(0, 3), max_size=3)
 VALUES = st.sampled_from([0.0, 1.0, -1.0, 0.5, -3.0, 1e4, -1e4, math.nan, math.inf, -math.inf, 1e38])
 TENSORS = [name for name in CALLS if all(isinstance(x, torch.Tensor | float | int) for x in CALLS[name]().values())]

@@ -14,6 +14,7 @@ from week6.reward_model import (
     pair_accuracy,
     pair_scores,
     score,
+    score_batches,
     train_reward_model,
 )
 from week6.sequences import Demonstrations
@@ -65,7 +66,12 @@ def test_scores_are_those_of_unpadded_texts(pad):
         for i in range(3):
             by_hand = score_by_hand(model, ids[i][mask[i]].tolist())
             torch.testing.assert_close(result[i].double(), by_hand, rtol=0, atol=1e-5)  # scores are fp32
-        torch.testing.assert_close(score(model, Demonstrations(prompts, prompt_mask, responses, response_mask)), result)
+        answers = Demonstrations(prompts, prompt_mask, responses, response_mask)
+        torch.testing.assert_close(score(model, answers), result)
+    for size in (1, 2, 100):
+        scores = score_batches(model, answers, batch_size=size)
+        torch.testing.assert_close(scores, result)
+        assert not scores.requires_grad
 
 
 def test_scores_do_not_see_padding_or_the_batch():

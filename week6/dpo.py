@@ -82,7 +82,6 @@ def dpo_loss(
         policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
     check.filled(policy_chosen=policy_chosen)
-    check.positive("beta", beta)
     check.finite(
         policy_chosen - ref_chosen - (policy_rejected - ref_rejected),
         policy_chosen=policy_chosen,
