@@ -4,6 +4,7 @@ from tokenizers.processors import TemplateProcessing
 
 from tests.tiny import EOS, merging_tokenizer, ragged, ragged_pairs, words_tokenizer
 from week6.sequences import (
+    Demonstrations,
     Pairs,
     Rollout,
     decode,
@@ -102,6 +103,11 @@ def test_a_prompt_of_which_nothing_is_left_is_refused_with_its_row(bos):
 def test_an_empty_answer_is_one_eos():
     data = encode_demonstrations(words_tokenizer("hi"), ["hi"], [""])
     assert data.responses.tolist() == [[EOS]] and data.response_mask.tolist() == [[True]]
+
+
+def test_tokens_are_the_real_ones_of_prompts_and_answers():
+    assert Demonstrations(*ragged([1, 3, 2], [4, 2, 3])).tokens == 6 + 9
+    assert ragged_pairs([1, 3, 2], [4, 2, 3], [2, 3, 1]).tokens == 2 * 6 + 9 + 6
 
 
 def test_pairs_share_prompt_and_width():
