@@ -33,13 +33,15 @@ _LONGEST = 100_000
 class Difference:
     """Where an answer departs from what was expected: in its form (type, shape, dtype, device), a value, …
 
-    `at` is the index of the first element that differs, in a tensor of shape `of`.
+    `at` is the index of the first element that differs, in a tensor of shape `of`. `values_right`: of another shape,
+    with the right values.
     """
 
     kind: Literal["form", "value", "gradient", "error"]
     text: str
     at: tuple[int, ...] = ()
     of: tuple[int, ...] = ()
+    values_right: bool = False
 
 
 def difference(
@@ -191,11 +193,12 @@ class _Comparison:
     def shapes(self, got: Tensor, want: Tensor, where: str) -> Difference:
         text = f"got shape {tuple(got.shape)}, expected {tuple(want.shape)}"
         squeezed = [tuple(n for n in x.shape if n != 1) for x in (got, want)]
+        right = False
         if squeezed[0] == squeezed[1]:
             text += f": one axis too {'many' if got.ndim > want.ndim else 'few'}" if got.ndim != want.ndim else ""
             right = bool(self.close(got.reshape(want.shape), want, self.rtol).all())
             text += " (the values themselves are right)" if right and not self.quiz else ""
-        return Difference("form", where + text)
+        return Difference("form", where + text, values_right=right)
 
     def dtypes(self, got: Tensor, want: Tensor, where: str) -> Difference | None:
         """The values are right. Can numbers of this dtype stand for those that are asked for?"""
@@ -240,6 +243,10 @@ class _Comparison:
     def sets(self, got: Any, want: Any, where: str) -> Difference | None:
         if type(got) not in (set, frozenset) or any(type(item) not in _PLAIN for item in got):
             return self.form(where, 'a set, like {"x", "y"}', got)
+        kinds = [{_kind(item) for item in items} for items in (got, want)]
+        if not kinds[0] <= kinds[1]:
+            texts = [" and ".join(sorted(kind)) for kind in kinds]
+            return Difference("form", f"{where}got a set of {texts[0]}, expected a set of {texts[1]}")
         mine, theirs = {self.normal(x): x for x in got}, {self.normal(x) for x in want}
         extra, missing = [mine[key] for key in mine if key not in theirs], len(theirs - mine.keys())
         if not extra and not missing:
@@ -274,6 +281,13 @@ class _Comparison:
             if found := self.of(got[key], b, f"{where}entry {describe(key)}: "):
                 return found
         return None
+
+
+def _kind(item: Any) -> str:
+    """What an element of a set is, in the plural."""
+    if type(item) in (int, float):
+        return "numbers"
+    return {str: "strings", bool: "True and False"}.get(type(item), "tuples")
 
 
 def _as_tensor(value: Any, ndim: int = 0) -> Tensor | None:

@@ -24,6 +24,7 @@ from week6.checks.inspection import (
     has_nan_or_inf,
     in_words,
     is_stub,
+    meaning,
     no_result,
     wrong_arguments,
 )
@@ -31,6 +32,7 @@ from week6.checks.sandbox import Budget, Outcome, call_ours, fresh, leaves
 from week6.checks.surroundings import TimeLimitReached
 
 _NOTHING: Any = object()
+WHY_ODD = "Does an exp overflow, does a log meet 0, or is something divided by 0?"
 Function = Callable[..., Any]
 Call = Callable[[Function, Sequence[Any]], Outcome]
 """How a function is called: a student's within a budget of seconds, the course's own as it is."""
@@ -70,6 +72,8 @@ class Exercise(Asked):
     value           the right value, where no function is asked for
     misconceptions  typical wrong answers, each with a message of its own
     through         a function of functions: the answer, the reference and the catalogued ones are all seen through it
+    diagnose        what a wrong value on a case says about itself, in words, or "": for answers whose numbers follow
+                    from a mistake and from other choices too, such as the number of steps
     grad_args       positions of the arguments through which the reference's gradient must flow
     rtol, atol      results agree where |got − want| ≤ atol + rtol·|want|
     time_limit      seconds of computing that all calls of one answer may take together
@@ -79,6 +83,7 @@ class Exercise(Asked):
     value: Any = _NOTHING
     misconceptions: tuple[Misconception, ...] = ()
     through: Callable[[Function], Function] | None = None
+    diagnose: Callable[..., str] | None = None
     grad_args: tuple[int, ...] = ()
     rtol: float = 1e-4
     atol: float = 1e-6
@@ -97,7 +102,11 @@ class Grading:
         through = exercise.through or (lambda function: function)
         self.answer, self.seen, self.reference = answer, through(answer), through(exercise.reference)
         self.through, self.budget = through, budget
-        self.misconceptions, self.grad_args = exercise.misconceptions, exercise.grad_args
+        self.misconceptions, self.diagnose, self.grad_args = (
+            exercise.misconceptions,
+            exercise.diagnose,
+            exercise.grad_args,
+        )
         self.rtol, self.atol, self.time_limit = exercise.rtol, exercise.atol, exercise.time_limit
         self.cases = list(exercise.cases(torch.Generator().manual_seed(seed)))
         self.names = patterns.argument_names(self.reference, max(map(len, self.cases)))
@@ -137,11 +146,17 @@ class Grading:
             return problem
         if not any(failures):
             return ""
-        if message := self._misconception():
+        everywhere = range(len(self.trials))
+        if message := self._misconception(everywhere):
             return message
-        _, i, failure = min(
-            (_size(case), i, f) for i, (case, f) in enumerate(zip(self.cases, failures, strict=True)) if f
-        )
+        if odd := [i for i in everywhere if self._not_a_number(i)]:
+            rest = [i for i in everywhere if i not in odd]
+            if 2 * len(rest) >= len(everywhere) and any(failures[i] for i in rest):
+                if message := self._misconception(rest):
+                    return f"{message} Besides: case {odd[0] + 1} of {len(everywhere)} {self._not_a_number(odd[0])}."
+        i = min((i for i in everywhere if failures[i]), key=lambda i: _how_telling(self.cases[i], failures[i]))
+        failure = failures[i]
+        assert failure is not None
         return self._located(i, failure)
 
     def _unsteady(self, failures: Sequence[Difference | None]) -> str:
@@ -171,12 +186,13 @@ class Grading:
         inputs = ", ".join(f"{name}{at} = {text}" for name, (at, text) in zip(self.names, near, strict=False))
         where = f"Case {i + 1} of {len(self.cases)}, with {inputs}: "
         if trial.error is not None:
-            return f"{where}your code raised {in_words(trial.error, self.answer)}."
-        overflow = (
-            " Does an exp overflow, or a log meet 0?" if has_nan_or_inf(trial.value, self.wanted[i].value) else ""
-        )
-        pattern = self._pattern() if failure.kind in ("form", "value") else ""
-        return f"{pattern} {where}{failure.text}.{overflow}".lstrip()
+            raised = in_words(trial.error, self.answer)
+            if all(type(other.error) is type(trial.error) for other in self.trials):
+                where = "With all inputs "
+            return f"{meaning(trial.error)} {where}your code raised {raised}.".lstrip()
+        overflow = f" {WHY_ODD}" if has_nan_or_inf(trial.value, self.wanted[i].value) else ""
+        pattern = self._pattern(i) if failure.kind in ("form", "value") else ""
+        return f"{pattern} {where}{failure.text}.{'' if 'nan' in pattern else overflow}".lstrip()
 
     def _try(self, call: Call, function: Callable[..., Any], case: Case, like: Trial | None = None) -> Trial:
         """Call `function` on a copy of the case. Where the value is the one in `like`, take its gradients too."""
@@ -222,28 +238,36 @@ class Grading:
         # Small components carry the rounding of the large ones that they are the difference of.
         atol = self.atol + self.rtol * float(want.nan_to_num(0, 0, 0).abs().max())
         found = difference(got, want, self.rtol, atol, equal_nan=True)
-        return f"the value is right, but not its gradient by `{name}` ({found.text})" if found else ""
+        cut = "is a part of it cut off, by `.detach()`, `.item()` or `torch.no_grad()`?"
+        return f"the value is right, but not its gradient by `{name}` ({found.text}): {cut}" if found else ""
 
-    def _misconception(self) -> str:
-        """The message of the catalogued wrong function that behaves as the answer does on every case, or ""."""
-        trials = self.trials
+    def _not_a_number(self, i: int) -> str:
+        """Whether the answer breaks down on a case, in words, or ""."""
+        if (error := self.trials[i].error) is not None:
+            return f"raised {in_words(error, self.answer)}"
+        return f"is nan or inf. {WHY_ODD[:-1]}" if has_nan_or_inf(self.trials[i].value, self.wanted[i].value) else ""
+
+    def _misconception(self, which: Sequence[int]) -> str:
+        """The message of the catalogued wrong function that behaves as the answer does on these cases, or ""."""
+        trials = [self.trials[i] for i in which]
         if all(trial.error is not None for trial in trials):
             return ""
         by_value = [Trial(trial.outcome, trial.value) for trial in trials]
-        if any(self._compare(trial, want) for trial, want in zip(by_value, self.wanted, strict=True)):
+        if any(self._compare(trial, self.wanted[i]) for trial, i in zip(by_value, which, strict=True)):
             trials = by_value  # with a wrong value, the gradient says nothing more
         for wrong in self.misconceptions:
-            others = (
-                self._try(call_ours, self.through(wrong.answer), c, w)
-                for c, w in zip(self.cases, self.wanted, strict=True)
-            )
+            others = (self._try(call_ours, self.through(wrong.answer), self.cases[i], self.wanted[i]) for i in which)
             if not any(self._compare(t, o, equal_nan=True) for t, o in zip(trials, others, strict=True)):
                 return wrong.message
         return ""
 
-    def _pattern(self) -> str:
-        """A mistake that looks alike in every exercise, or ""."""
+    def _pattern(self, i: int) -> str:
+        """A mistake that looks alike in every exercise, or that this one's own diagnosis finds in case i; or ""."""
         got, want = [trial.value for trial in self.trials], [trial.value for trial in self.wanted]
+        if self.diagnose is not None and (found := self.diagnose(*self.cases[i], got[i])):
+            return found
+        if found := patterns.of_the_computer(got, want, self.rtol, self.atol):
+            return found
         if found := patterns.of_parts(got, want, self.rtol, self.atol):
             return found
         if found := patterns.of_values(got, want, self.rtol, self.atol):
@@ -256,8 +280,9 @@ class Grading:
         ) or patterns.of_inputs(self.names, self.cases, got, want, self.rtol, self.atol)
 
 
-def _size(case: Case) -> tuple[bool, int]:
-    """How large a case is to look at: ordinary numbers before extreme ones, then the number of elements."""
+def _how_telling(case: Case, failure: Difference | None) -> tuple[bool, bool, int]:
+    """What to look at first: ordinary numbers before extreme ones, wrong values before a wrong shape, small cases."""
     numbers = [argument for argument in case if isinstance(argument, Tensor) and argument.is_floating_point()]
     extreme = any(bool((~(tensor.abs() <= 100)).any()) for tensor in numbers)
-    return extreme, sum(argument.numel() for argument in case if isinstance(argument, Tensor))
+    shape_only = failure is not None and failure.values_right
+    return extreme, shape_only, sum(argument.numel() for argument in case if isinstance(argument, Tensor))

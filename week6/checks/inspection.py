@@ -80,6 +80,42 @@ def in_words(error: BaseException, function: Any = None) -> str:
     return name + (f": {text}" if text else "") + (f", at {where}" if where else "")
 
 
+_MEANINGS = {
+    "only one element tensors can be converted": "`math` functions, `float()` and `.item()` take one number. Take the "
+    "functions of torch (`torch.exp`, …), which work on every element.",
+    "only length-1 arrays can be converted": "`math` functions and `float()` take one number. Take the functions of "
+    "torch (`torch.exp`, …), which work on every element.",
+    "Boolean value of Tensor with more than one": "`if`, `and`, `or`, `not`, and Python's `max` and `min`, ask for one "
+    "True or False, and a tensor holds many. Element by element: `torch.where`, `&`, `|`, `~`, `torch.maximum`.",
+    "could not infer output dtype": "True and False have no mean: make numbers of them first, with `.float()`.",
+    "sequence by non-int": "Something that you calculate with is a tuple: a function gave several results. Take them "
+    "apart first: `a, b = f(…)`.",
+    "'tuple' and": "Something that you calculate with is a tuple: a function gave several results. Take them apart "
+    "first: `a, b = f(…)`.",
+    "and 'tuple'": "Something that you calculate with is a tuple: a function gave several results. Take them apart "
+    "first: `a, b = f(…)`.",
+    "'tuple' object has no attribute": "Something that you calculate with is a tuple: a function gave several results. "
+    "Take them apart first: `a, b = f(…)`.",
+    "Can't call numpy() on Tensor that requires grad": "NumPy knows no gradients, and one is needed here: stay with "
+    "torch.",
+    "leaf Variable that requires grad": "Your function changes its input in place: make a new tensor (no `+=`, no "
+    "`x[i] = …`).",
+    "modified by an inplace operation": "A tensor that the gradient still needs was changed in place: make a new one "
+    "(no `+=`, no `x[i] = …`, no `_` at the end of a name).",
+    "must match the size of tensor": "Two shapes do not fit together, element by element.",
+    "used as indices must be": "An index must be whole numbers or True and False: `.long()`, or `.bool()`.",
+}
+"""What an error of torch means, by a part of its text."""
+
+
+def meaning(error: BaseException) -> str:
+    """The mistake behind an error that beginners often meet, or ""."""
+    if type(error) not in (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return ""
+    text = str(error)
+    return next((words for part, words in _MEANINGS.items() if part in text), "")
+
+
 def has_nan_or_inf(value: Any, want: Any) -> bool:
     """Whether a result in the form of `want` is nan, or infinite where the expected one is not."""
     for got, expected in _pairs(value, want):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, permutations
+from itertools import combinations, islice, permutations
 from typing import Any
 
 import torch
@@ -35,15 +35,40 @@ def of_values(got: Sequence[Any], want: Sequence[Any], rtol: float, atol: float)
         if all(_equal(g, transform(w), rtol, atol) for g, w in pairs):
             return text
     for text, reduce in _REDUCTIONS:
-        if all(g.ndim > w.ndim and g.numel() > w.numel() for g, w in pairs):
+        if all(g.ndim > w.ndim for g, w in pairs) and any(g.numel() > w.numel() for g, w in pairs):
             if all(_equal(reduce(g), w, rtol, atol) for g, w in pairs):
                 return text
     for text, reduce in _TOO_FEW:
-        if all(g.ndim < w.ndim and g.numel() < w.numel() for g, w in pairs):
+        if all(g.ndim < w.ndim for g, w in pairs) and any(g.numel() < w.numel() for g, w in pairs):
             if all(_equal(g, reduce(w), rtol, atol) for g, w in pairs):
                 return text
     if all(g.shape == w.shape for g, w in pairs):
         return _constant(pairs, rtol, atol)
+    return ""
+
+
+def of_the_computer(got: Sequence[Any], want: Sequence[Any], rtol: float, atol: float) -> str:
+    """Whether results are wrong only where numbers are too large or too small for a computer, in words, or "".
+
+    At least half of all elements must be right: else little is known about the formula.
+    """
+    pairs = [pair for g, w in zip(got, want, strict=True) for pair in _tensor_pairs(g, w, all_of_them=True)]
+    if not pairs or any(g.shape != w.shape for g, w in pairs):
+        return ""
+    g, w = (torch.cat([pair[k].flatten() for pair in pairs]) for k in (0, 1))
+    wrong = ~torch.isclose(g, w, rtol=rtol, atol=atol, equal_nan=True)
+    if not bool(wrong.any()) or float(wrong.double().mean()) > 0.5:
+        return ""
+    if not bool((wrong & ~g.isnan() & ~(g.isinf() & w.isfinite())).any()):
+        return (
+            "Right wherever it is a number, but for some inputs it is nan or inf: an exp that overflows, the log of a "
+            "0, or one of inf − inf, 0 · inf, 0 / 0."
+        )
+    if bool((w.isinf() & g.isfinite())[wrong].all()):
+        return (
+            "Right except where the result is infinite: there yours stays finite. Is a logarithm cut off, or saved "
+            "by a small number?"
+        )
     return ""
 
 
@@ -127,8 +152,30 @@ def of_arguments(
     usual = [_value(reference, case) for case in cases]
     for j, name in enumerate(names):
         if _ignores(answer, reference, j, list(zip(cases, got, usual, strict=True)), rtol, atol):
-            return f"Your result does not depend on `{name}`: it stays the same whatever `{name}` is."
+            if not _matters_elsewhere(answer, j, cases[:3]):
+                return f"Your result does not depend on `{name}`: it stays the same whatever `{name}` is."
     return ""
+
+
+def _matters_elsewhere(answer: Callable[[Sequence[Any]], Outcome], j: int, cases: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether argument j changes the result after all, once another number among the arguments is another one.
+
+    One bound of a clip says nothing as long as the other one decides.
+    """
+    for case in cases:
+        for k in range(len(case)):
+            if k == j or type(case[k]) not in (int, float):
+                continue
+            for context in _altered(case, k):
+                there = (*case[:k], context, *case[k + 1 :])
+                usual = answer(there)
+                if usual.error is not None or j >= len(case):
+                    continue
+                for other in islice(_altered(there, j), 6):
+                    outcome = answer((*there[:j], other, *there[j + 1 :]))
+                    if outcome.error is not None or not _agree(outcome.value, usual.value, 0.0, 0.0):
+                        return True
+    return False
 
 
 def _ignores(
@@ -146,6 +193,8 @@ def _ignores(
     """
     tried = 0
     for case, mine, usual in results:
+        if any(bool(pair[0].isnan().any()) for pair in _tensor_pairs(mine, mine, all_of_them=True)):
+            continue  # a result that is nan stays nan
         for other in _altered(case, j) if j < len(case) else ():
             changed = (*case[:j], other, *case[j + 1 :])
             want = _value(reference, changed)
@@ -204,13 +253,13 @@ def _constant(pairs: Sequence[Pair], rtol: float, atol: float) -> str:
     return ""
 
 
-def _tensor_pairs(got: Any, want: Any) -> Iterator[Pair]:
-    """The floating-point tensors and numbers in two results of the same structure; only those that differ matter."""
+def _tensor_pairs(got: Any, want: Any, *, all_of_them: bool = False) -> Iterator[Pair]:
+    """The floating-point tensors and numbers in two results of the same structure: all, or those that differ."""
     if type(want) in (tuple, list):
         if type(got) is type(want) and len(got) == len(want):
             for g, w in zip(got, want, strict=True):
-                if difference(g, w) is not None:
-                    yield from _tensor_pairs(g, w)
+                if all_of_them or difference(g, w) is not None:
+                    yield from _tensor_pairs(g, w, all_of_them=all_of_them)
     elif type(got) in (Tensor, torch.nn.Parameter, float, int) and type(want) in (Tensor, float):
         g, w = (torch.as_tensor(x).detach() for x in (got, want))
         if w.is_floating_point() and not g.is_complex() and is_plain(g):
