@@ -152,6 +152,12 @@ q1 = Question(
             lambda a, b: cohens_kappa(a, b),
             "That is Cohen's κ, which comes in exercise 0.2. Here only the observed agreement p_o is asked for.",
         ),
+        Misconception(
+            "correlation",
+            lambda a, b: _phi(a, b),
+            "That is the correlation of the two lists (the φ coefficient). (4) is the share of items on which they "
+            "agree.",
+        ),
     ),
 )
 
@@ -308,6 +314,11 @@ q2 = Question(
                 "it shifts κ: two equal annotators would not have κ = 1.",
             )
             for epsilon in (1e-1, 1e-2, 1e-3)
+        ),
+        Misconception(
+            "shares rounded down",
+            lambda a, b: _kappa(a, b, a.sum() // len(a), b.sum() // len(b)),
+            "Your shares p_1 and p_2 are 0 or 1: `//` rounds down to a whole number. Divide with `/`, or take the mean.",
         ),
     ),
 )

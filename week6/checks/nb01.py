@@ -787,10 +787,35 @@ def _mean_log_odds(wins: Tensor) -> Tensor:
     return torch.where(met, wins.log() - wins.T.log(), 0.0).sum(1) / met.sum(1)
 
 
+def _log_likelihood(wins: Tensor, rewards: Tensor) -> float:
+    return float((wins * F.logsigmoid(rewards[:, None] - rewards[None, :])).sum())
+
+
+def _not_at_the_top(wins: Tensor, rewards: Any) -> str:
+    """What is known of rewards that are not at the top, whichever way led there."""
+    if not isinstance(rewards, Tensor) or rewards.shape != wins.shape[:1] or not bool(rewards.isfinite().all()):
+        return ""
+    wins, rewards = wins.double(), rewards.detach().double()
+    slope = float(likelihood_gradient(wins, rewards).abs().max())
+    if slope < 0.02:
+        shift = float(rewards.sum())
+        return f"The differences are right, but your rewards sum to {shift:.3g}, not to 0." if abs(shift) > 0.01 else ""
+    if _log_likelihood(wins, rewards) < _log_likelihood(wins, torch.zeros_like(rewards)):
+        return (
+            "Your rewards explain the table worse than the zeros that you started from: you climb down, or your steps "
+            "are so long that they overshoot (2 / n_max never does, n_max being the largest sum over a row of n_ij)."
+        )
+    return (
+        f"You are not at the top: the largest entry of the gradient (13) at your rewards is {slope:.2g}, not 0. Take "
+        "more steps or longer ones, if they are many (2 / n_max is safe); shorter ones, if they overshoot."
+    )
+
+
 q5 = Question(
     title="1.5 Fit the rewards",
     reference=fit_strengths,
     cases=_tables,
+    diagnose=_not_at_the_top,
     hints=(
         "In which direction does the likelihood rise, and how far may you go before that changes?",
         "Uphill is along the gradient: r ← r + η ∇ℓ(r). With η = 2 / n_max no step overshoots, n_max being the largest "

@@ -242,6 +242,18 @@ q1 = Question(
             lambda r, m, gamma=1.0: (r * m).flip(0).cumsum(0).flip(0),
             "You summed along axis 0, over different answers of the batch. Time runs along axis 1.",
         ),
+        Misconception(
+            "running sum with weights",
+            lambda r, m, gamma=1.0: (r * m * gamma ** torch.arange(r.shape[1])).cumsum(1) * m,
+            "This is a discounted sum from the front: it collects the past. Equation (13) removes just the past; sum "
+            "from t to the end.",
+        ),
+        Misconception(
+            "the whole discounted return for every token",
+            lambda r, m, gamma=1.0: reward_to_go(r, m, gamma)[:, :1] * m,
+            "Every token gets the discounted return of the whole answer. By equation (13), a token has no influence on "
+            "rewards that were paid before it: sum from t to the end only, with the exponent s − t.",
+        ),
     ),
 )
 

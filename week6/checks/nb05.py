@@ -471,6 +471,14 @@ q2 = Question(
             ),
             "You pay the score at the first token. The answer has not been given then; by (5) it is paid at its end.",
         ),
+        Misconception(
+            "no leash on unfinished answers",
+            lambda s, f, p, ref, m, beta, penalty: (
+                _leash(p, ref, m & f.unsqueeze(1), beta) + _at_last(m, torch.where(f, s, penalty))
+            ),
+            "Unfinished answers pay no KL in your result. In (4) only the score is replaced; the leash of (5) is for "
+            "every token of every answer.",
+        ),
     ),
 )
 

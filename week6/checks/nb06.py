@@ -499,6 +499,12 @@ q3 = Question(
             lambda pw, pl, rw, rl, beta: -F.logsigmoid(beta * ((pw - rw).exp() - (pl - rl).exp())),
             "You use π/π_ref itself. The implicit reward (4) is β times its *logarithm*: no exp.",
         ),
+        Misconception(
+            "beta on the chosen answer only",
+            lambda pw, pl, rw, rl, beta: -F.logsigmoid(beta * (pw - rw) - (pl - rl)),
+            "β multiplies the chosen answer's log-ratio only: put brackets around the difference. In (9) it stands "
+            "before the whole of h.",
+        ),
     ),
 )
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,20 @@ def _above_all_before(kl: Tensor, reward: Tensor, or_equal: bool) -> Tensor:
     return keep
 
 
+def _about_ties(kl: Tensor, reward: Tensor, keep: Any) -> str:
+    """Whether an answer is wrong only where several runs have one KL."""
+    if not isinstance(keep, Tensor) or keep.shape != kl.shape:
+        return ""
+    wrong = keep.bool() != frontier.frontier_of(kl, reward)
+    shared = (kl[:, None] == kl).sum(1) > 1
+    if not bool(wrong.any()) or bool((wrong & ~shared).any()):
+        return ""
+    return (
+        "You are wrong only about runs that share their KL with others. Of those the one with the most reward "
+        "dominates the rest, and its equals stay: a sort by KL alone leaves their order to chance."
+    )
+
+
 def _others(relation: Tensor) -> Tensor:
     """The relation without a run's relation to itself."""
     return relation & ~torch.eye(len(relation), dtype=torch.bool)
@@ -66,6 +81,7 @@ q1 = Question(
     name="pareto",
     reference=frontier.frontier_of,
     cases=_heaps,
+    diagnose=_about_ties,
     hints=(
         "Take one run and look for another that makes it pointless. Which comparisons may be ties, and which may not "
         "all be?",
@@ -173,6 +189,17 @@ q1 = Question(
             "beaten by all",
             lambda kl, reward: ~_others(torch.logical_and(*_relations(kl, reward))).sum(0).eq(len(kl) - 1),
             "You throw out only runs that *all* others beat. One that beats it is enough: any, not all.",
+        ),
+        Misconception(
+            "in the order of the sorted runs",
+            lambda kl, reward: frontier.frontier_of(kl, reward)[kl.argsort(stable=True)],
+            "Your answer is in the order of the runs sorted by KL. Put it back into theirs: keep[order] = …",
+        ),
+        Misconception(
+            "in the order of the sorted runs, ties apart",
+            lambda kl, reward: _above_all_before(kl, reward, or_equal=False)[kl.argsort(stable=True)],
+            "Your answer is in the order of the runs sorted by KL: put it back into theirs, keep[order] = …. And the "
+            "order of runs with equal KL is chance: sort these by reward, and keep equal runs together.",
         ),
     ),
 )
@@ -634,6 +661,11 @@ q3 = Question(
                 torch.where(_allowed(kl, budget), reward.mean(0), -torch.inf).max()
             ),
             "You return the mean reward. Asked is the β it belongs to.",
+        ),
+        Misconception(
+            "mean over the prices",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl.T, budget), reward.mean(1)),
+            "You average over the β, axis 1. Each β has several seeds: average over axis 0.",
         ),
     ),
 )

@@ -393,6 +393,26 @@ q3 = Question(
             _loss(ratio=lambda d: (-d).exp()),
             "Your ratio is π_old/π. The new policy stands above: exp(log π − log π_old).",
         ),
+        Misconception(
+            "log-ratio clipped",
+            lambda new, old, a, mask, low, high: (
+                torch.where(
+                    mask,
+                    torch.maximum(
+                        -a.unsqueeze(1) * (new - old).exp(), -a.unsqueeze(1) * (new - old).clamp(-low, high).exp()
+                    ),
+                    0.0,
+                ).sum()
+                / mask.sum()
+            ),
+            "You clip the log-ratio to −ε_low … ε_high. The band of (12) is for the ratio itself: exp(0.28) is 1.32, "
+            "not 1.28.",
+        ),
+        Misconception(
+            "ε as the ends",
+            _loss(ends=lambda low, high: (low, high)),
+            "Your ratio is held between ε_low and ε_high themselves. The ends are 1 − ε_low and 1 + ε_high.",
+        ),
     ),
 )
 

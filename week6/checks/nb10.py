@@ -441,6 +441,11 @@ q4 = Question(
             "Right on paper, but e^−900 is 0 in the computer, and log 0 is −inf. Keep the logarithm that you have: "
             "ℓ − log(1 − e^ℓ).",
         ),
+        Misconception(
+            "the rejected answer pushed down too",
+            lambda w, x, lam: -w + x - lam * F.logsigmoid(_odds(w) - _odds(x)),
+            "You add ℓ_l to the SFT loss, to push the rejected answer down. In (14) only the second term does that.",
+        ),
     ),
 )
 
