@@ -97,3 +97,16 @@ def test_in_a_quiz_a_list_is_a_set_and_what_is_wrong_is_named_but_not_what_is_ri
     assert difference(["a", "B"], {"A", "B"}, quiz=True) is None
     found = difference({"a", "c"}, {"a", "b"}, quiz=True)
     assert found is not None and found.text == "'c' does not belong there, and 1 is missing"
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "words"),
+    [
+        ([True, False], {"A", "E"}, "got a set of True and False, expected a set of strings"),
+        ({"3", "4"}, {3, 4}, "got a set of strings, expected a set of numbers"),
+        ({1, "b"}, {"a", "b"}, "got a set of numbers and strings, expected a set of strings"),
+    ],
+)
+def test_elements_of_another_kind_are_called_that_and_not_counted(got, want, words):
+    found = difference(got, want, quiz=True)
+    assert found is not None and (found.kind, found.text) == ("form", words)

@@ -1,9 +1,12 @@
 """What is said about an answer that no catalogue knows is true of it: each claim is tried where it is false as well."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from week6.checks.engine import Question
+from week6.checks.engine import Misconception, Question
 
 
 def agreement(first, second):
@@ -143,3 +146,117 @@ def test_of_several_values_those_that_are_right_are_named(answer, words):
     verdict = THREE.grade(answer)
     assert verdict.text.startswith(words) or words in verdict.text, verdict
     assert ("Every value" in verdict.text) == words.startswith("Every value")
+
+
+def log_ratio(x):
+    return (x[0].exp() / x[1].exp()).log()
+
+
+def test_an_answer_that_is_right_but_for_the_computers_numbers_is_called_that():
+    def cases(g):
+        return [(3 * torch.randn(2, n, generator=g),) for n in (3, 4)] + [(torch.tensor([[1.0, -900], [2, -901]]),)]
+
+    question = Question("ratio", reference=lambda x: x[0] - x[1], cases=cases)
+    verdict = question.grade(log_ratio)
+    assert verdict.text.startswith("Right wherever it is a number, but for some inputs it is nan or inf"), verdict
+    assert "Case 3 of 3" in verdict.text and verdict.text.count("nan or inf") == 1
+    wrong = question.grade(lambda x: torch.where(x[0] > 0, log_ratio(x), torch.nan))  # nan in place of half of them
+    assert "Right wherever" not in wrong.text and "is something divided by 0?" in wrong.text, wrong
+    assert "Right wherever" not in question.grade(lambda x: log_ratio(x.abs())).text
+
+
+def test_a_logarithm_that_is_cut_off_is_called_that():
+    def cases(_):
+        return [(torch.tensor([0.5, 0.25]),), (torch.tensor([0.0, 1.0, 0.5]),)]
+
+    question = Question("log", reference=torch.log, cases=cases)
+    for answer in (lambda p: (p + 1e-12).log(), lambda p: p.log().clamp(min=-20)):
+        assert question.grade(answer).text.startswith("Right except where the result is infinite"), question.grade(
+            answer
+        )
+    assert "infinite" not in question.grade(lambda p: (p + 1e-12).log() + p).text
+
+
+def test_a_catalogued_mistake_is_seen_though_the_answer_also_overflows_or_fails():
+    def cases(g):
+        return [(torch.randn(2, n, generator=g),) for n in (3, 4)] + [(torch.tensor([[1.0, -900], [2, -901]]),)]
+
+    swapped = Misconception("swapped", lambda x: x[1] - x[0], "You swapped them.")
+    question = Question("ratio", reference=lambda x: x[0] - x[1], cases=cases, misconceptions=(swapped,))
+    text = question.grade(lambda x: log_ratio(x.flip(0))).text
+    assert text.startswith("You swapped them. Besides: case 3 of 3 is nan or inf."), text
+
+    def fails(x):
+        return x[1] - x[0] if x.shape[1] > 2 else x[2]
+
+    text = question.grade(fails).text
+    assert text.startswith("You swapped them. Besides: case 3 of 3 raised IndexError"), text
+    assert "swapped" not in question.grade(log_ratio).text  # right on paper
+
+
+def test_a_bound_that_acts_only_with_another_one_is_not_said_to_be_ignored():
+    def cases(g):
+        return [(torch.randn(6, generator=g), 0.2, 0.3) for _ in range(3)]
+
+    question = Question("clip", reference=lambda x, low, high: x.clamp(-low, high), cases=cases)
+    assert "depend" not in question.grade(lambda x, low, high: x.clamp(low, high)).text
+    assert "does not depend on `low`" in question.grade(lambda x, low, high: x.clamp(max=high)).text
+
+
+def test_the_right_values_of_small_cases_are_not_told_where_larger_ones_are_wrong():
+    def cases(g):
+        return [(torch.randn(n, 3, generator=g),) for n in (2, 1, 4)]
+
+    question = Question("rows", reference=lambda x: x.cumsum(1).amax(1), cases=cases)
+    assert "the values themselves are right" not in question.grade(lambda x: x.cumsum(1).amax()).text
+    assert "the values themselves are right" in question.grade(lambda x: x.cumsum(1).amax(1, keepdim=True)).text
+    mean = Question("mean", reference=torch.mean, cases=lambda g: [(torch.randn(n, generator=g),) for n in (5, 1, 3)])
+    assert "one value for each element; their mean is asked for" in mean.grade(lambda x: x.clone()).text
+
+
+def test_a_question_may_say_what_a_wrong_value_says_about_itself():
+    def diagnose(x, value):
+        return f"Your rest is {float(value**2 - x):.2g}, not 0." if value.shape == x.shape else ""
+
+    question = Question(
+        "root",
+        reference=torch.sqrt,
+        cases=lambda g: [(4 + torch.rand(3, generator=g)[:1],)],
+        diagnose=diagnose,
+        misconceptions=(Misconception("half", lambda x: x / 2, "You halved."),),
+    )
+    assert question.grade(lambda x: x / 3 + 1).text.startswith("Your rest is ")
+    assert question.grade(lambda x: x / 2).text == "You halved."
+    assert "rest" not in question.grade(lambda x: x[:0]).text
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x: torch.tensor(math.exp(x)), "there are the functions of torch"),
+        (lambda x: x.exp() if x > 0 else x.exp(), "ask for one True or False"),
+        (lambda x: (x > 0).mean() * x, "True and False have no mean"),
+        (lambda x: 0.5 * (x.exp(), x), "is a tuple or list, several values in one"),
+        (lambda x: x.exp() + (x, x), "is a tuple or list, several values in one"),
+        (lambda x: torch.from_numpy(np.exp(x.numpy())), "NumPy knows no gradients"),
+        (lambda x: x.exp() + torch.ones(len(x) + 1), "Two shapes do not fit together"),
+        (lambda x: torch.tensor([x, x]), "`torch.stack` for a list of tensors"),
+        (lambda x: x[x], "whole numbers or True and False"),
+    ],
+)
+def test_what_an_error_of_torch_means_is_said_first(answer, words):
+    def cases(g):
+        return [(torch.randn(n, generator=g),) for n in (3, 4)]
+
+    question = Question("exp", reference=torch.exp, cases=cases, grad_args=(0,))
+    text = question.grade(answer).text
+    assert words in text.split("With all inputs your code raised")[0] and "Error" in text, text
+
+
+def test_an_error_on_one_case_alone_shows_its_inputs():
+    question = Question("exp", reference=torch.exp, cases=lambda g: [(torch.ones(1),), (torch.ones(2),)])
+    text = question.grade(lambda x: torch.tensor([math.exp(x)])).text
+    assert (
+        "there are the functions of torch" in text and "Case 2 of 2, with argument 1 = [1, 1]: your code raised" in text
+    ), text

@@ -80,26 +80,27 @@ def in_words(error: BaseException, function: Any = None) -> str:
     return name + (f": {text}" if text else "") + (f", at {where}" if where else "")
 
 
+_ONE_NUMBER = (
+    "`math` functions, `float()`, `.item()` and the entries of `torch.tensor([…])` are single numbers. For every "
+    "element at once there are the functions of torch (`torch.exp`, …), and `torch.stack` for a list of tensors."
+)
+_SEVERAL_VALUES = (
+    "Something that you calculate with is a tuple or list, several values in one: take them apart first, `a, b = …`, "
+    "or pick one, `[0]`."
+)
 _MEANINGS = {
-    "only one element tensors can be converted": "`math` functions, `float()` and `.item()` take one number. Take the "
-    "functions of torch (`torch.exp`, …), which work on every element.",
-    "only length-1 arrays can be converted": "`math` functions and `float()` take one number. Take the functions of "
-    "torch (`torch.exp`, …), which work on every element.",
+    "only one element tensors can be converted": _ONE_NUMBER,
+    "only length-1 arrays can be converted": _ONE_NUMBER,
+    "only 0-dimensional arrays can be converted": _ONE_NUMBER,
     "Boolean value of Tensor with more than one": "`if`, `and`, `or`, `not`, and Python's `max` and `min`, ask for one "
     "True or False, and a tensor holds many. Element by element: `torch.where`, `&`, `|`, `~`, `torch.maximum`.",
-    "could not infer output dtype": "True and False have no mean: make numbers of them first, with `.float()`.",
-    "sequence by non-int": "Something that you calculate with is a tuple: a function gave several results. Take them "
-    "apart first: `a, b = f(…)`.",
-    "'tuple' and": "Something that you calculate with is a tuple: a function gave several results. Take them apart "
-    "first: `a, b = f(…)`.",
-    "and 'tuple'": "Something that you calculate with is a tuple: a function gave several results. Take them apart "
-    "first: `a, b = f(…)`.",
-    "'tuple' object has no attribute": "Something that you calculate with is a tuple: a function gave several results. "
-    "Take them apart first: `a, b = f(…)`.",
+    "could not infer output dtype": "Whole numbers, True and False have no mean here: `.float()` first.",
+    "sequence by non-int": _SEVERAL_VALUES,
+    "'tuple' and": _SEVERAL_VALUES,
+    "and 'tuple'": _SEVERAL_VALUES,
+    "'tuple' object has no attribute": _SEVERAL_VALUES,
     "Can't call numpy() on Tensor that requires grad": "NumPy knows no gradients, and one is needed here: stay with "
     "torch.",
-    "leaf Variable that requires grad": "Your function changes its input in place: make a new tensor (no `+=`, no "
-    "`x[i] = …`).",
     "modified by an inplace operation": "A tensor that the gradient still needs was changed in place: make a new one "
     "(no `+=`, no `x[i] = …`, no `_` at the end of a name).",
     "must match the size of tensor": "Two shapes do not fit together, element by element.",

@@ -318,7 +318,8 @@ q2 = Question(
         Misconception(
             "shares rounded down",
             lambda a, b: _kappa(a, b, a.sum() // len(a), b.sum() // len(b)),
-            "Your shares p_1 and p_2 are 0 or 1: `//` rounds down to a whole number. Divide with `/`, or take the mean.",
+            "Your shares p_1 and p_2 are 0 or 1: `//` rounds down to a whole number. Divide with `/`, or take the "
+            "mean.",
         ),
     ),
 )
