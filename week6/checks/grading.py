@@ -72,8 +72,9 @@ class Exercise(Asked):
     value           the right value, where no function is asked for
     misconceptions  typical wrong answers, each with a message of its own
     through         a function of functions: the answer, the reference and the catalogued ones are all seen through it
-    diagnose        what a wrong value on a case says about itself, in words, or "": for answers whose numbers follow
-                    from a mistake and from other choices too, such as the number of steps
+    diagnose        what wrong values say about themselves, in words, or "": for answers whose numbers follow from a
+                    mistake and from other choices too, such as the number of steps. It gets the failing cases, that
+                    which is shown first, each with the value that came.
     grad_args       positions of the arguments through which the reference's gradient must flow
     rtol, atol      results agree where |got − want| ≤ atol + rtol·|want|
     time_limit      seconds of computing that all calls of one answer may take together
@@ -83,7 +84,7 @@ class Exercise(Asked):
     value: Any = _NOTHING
     misconceptions: tuple[Misconception, ...] = ()
     through: Callable[[Function], Function] | None = None
-    diagnose: Callable[..., str] | None = None
+    diagnose: Callable[[Sequence[tuple[Any, ...]]], str] | None = None
     grad_args: tuple[int, ...] = ()
     rtol: float = 1e-4
     atol: float = 1e-6
@@ -149,15 +150,15 @@ class Grading:
         everywhere = range(len(self.trials))
         if message := self._misconception(everywhere):
             return message
-        if odd := [i for i in everywhere if self._not_a_number(i)]:
+        failing = sorted((i for i in everywhere if failures[i]), key=lambda i: _how_telling(self.cases[i], failures[i]))
+        if odd := [i for i in failing if self._breaks_down(i)]:
             rest = [i for i in everywhere if i not in odd]
             if 2 * len(rest) >= len(everywhere) and any(failures[i] for i in rest):
                 if message := self._misconception(rest):
-                    return f"{message} Besides: case {odd[0] + 1} of {len(everywhere)} {self._not_a_number(odd[0])}."
-        i = min((i for i in everywhere if failures[i]), key=lambda i: _how_telling(self.cases[i], failures[i]))
-        failure = failures[i]
-        assert failure is not None
-        return self._located(i, failure)
+                    return f"{message} Besides: {self._located(odd[0], failures[odd[0]])}"
+        shape_or_value = all(f.kind in ("form", "value") for f in failures if f is not None)
+        pattern = self._pattern(failing) if shape_or_value else ""
+        return f"{pattern} {self._located(failing[0], failures[failing[0]], pattern)}".lstrip()
 
     def _unsteady(self, failures: Sequence[Difference | None]) -> str:
         """Whether the answer changes its input, or gives another result the second time; "" if neither."""
@@ -177,8 +178,9 @@ class Grading:
                 )
         return ""
 
-    def _located(self, i: int, failure: Difference) -> str:
-        """A failing case: its inputs, what came, what was expected."""
+    def _located(self, i: int, failure: Difference | None, pattern: str = "") -> str:
+        """A failing case: its inputs, what came, what was expected; why a nan may come, unless a pattern says so."""
+        assert failure is not None
         case, trial = self.cases[i], self.trials[i]
         if trial.error is None and (hint := no_result(trial.outcome.value)):
             return hint
@@ -190,9 +192,8 @@ class Grading:
             if all(type(other.error) is type(trial.error) for other in self.trials):
                 where = "With all inputs "
             return f"{meaning(trial.error)} {where}your code raised {raised}.".lstrip()
-        overflow = f" {WHY_ODD}" if has_nan_or_inf(trial.value, self.wanted[i].value) else ""
-        pattern = self._pattern(i) if failure.kind in ("form", "value") else ""
-        return f"{pattern} {where}{failure.text}.{'' if 'nan' in pattern else overflow}".lstrip()
+        overflow = f" {WHY_ODD}" if self._breaks_down(i) and "nan" not in pattern else ""
+        return f"{where}{failure.text}.{overflow}"
 
     def _try(self, call: Call, function: Callable[..., Any], case: Case, like: Trial | None = None) -> Trial:
         """Call `function` on a copy of the case. Where the value is the one in `like`, take its gradients too."""
@@ -238,14 +239,13 @@ class Grading:
         # Small components carry the rounding of the large ones that they are the difference of.
         atol = self.atol + self.rtol * float(want.nan_to_num(0, 0, 0).abs().max())
         found = difference(got, want, self.rtol, atol, equal_nan=True)
-        cut = "is a part of it cut off, by `.detach()`, `.item()` or `torch.no_grad()`?"
+        cut = "look for a part that is cut off, by `.detach()`, `.item()` or `torch.no_grad()`"
         return f"the value is right, but not its gradient by `{name}` ({found.text}): {cut}" if found else ""
 
-    def _not_a_number(self, i: int) -> str:
-        """Whether the answer breaks down on a case, in words, or ""."""
-        if (error := self.trials[i].error) is not None:
-            return f"raised {in_words(error, self.answer)}"
-        return f"is nan or inf. {WHY_ODD[:-1]}" if has_nan_or_inf(self.trials[i].value, self.wanted[i].value) else ""
+    def _breaks_down(self, i: int) -> bool:
+        """Whether the answer raises an error on a case, or is nan or inf where it should not be."""
+        trial = self.trials[i]
+        return trial.error is not None or has_nan_or_inf(trial.value, self.wanted[i].value)
 
     def _misconception(self, which: Sequence[int]) -> str:
         """The message of the catalogued wrong function that behaves as the answer does on these cases, or ""."""
@@ -261,10 +261,10 @@ class Grading:
                 return wrong.message
         return ""
 
-    def _pattern(self, i: int) -> str:
-        """A mistake that looks alike in every exercise, or that this one's own diagnosis finds in case i; or ""."""
+    def _pattern(self, failing: Sequence[int]) -> str:
+        """A mistake that this exercise's own diagnosis finds, or one that looks alike in every exercise; or ""."""
         got, want = [trial.value for trial in self.trials], [trial.value for trial in self.wanted]
-        if self.diagnose is not None and (found := self.diagnose(*self.cases[i], got[i])):
+        if self.diagnose is not None and (found := self.diagnose([(*self.cases[i], got[i]) for i in failing])):
             return found
         if found := patterns.of_the_computer(got, want, self.rtol, self.atol):
             return found

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -791,8 +791,9 @@ def _log_likelihood(wins: Tensor, rewards: Tensor) -> float:
     return float((wins * F.logsigmoid(rewards[:, None] - rewards[None, :])).sum())
 
 
-def _not_at_the_top(wins: Tensor, rewards: Any) -> str:
+def _not_at_the_top(failing: Sequence[tuple[Any, ...]]) -> str:
     """What is known of rewards that are not at the top, whichever way led there."""
+    wins, rewards = failing[0]
     if not isinstance(rewards, Tensor) or rewards.shape != wins.shape[:1] or not bool(rewards.isfinite().all()):
         return ""
     wins, rewards = wins.double(), rewards.detach().double()

@@ -1,7 +1,7 @@
 """Questions of notebook 07, one frontier: PPO, DPO, best-of-n and the optimum."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,18 +57,25 @@ def _above_all_before(kl: Tensor, reward: Tensor, or_equal: bool) -> Tensor:
     return keep
 
 
-def _about_ties(kl: Tensor, reward: Tensor, keep: Any) -> str:
-    """Whether an answer is wrong only where several runs have one KL."""
-    if not isinstance(keep, Tensor) or keep.shape != kl.shape:
+def _by_sorting(failing: Sequence[tuple[Any, ...]]) -> str:
+    """What goes wrong where the runs are sorted by KL: the way back, and ties."""
+    if any(not isinstance(keep, Tensor) or keep.shape != kl.shape for kl, _, keep in failing):
         return ""
-    wrong = keep.bool() != frontier.frontier_of(kl, reward)
+    if all(_right_but_for_ties(kl, reward, keep.bool()) for kl, reward, keep in failing):
+        return (
+            "You are wrong only about runs that share their KL with others. Of those the one with the most reward "
+            "dominates the rest, and its equals stay: a sort by KL alone leaves their order to chance."
+        )
+    if all(
+        _right_but_for_ties(kl, reward, keep.bool()[kl.argsort(stable=True).argsort()]) for kl, reward, keep in failing
+    ):
+        return "Your answer is in the order of the runs sorted by KL. Put it back into theirs: keep[order] = …"
+    return ""
+
+
+def _right_but_for_ties(kl: Tensor, reward: Tensor, keep: Tensor) -> bool:
     shared = (kl[:, None] == kl).sum(1) > 1
-    if not bool(wrong.any()) or bool((wrong & ~shared).any()):
-        return ""
-    return (
-        "You are wrong only about runs that share their KL with others. Of those the one with the most reward "
-        "dominates the rest, and its equals stay: a sort by KL alone leaves their order to chance."
-    )
+    return not bool((keep != frontier.frontier_of(kl, reward))[~shared].any())
 
 
 def _others(relation: Tensor) -> Tensor:
@@ -81,7 +88,7 @@ q1 = Question(
     name="pareto",
     reference=frontier.frontier_of,
     cases=_heaps,
-    diagnose=_about_ties,
+    diagnose=_by_sorting,
     hints=(
         "Take one run and look for another that makes it pointless. Which comparisons may be ties, and which may not "
         "all be?",
@@ -194,12 +201,6 @@ q1 = Question(
             "in the order of the sorted runs",
             lambda kl, reward: frontier.frontier_of(kl, reward)[kl.argsort(stable=True)],
             "Your answer is in the order of the runs sorted by KL. Put it back into theirs: keep[order] = …",
-        ),
-        Misconception(
-            "in the order of the sorted runs, ties apart",
-            lambda kl, reward: _above_all_before(kl, reward, or_equal=False)[kl.argsort(stable=True)],
-            "Your answer is in the order of the runs sorted by KL: put it back into theirs, keep[order] = …. And the "
-            "order of runs with equal KL is chance: sort these by reward, and keep equal runs together.",
         ),
     ),
 )
