@@ -63,6 +63,7 @@ def test_right_values_are_right_in_whatever_type_they_come(got, want):
         (VECTOR[:2], VECTOR, "shape (2,), expected (3,)"),
         (VECTOR + 0j, VECTOR, "expected a plain tensor"),
         ([VECTOR[:1], VECTOR], VECTOR, "got a list, expected a tensor"),
+        (VECTOR[:2], (VECTOR, VECTOR), "got a tensor, expected a tuple of 2 values"),
         (True, 1.0, "got a Python bool, expected a number"),
     ],
 )

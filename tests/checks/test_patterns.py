@@ -262,3 +262,20 @@ def test_an_error_on_one_case_alone_shows_its_inputs():
     assert (
         "there are the functions of torch" in text and "Case 2 of 2, with argument 1 = [1, 1]: your code raised" in text
     ), text
+
+
+def test_a_form_that_is_wrong_everywhere_is_told_without_the_inputs():
+    verdict = THREE.grade(lambda x: x)
+    assert verdict.text == "With all inputs: got a tensor, expected a tuple of 3 values.", verdict
+    assert "Case 1 of 2" in THREE.grade(lambda x: three(x) if len(x) == 3 else x).text
+
+
+def test_values_in_another_order_are_seen_though_one_case_overflows():
+    def cases(g):
+        return [(torch.rand(n, generator=g),) for n in (3, 4)] + [(torch.tensor([1.0, 900]),)]
+
+    question = Question("two", reference=lambda x: (x, x.logsumexp(0)), cases=cases)
+    text = question.grade(lambda x: (x.exp().sum().log(), x)).text
+    assert text.startswith("The values are right, but in another order. Case 1 of 3") and "Besides: Case 3" in text, (
+        text
+    )

@@ -14,6 +14,7 @@ first, and nothing of the object's own code runs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,7 +67,7 @@ def in_form(got: Any, want: Any, *, quiz: bool = False) -> Any:
     if kind is bool or kind is int or is_float(kind):
         return _as_number(got)
     if issubclass(kind, tuple | list):
-        parts = _parts(got)
+        parts = _parts(got, want)
         if parts is None or len(parts) != len(want):
             return got
         items = [in_form(a, b, quiz=quiz) for a, b in zip(parts, want, strict=True)]
@@ -261,7 +262,7 @@ class _Comparison:
 
     def sequences(self, got: Any, want: Any, where: str) -> Difference | None:
         name = "tuple" if issubclass(type(want), tuple) else "list"
-        items = _parts(got)
+        items = _parts(got, want)
         if items is None:
             return self.form(where, f"a {name} of {len(want)} values", got)
         if len(items) != len(want):
@@ -318,8 +319,8 @@ def _as_number(value: Any) -> Any:
     return value
 
 
-def _parts(value: Any) -> list[Any] | None:
-    """The parts of a tuple or list, or the rows of one stacked tensor or array; else None."""
+def _parts(value: Any, want: Sequence[Any]) -> list[Any] | None:
+    """The parts of a tuple or list, or of one tensor or array that is as those of `want` stacked; else None."""
     kind = type(value)
     if issubclass(kind, tuple):
         return list(tuple.__iter__(value))
@@ -327,7 +328,8 @@ def _parts(value: Any) -> list[Any] | None:
         return list(value)
     if kind in TENSORS or issubclass(kind, np.ndarray):
         tensor = _as_tensor(value)
-        if tensor is not None and tensor.ndim > 0 and is_plain(tensor) and len(tensor) <= _LONGEST:
+        shapes = [part.shape if issubclass(type(part), Tensor) else torch.Size([]) for part in want]
+        if tensor is not None and is_plain(tensor) and all(tensor.shape == (len(want), *shape) for shape in shapes):
             return list(tensor.unbind())
     return None
 

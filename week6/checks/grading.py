@@ -151,14 +151,18 @@ class Grading:
         if message := self._misconception(everywhere):
             return message
         failing = sorted((i for i in everywhere if failures[i]), key=lambda i: _how_telling(self.cases[i], failures[i]))
-        if odd := [i for i in failing if self._breaks_down(i)]:
-            rest = [i for i in everywhere if i not in odd]
-            if 2 * len(rest) >= len(everywhere) and any(failures[i] for i in rest):
-                if message := self._misconception(rest):
-                    return f"{message} Besides: {self._located(odd[0], failures[odd[0]])}"
-        shape_or_value = all(f.kind in ("form", "value") for f in failures if f is not None)
-        pattern = self._pattern(failing) if shape_or_value else ""
-        return f"{pattern} {self._located(failing[0], failures[failing[0]], pattern)}".lstrip()
+        odd = [i for i in failing if self._breaks_down(i)]
+        rest = [i for i in everywhere if i not in odd]
+        besides, which = "", list(everywhere)
+        if odd and 2 * len(rest) >= len(everywhere) and any(failures[i] for i in rest):
+            besides, which = f" Besides: {self._located(odd[0], failures[odd[0]])}", rest
+            if message := self._misconception(rest):
+                return message + besides
+            failing = [i for i in failing if i in rest]
+        first = failures[failing[0]]
+        kinds = {failure.kind for i in failing if (failure := failures[i]) is not None}
+        pattern = self._pattern(which, failing) if kinds <= {"form", "value"} else ""
+        return f"{pattern} {self._located(failing[0], first, pattern)}{besides if pattern else ''}".lstrip()
 
     def _unsteady(self, failures: Sequence[Difference | None]) -> str:
         """Whether the answer changes its input, or gives another result the second time; "" if neither."""
@@ -192,6 +196,13 @@ class Grading:
             if all(type(other.error) is type(trial.error) for other in self.trials):
                 where = "With all inputs "
             return f"{meaning(trial.error)} {where}your code raised {raised}.".lstrip()
+        same = [self._compare(t, want) for t, want in zip(self.trials, self.wanted, strict=True)]
+        if (
+            failure.kind == "form"
+            and len(self.trials) > 1
+            and all(f is not None and f.text == failure.text for f in same)
+        ):
+            where = "With all inputs: "
         overflow = f" {WHY_ODD}" if self._breaks_down(i) and "nan" not in pattern else ""
         return f"{where}{failure.text}.{overflow}"
 
@@ -261,9 +272,10 @@ class Grading:
                 return wrong.message
         return ""
 
-    def _pattern(self, failing: Sequence[int]) -> str:
+    def _pattern(self, which: Sequence[int], failing: Sequence[int]) -> str:
         """A mistake that this exercise's own diagnosis finds, or one that looks alike in every exercise; or ""."""
-        got, want = [trial.value for trial in self.trials], [trial.value for trial in self.wanted]
+        cases = [self.cases[i] for i in which]
+        got, want = [self.trials[i].value for i in which], [self.wanted[i].value for i in which]
         if self.diagnose is not None and (found := self.diagnose([(*self.cases[i], got[i]) for i in failing])):
             return found
         if found := patterns.of_the_computer(got, want, self.rtol, self.atol):
@@ -275,9 +287,9 @@ class Grading:
         if any((d := difference(g, w)) and d.kind == "form" for g, w in zip(got, want, strict=True)):
             return ""
         answer_on = lambda case: self.budget.call(self.seen, [fresh(argument) for argument in case])  # noqa: E731
-        return patterns.of_arguments(
-            answer_on, self.reference, self.cases, got, self.rtol, self.atol
-        ) or patterns.of_inputs(self.names, self.cases, got, want, self.rtol, self.atol)
+        return patterns.of_arguments(answer_on, self.reference, cases, got, self.rtol, self.atol) or patterns.of_inputs(
+            self.names, cases, got, want, self.rtol, self.atol
+        )
 
 
 def _how_telling(case: Case, failure: Difference | None) -> tuple[bool, bool, int]:

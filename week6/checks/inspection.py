@@ -80,6 +80,8 @@ def in_words(error: BaseException, function: Any = None) -> str:
     return name + (f": {text}" if text else "") + (f", at {where}" if where else "")
 
 
+_MANY = 100_000
+"""Elements of a result of a wrong shape that are still looked through."""
 _ONE_NUMBER = (
     "`math` functions, `float()`, `.item()` and the entries of `torch.tensor([…])` are single numbers. For every "
     "element at once there are the functions of torch (`torch.exp`, …), and `torch.stack` for a list of tensors."
@@ -120,8 +122,9 @@ def meaning(error: BaseException) -> str:
 def has_nan_or_inf(value: Any, want: Any) -> bool:
     """Whether a result in the form of `want` is nan, or infinite where the expected one is not."""
     for got, expected in _pairs(value, want):
-        if type(got) in TENSORS and is_plain(got) and got.shape == expected.shape:
-            if bool((~torch.isfinite(got) & (torch.isnan(got) | torch.isfinite(expected))).any()):
+        if type(got) in TENSORS and is_plain(got) and (got.shape == expected.shape or got.numel() <= _MANY):
+            finite = torch.isfinite(expected) if got.shape == expected.shape else torch.isfinite(expected).all()
+            if bool((~torch.isfinite(got) & (torch.isnan(got) | finite)).any()):
                 return True
     return False
 

@@ -413,6 +413,11 @@ q3 = Question(
             lambda p: (p**3 + (1 - p) ** 3).mean(),
             "That is how often three people agree. (6) is about two: squares.",
         ),
+        Misconception(
+            "entropy",
+            lambda p: -(torch.special.xlogy(p, p) + torch.special.xlogy(1 - p, 1 - p)).mean(),
+            "That is the entropy of a vote. (6) is the probability that two votes agree: p² + (1 − p)².",
+        ),
     ),
 )
 

@@ -236,6 +236,12 @@ q1 = Question(
             )
             for limit in (1.0, 2.0, 3.0, 5.0)
         ),
+        Misconception(
+            "softmax over the pairs",
+            lambda a, b: (a - b).softmax(-1),
+            "You let the pairs compete with each other: a softmax over the last axis. Each pair has a probability of "
+            "its own, σ of its difference.",
+        ),
     ),
 )
 
@@ -395,6 +401,11 @@ q2 = Question(
             "last place against all",
             lambda r: r.log_softmax(-1)[..., -1],
             "This looks at the last answer of the list only. A ranking multiplies a factor for every place.",
+        ),
+        Misconception(
+            "first place left out",
+            lambda r: (r - r.flip(-1).logcumsumexp(-1).flip(-1))[..., 1:].sum(-1),
+            "The factor of the first place is missing: (8) runs over all places from k = 1, `rewards[..., 0]`.",
         ),
     ),
 )
@@ -595,6 +606,11 @@ q3 = Question(
                 "never be learned. F.logsigmoid needs no such limit.",
             )
             for limit in (10.0, 20.0, 30.0, 50.0, 80.0, 88.0, 100.0)
+        ),
+        Misconception(
+            "median",
+            lambda w, l, m=0.0: -F.logsigmoid(w - l - m).median(),  # noqa: E741
+            "You took the median over the pairs. (9) is the mean.",
         ),
     ),
     grad_args=(0, 1),

@@ -473,6 +473,12 @@ q3 = Question(
             )
             for limit in (20.0, 30.0, 50.0, 80.0, 88.0, 100.0)
         ),
+        Misconception(
+            "softmax over the batch",
+            lambda s: -s.log_softmax(0).chunk(2)[0].mean(),
+            "You put all answers of the batch into one softmax. In (2) a chosen answer is compared with the rejected "
+            "answer of its own pair only.",
+        ),
     ),
 )
 
@@ -594,6 +600,11 @@ q4 = Question(
             "b only",
             lambda p: (1 - p).mean(),
             "That is the accuracy of a judge who always bets on b. The best judge bets on a where p > ½: (3).",
+        ),
+        Misconception(
+            "product",
+            lambda p: torch.maximum(p, 1 - p).prod(),
+            "You multiply over the pairs: the probability of being right about all of them. (3) is the mean.",
         ),
     ),
 )

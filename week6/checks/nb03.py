@@ -286,6 +286,14 @@ q1 = Question(
             "The value is right, but no gradient reaches `log_p`, so nothing could be trained through it: no "
             "`.detach()`, `.item()`, `.data`, NumPy or `torch.no_grad()`.",
         ),
+        Misconception(
+            "Jensen and Shannon's",
+            lambda p, q: sum(
+                torch.where(x.exp() > 0, x.exp() * (x - ((p.exp() + q.exp()) / 2).log()), 0.0).sum(-1) / 2
+                for x in (p, q)
+            ),
+            "That is the divergence of Jensen and Shannon, from the middle of the two. (1) compares p with q itself.",
+        ),
     ),
 )
 
@@ -466,6 +474,11 @@ q2 = Question(
             lambda p, ref, r, beta: (p.exp() * r).sum(-1) - beta * _by_hand(p, torch.zeros_like(p)),
             "Your penalty does not know the reference: Σ π log π is minus the entropy. The leash in (4) needs log "
             "π − log π_ref.",
+        ),
+        Misconception(
+            "the best reward",
+            lambda p, ref, r, beta: r.amax(-1) - beta * _by_hand(p, ref),
+            "You take the highest reward, whatever the policy says. E_π[r] weights each answer by π(y).",
         ),
     ),
 )

@@ -254,6 +254,11 @@ q1 = Question(
             "Every token gets the discounted return of the whole answer. By equation (13), a token has no influence on "
             "rewards that were paid before it: sum from t to the end only, with the exponent s − t.",
         ),
+        Misconception(
+            "first column left out",
+            lambda r, m, gamma=1.0: torch.cat([0 * r[:, :1], reward_to_go(r, m, gamma)[:, 1:]], dim=1),
+            "Your first column is 0: the loop ends one column too early. It goes down to t = 0.",
+        ),
     ),
 )
 
@@ -524,6 +529,16 @@ q2 = Question(
             lambda r, v, m, gamma=1.0, lam=0.95: (gae(r, v, m, gamma, lam)[0], gae(r, v, m, gamma, lam)[0] + v),
             "At padding your returns hold the values found there. Both results must be 0 at padding: mask the values "
             "first.",
+        ),
+        Misconception(
+            "V_t forgotten",
+            lambda r, v, m, gamma=1.0, lam=0.95: _gae_by(r, v, m, decay=gamma * lam, value_gamma=gamma, sign=0.0),
+            "V_t is missing from the TD error. (18) is what came minus what was expected: r_t + γ V_{t+1} − V_t.",
+        ),
+        Misconception(
+            "returns alone",
+            lambda r, v, m, gamma=1.0, lam=0.95: gae(r, v, m, gamma, lam)[1],
+            "You return R only. Two results are asked for: the advantages, then R.",
         ),
     ),
 )

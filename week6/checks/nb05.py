@@ -1,5 +1,6 @@
 """Questions of notebook 05, PPO on a language model."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -479,6 +480,14 @@ q2 = Question(
             "Unfinished answers pay no KL in your result. In (4) only the score is replaced; the leash of (5) is for "
             "every token of every answer.",
         ),
+        Misconception(
+            "penalty as a limit",
+            lambda s, f, p, ref, m, beta, penalty: (
+                _leash(p, ref, m, beta) + _at_last(m, torch.where(f, s, s.clamp(max=penalty)))
+            ),
+            "An unfinished answer keeps its score where that is below the penalty. In (4) it earns the penalty, "
+            "whatever its score.",
+        ),
     ),
 )
 
@@ -776,6 +785,21 @@ q3 = Question(
             _over_padding,
             "The losses run over the padding too. Pass the mask to both of them.",
         ),
+        Misconception(
+            "clip of the policy alone",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: (
+                clipped_policy_loss(p, op, masked_whiten(a, m), m, clip)[0] + coef * clipped_value_loss(v, ov, r, m)[0]
+            ),
+            "You hand `clip` on to the policy's loss only. The value loss of (7) is held within ±ε too.",
+        ),
+        Misconception(
+            "two losses",
+            lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: (
+                clipped_policy_loss(p, op, masked_whiten(a, m), m, clip)[0],
+                coef * clipped_value_loss(v, ov, r, m, clip)[0],
+            ),
+            "You return the two losses. Add them up: one step goes down one number.",
+        ),
     ),
 )
 
@@ -908,6 +932,12 @@ q4 = Question(
             "clipped on one side",
             lambda b, k, t, n, h: b * (1 + min(k / t - 1, 0.2) * n / h),
             "Your error is held from above only. A KL far below the target is limited too: −0.2 at least.",
+        ),
+        Misconception(
+            "exponential",
+            lambda b, k, t, n, h: b * math.exp(_clip(k / t - 1) * n / h),
+            "Your factor is an exponential. It is nearly the same for small corrections, but (9) is 1 + error · n/"
+            "horizon.",
         ),
     ),
 )

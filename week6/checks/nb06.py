@@ -332,6 +332,11 @@ q2 = Question(
             lambda log_p, log_ref, beta: beta * (log_p - log_ref).sum(-1) if log_p.ndim else beta * (log_p - log_ref),
             "You summed over an axis. Each answer (or token) has a reward of its own: the shape stays as it is.",
         ),
+        Misconception(
+            "sigmoid",
+            lambda p, ref, beta: torch.sigmoid(beta * (p - ref)),
+            "You put a sigmoid on the reward. (4) has none: it comes with the loss, on the difference of two rewards.",
+        ),
     ),
 )
 
@@ -504,6 +509,11 @@ q3 = Question(
             lambda pw, pl, rw, rl, beta: -F.logsigmoid(beta * (pw - rw) - (pl - rl)),
             "β multiplies the chosen answer's log-ratio only: put brackets around the difference. In (9) it stands "
             "before the whole of h.",
+        ),
+        Misconception(
+            "IPO",
+            lambda pw, pl, rw, rl, beta: (_h(pw, pl, rw, rl) - 1 / (2 * beta)) ** 2,
+            "That is IPO's square, which comes in section 8. (9) is −log σ of the margin.",
         ),
     ),
 )
@@ -775,6 +785,15 @@ q5 = Question(
                 (h - 1 / (2 * beta)) ** 2,
             ),
             "Right on paper, but σ(−1400) is 0 in the computer and log 0 is −inf. Use F.logsigmoid.",
+        ),
+        Misconception(
+            "logarithm of the mixture",
+            lambda h, beta, e: (
+                -((1 - e) * torch.sigmoid(beta * h) + e * torch.sigmoid(-beta * h)).log(),
+                (h - 1 / (2 * beta)) ** 2,
+            ),
+            "IPO is right. In your cDPO the two cases are mixed inside the logarithm. (18) has a logarithm for "
+            "each, and mixes outside.",
         ),
     ),
 )

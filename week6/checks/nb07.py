@@ -440,6 +440,15 @@ q2 = Question(
             lambda w, lo, t=0.0, z=1.96: (lambda r: (r[0], r[2], r[1]))(_wilson(*_share(w, lo, t), z)),
             "Your two ends are swapped: the lower one comes first.",
         ),
+        Misconception(
+            "centre and half-width",
+            lambda w, lo, t=0.0, z=1.96: (
+                _share(w, lo, t)[0],
+                sum(_wilson(*_share(w, lo, t), z)[1:]) / 2,
+                (_wilson(*_share(w, lo, t), z)[2] - _wilson(*_share(w, lo, t), z)[1]) / 2,
+            ),
+            "You return the centre and the half-width. Asked for are the two ends: centre minus and plus half-width.",
+        ),
     ),
 )
 
@@ -478,6 +487,7 @@ def _tables(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, float]]:
         (betas, kl, lucky, 20.0),  # the highest single reward belongs to a bad setting
         (betas, kl, hump, 4.48),  # so it is here, where the highest of the three, 4.5, is not
         (betas, kl, hump, 4.54),  # with S in place of S − 1, 4.0 + 2 · 0.236 = 4.47 would be
+        (betas, kl, hump, 4.57),  # with 1.96 in place of 2, 4.0 + 0.566 = 4.566 would be
         (betas.flip(0), kl.flip(1), hump.flip(1), 2.2),
         (betas, two, hump[:2], 4.0),
         (betas, kl, flat + table([[0.0, 0.0, 0.3, 0.0]]), 20.0),
@@ -667,6 +677,11 @@ q3 = Question(
             "mean over the prices",
             lambda betas, kl, reward, budget: _pick(betas, _allowed(kl.T, budget), reward.mean(1)),
             "You average over the β, axis 1. Each β has several seeds: average over axis 0.",
+        ),
+        Misconception(
+            "1.96 standard errors",
+            lambda betas, kl, reward, budget: _pick(betas, _allowed(kl, budget, 1.96), reward.mean(0)),
+            "You add 1.96 standard errors. The rule here says two.",
         ),
     ),
 )

@@ -1,5 +1,6 @@
 """Questions of notebook 08, chatbots: talk to what you trained."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -331,6 +332,29 @@ q1 = Question(
             Misconception(f"{name}; {contents}", slip(tidy), f"{message} And: {more[0].lower()}{more[1:]}")
             for name, slip, message in _SLIPS
             for contents, tidy, more in _CONTENTS
+        ),
+        Misconception(
+            "markers in capitals",
+            lambda messages, reply: re.sub(
+                r"<[|][a-z]+[|]>", lambda m: m[0].upper(), chat_text(messages, reply)
+            ).replace("<|END|>", "<|end|>"),
+            "Your role markers are in capitals. They are tokens of their own, in lower case: <|user|>.",
+        ),
+        Misconception(
+            "end before the answer",
+            lambda messages, reply: (
+                " ".join(
+                    f"<|{m['role']}|> {'<|end|> ' if m['role'] == 'assistant' else ''}{m['content'].strip().lower()}"
+                    for m in messages
+                )
+                + (" <|assistant|>" if reply else "")
+            ),
+            "Your end token stands in front of the answer. It ends it: it comes behind the content.",
+        ),
+        Misconception(
+            "space behind the last marker",
+            lambda messages, reply: chat_text(messages, reply) + (" " if reply else ""),
+            "A space stands behind the final <|assistant|>. After the last token stands none.",
         ),
     ),
 )

@@ -92,6 +92,11 @@ q1 = Question(
             lambda correct, n, k: pass_at_k(correct, n, k).mean(),
             "You averaged over the problems. Return one number a problem: the mean and its interval come later.",
         ),
+        Misconception(
+            "upside down",
+            _by_ratio(lambda c, n, k: 1 - math.comb(n, k) / math.comb(n - c, k) if n - c >= k else 1.0),
+            "Your quotient is upside down: the sets without a right answer, of n − c, stand above all sets, of n.",
+        ),
     ),
 )
 

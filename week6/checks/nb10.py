@@ -99,6 +99,11 @@ q1 = Question(
             "You averaged the log-odds of the comparisons: for Bradley–Terry preferences that is the reward, and your "
             "policy is DPO's π*. IPO's square averages the probabilities themselves.",
         ),
+        Misconception(
+            "2p − 1",
+            lambda log_ref, p, beta: _tilted(log_ref, (2 * p - 1) @ log_ref.exp() / beta),
+            "You tilt by the mean of 2p − 1: twice as much as w. In (3) 2p − 1 stands over 2β.",
+        ),
     ),
 )
 
@@ -330,6 +335,12 @@ q3 = Question(
             lambda w, x, nw, nl, b, g: torch.sigmoid(g - b * (w / nw - x / nl)),
             "That is 1 − σ. SimPO, like DPO, takes −log σ.",
         ),
+        Misconception(
+            "mean of the lengths",
+            lambda w, x, nw, nl, b, g: -F.logsigmoid(2 * b * (w - x) / (nw + nl) - g),
+            "You divide by the mean of the two lengths. Each log-probability is divided by the length of its own "
+            "answer.",
+        ),
     ),
 )
 
@@ -445,6 +456,16 @@ q4 = Question(
             "the rejected answer pushed down too",
             lambda w, x, lam: -w + x - lam * F.logsigmoid(_odds(w) - _odds(x)),
             "You add ℓ_l to the SFT loss, to push the rejected answer down. In (14) only the second term does that.",
+        ),
+        Misconception(
+            "sigmoid without its logarithm",
+            lambda w, x, lam: -w - lam * torch.sigmoid(_odds(w) - _odds(x)),
+            "The logarithm is missing in your second term: −λ log σ.",
+        ),
+        Misconception(
+            "1 + P in the odds",
+            lambda w, x, lam: -w - lam * F.logsigmoid((w - torch.log1p(w.exp())) - (x - torch.log1p(x.exp()))),
+            "You divide by 1 + P. The odds are P/(1 − P), so it is log(1 − e^ℓ).",
         ),
     ),
 )
