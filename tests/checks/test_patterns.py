@@ -229,7 +229,11 @@ def test_a_question_may_say_what_a_wrong_value_says_about_itself():
     )
     assert question.grade(lambda x: x / 3 + 1).text.startswith("Your rest is ")
     assert question.grade(lambda x: x / 2).text == "You halved."
-    assert "rest" not in question.grade(lambda x: x[:0]).text
+    assert "rest" not in question.grade(lambda x: x[:0]).text  # of a shape that is wrong nothing is asked
+    whole = Question(
+        "whole", reference=lambda x: x > 0, cases=lambda g: [(torch.randn(3, generator=g),)], diagnose=lambda _: "Odd."
+    )
+    assert "Odd." not in whole.grade(lambda x: (x > 0).int()).text and "Odd." in whole.grade(lambda x: x < 0).text
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor")

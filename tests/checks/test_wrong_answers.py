@@ -24,9 +24,9 @@ def graded() -> Graded:
 
 
 def names_the_mistake(question: Question, verdict: Message) -> bool:
-    """Whether the verdict is a catalogued message, or has a pattern in front of the first failing case."""
-    catalogued = any(verdict.text == wrong.message for wrong in question.misconceptions)
-    return catalogued or re.match(r"\S.* Case \d+ of \d+, with ", verdict.text) is not None
+    """Whether the verdict begins with a catalogued message, or has words in front of the first failing case."""
+    catalogued = any(verdict.text.startswith(wrong.message) for wrong in question.misconceptions)
+    return catalogued or re.match(r"\S.* (Case \d+ of \d+, with|With all inputs) ", verdict.text) is not None
 
 
 def test_every_wrong_answer_is_rejected(graded: Graded) -> None:
@@ -37,4 +37,4 @@ def test_most_mistakes_are_named(graded: Graded) -> None:
     unnamed = [
         f"{name} → {verdict.text}" for name, question, verdict in graded if not names_the_mistake(question, verdict)
     ]
-    assert len(unnamed) <= len(graded) / 2, "\n".join(unnamed)
+    assert len(unnamed) <= 0.15 * len(graded), "\n".join(unnamed)

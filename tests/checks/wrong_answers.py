@@ -3,6 +3,8 @@
 Each function's docstring names its mistake. A question that asks for a value has wrong values, with a comment.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -1691,8 +1693,194 @@ def orpo_with_odds_of_the_rejected_forgotten(chosen: Tensor, rejected: Tensor, l
     return -chosen - lam * F.logsigmoid(chosen - torch.log1p(-chosen.exp()) - rejected)
 
 
+# --- in unusual styles, and two mistakes at once ----------------------------------------------------------------------
+
+
+def kappa_with_whole_shares(first: Tensor, second: Tensor) -> Tensor:
+    """// where / is meant: the shares are 0 or 1."""
+    p, q = (choices.sum() // len(choices) for choices in (first, second))
+    chance = p * q + (1 - p) * (1 - q)
+    return ((first == second).sum() / len(first) - chance) / (1 - chance)
+
+
+def agreement_by_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """A statistic that one knows, in place of the one that is asked for."""
+    return torch.corrcoef(torch.stack([first, second]).double())[0, 1]
+
+
+def every_pairs_agreement(probability: Tensor) -> Tensor:
+    """The mean is forgotten; one of the cases has one pair only."""
+    return 0.5 + 2 * (probability - 0.5).square()
+
+
+def probability_of_b_by_exponentials(reward_a: Tensor, reward_b: Tensor) -> Tensor:
+    """The wrong way round, and it overflows."""
+    return 1 / (1 + reward_a.exp() / reward_b.exp())
+
+
+def ranking_by_running_sums(rewards: Tensor) -> Tensor:
+    """Right on paper."""
+    weights = rewards.exp()
+    left = weights.sum(-1, keepdim=True) - weights.cumsum(-1) + weights
+    return (weights / left).log().sum(-1)
+
+
+def strengths_after_ten_steps(wins: Tensor) -> Tensor:
+    """The right way up, and not far enough."""
+    rewards, compared = torch.zeros(len(wins)), wins + wins.T
+    for _ in range(10):
+        expected = compared * torch.sigmoid(rewards[:, None] - rewards)
+        rewards = rewards + 2 / compared.sum(1).max() * (wins - expected).sum(1)
+    return rewards
+
+
+def strengths_downhill(wins: Tensor) -> Tensor:
+    """A minus where the gradient is added."""
+    rewards, compared = torch.zeros(len(wins)), wins + wins.T
+    for _ in range(300):
+        expected = compared * torch.sigmoid(rewards[:, None] - rewards)
+        rewards = rewards - 2 / compared.sum(1).max() * (wins - expected).sum(1)
+    return rewards
+
+
+def optimum_in_another_order(ref_log_probs: Tensor, rewards: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """(log Z, log π*), and by exponentials."""
+    weights = ref_log_probs.exp() * torch.exp(rewards / beta)
+    z = weights.sum(-1)
+    return z.log(), (weights / z.unsqueeze(-1)).log()
+
+
+def reward_to_go_that_only_collects(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """The past, with weights that count from the start."""
+    weights = gamma ** torch.arange(rewards.shape[1])
+    return torch.where(mask, torch.cumsum(weights * rewards * mask, dim=1), 0.0)
+
+
+def returns_and_nothing_else(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> Tensor:
+    """One of the two results. With two answers in the batch, its rows are not the two."""
+    rewards, values, result = rewards * mask, values * mask, []
+    later, after = torch.zeros(len(rewards)), torch.zeros(len(rewards))
+    for t in reversed(range(rewards.shape[1])):
+        later = rewards[:, t] + gamma * after - values[:, t] + gamma * lam * later
+        after = values[:, t]
+        result.append(later + after)
+    return torch.stack(result[::-1], 1) * mask
+
+
+def update_of_pairs(
+    log_probs: Tensor,
+    values: Tensor,
+    old_log_probs: Tensor,
+    old_values: Tensor,
+    advantages: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    clip: float = 0.2,
+    value_coef: float = 0.1,
+) -> Tensor:
+    """Both functions return a pair, and it is not taken apart."""
+    policy = clipped_policy_loss(log_probs, old_log_probs, masked_whiten(advantages, mask), mask, clip)
+    return policy + value_coef * clipped_value_loss(values, old_values, returns, mask, clip)
+
+
+def rewards_of_finished_answers(
+    scores: Tensor,
+    finished: Tensor,
+    log_probs: Tensor,
+    ref_log_probs: Tensor,
+    mask: Tensor,
+    beta: float,
+    penalty: float,
+) -> Tensor:
+    """The penalty stands for everything that an unfinished answer would have earned."""
+    rewards = beta * (ref_log_probs - log_probs) * (mask & finished[:, None])
+    rewards[torch.arange(len(mask)), mask.sum(1) - 1] += torch.where(finished, scores, penalty)
+    return rewards
+
+
+def loss_with_half_a_bracket(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    """Precedence: β before the first difference only."""
+    return F.softplus(-(beta * (policy_chosen - ref_chosen) - (policy_rejected - ref_rejected)))
+
+
+def pareto_in_sorted_order(kl: Tensor, reward: Tensor) -> Tensor:
+    """Right for the sorted runs, and left in their order."""
+    order = sorted(range(len(kl)), key=lambda i: (kl[i].item(), -reward[i].item()))
+    kept, last = [], (torch.inf, -torch.inf)
+    for i in order:
+        run = (kl[i].item(), reward[i].item())
+        kept.append(run[1] > last[1] or run == last)
+        last = run if kept[-1] else last
+    return torch.tensor(kept)
+
+
+def pareto_sorted_by_kl_alone(kl: Tensor, reward: Tensor) -> Tensor:
+    """Of runs with equal KL, the one that comes first stays."""
+    keep, best = torch.zeros(len(kl), dtype=torch.bool), -torch.inf
+    for i in kl.argsort().tolist():
+        keep[i] = bool(reward[i] >= best)
+        best = max(best, reward[i].item())
+    return keep
+
+
+def beta_with_1_96_errors(betas: Tensor, kl: Tensor, reward: Tensor, budget: float) -> float:
+    """What every statistics course says, and not this rule."""
+    upper = kl.mean(0) + 1.96 * kl.std(0) / kl.shape[0] ** 0.5
+    return betas[torch.where(upper <= budget, reward.mean(0), -torch.inf).argmax()].item()
+
+
+def pass_with_replacement(correct: Tensor, n: int, k: int) -> Tensor:
+    """Each try draws from all n."""
+    return 1 - torch.stack([1 - correct / n] * k).prod(0)
+
+
+def pass_of_an_upside_down_quotient(correct: Tensor, n: int, k: int) -> Tensor:
+    """All sets over those without a right answer."""
+    none = torch.tensor([float(math.comb(n - c, k)) for c in correct.tolist()])
+    return 1 - torch.where(none > 0, math.comb(n, k) / none, 0.0)
+
+
+def token_loss_with_log_ratios_clipped(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip_low: float, clip_high: float
+) -> Tensor:
+    """exp(clip(d)), not clip(exp(d))."""
+    d, weight = (log_probs - old_log_probs)[mask], advantages[:, None].expand_as(mask)[mask]
+    return -torch.minimum(d.exp() * weight, d.clamp(-clip_low, clip_high).exp() * weight).mean()
+
+
+def token_loss_between_the_epsilons(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip_low: float, clip_high: float
+) -> Tensor:
+    """The ratio is held between 0.2 and 0.28: the lower end hardly ever acts."""
+    ratio, weight = (log_probs - old_log_probs)[mask].exp(), advantages[:, None].expand_as(mask)[mask]
+    return -torch.minimum(ratio * weight, ratio.clamp(clip_low, clip_high) * weight).mean()
+
+
+def success_with_one_mean_kl(p: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """The second result is averaged over the prompts."""
+    best = torch.sigmoid(p.logit() + 1 / beta)
+    kl = torch.xlogy(best, best / p) + torch.xlogy(1 - best, (1 - best) / (1 - p))
+    return best, kl.mean()
+
+
+def orpo_that_pushes_down_twice(chosen: Tensor, rejected: Tensor, lam: float) -> Tensor:
+    """The rejected answer stands in the SFT term as well."""
+    odds = [x - torch.log(-torch.expm1(x)) for x in (chosen, rejected)]
+    return rejected - chosen + lam * F.softplus(odds[1] - odds[0])
+
+
 WRONG_ANSWERS: dict[str, list[object]] = {
-    "nb00.q1": [agreement_on_a_only, agreement_of_the_whole_lists, agreement_in_percent, agreement_of_ten],
+    "nb00.q1": [
+        agreement_on_a_only,
+        agreement_of_the_whole_lists,
+        agreement_in_percent,
+        agreement_of_ten,
+        agreement_by_correlation,
+    ],
     "nb00.q2": [
         kappa_without_both_b,
         kappa_against_a_coin,
@@ -1702,12 +1890,14 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         kappa_of_one_annotator,
         kappa_as_a_correlation,
         kappa_over_the_observed_room,
+        kappa_with_whole_shares,
     ],
     "nb00.q3": [
         agreement_of_the_mean,
         agreement_with_the_majority,
         agreement_of_rounded_shares,
         agreement_in_the_middle,
+        every_pairs_agreement,
     ],
     "nb00.q4": [rates_of_all_requests, shares_of_the_refused, numbers_of_refusals, rate_on_harm_only],
     "nb01.q1": [
@@ -1717,6 +1907,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         probability_of_elo,
         probability_from_odds,
         average_probability,
+        probability_of_b_by_exponentials,
     ],
     "nb01.q2": [
         ranking_against_those_already_placed,
@@ -1724,6 +1915,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         ranking_below_the_highest,
         ranking_of_the_sorted,
         ranking_along_the_batch,
+        ranking_by_running_sums,
     ],
     "nb01.q3": [
         loss_saved_by_an_epsilon,
@@ -1739,6 +1931,8 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         strengths_with_a_step_of_one_pair,
         strengths_with_unit_spread,
         strengths_with_a_penalty,
+        strengths_after_ten_steps,
+        strengths_downhill,
     ],
     # the arrows connect all answers in these tables, but only if you ignore where they point
     "nb01.q6": [{"A", "B", "D", "E"}, {"A", "B", "C", "D", "E"}, {"A", "B", "E"}, {"A", "B"}],  # too many, or too few
@@ -1807,6 +2001,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         optimum_with_an_axis_kept,
         optimum_without_its_top,
         optimum_of_columns,
+        optimum_in_another_order,
     ],
     "nb03.q4": [
         score_in_the_last_column,
@@ -1834,6 +2029,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         running_sum_of_real_tokens,
         discounted_from_the_last_column,
         reward_to_go_by_the_first_mask,
+        reward_to_go_that_only_collects,
     ],
     "nb04.q2": [
         gae_that_trusts_padding,
@@ -1841,6 +2037,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         gae_turned_round,
         gae_with_rewards_as_targets,
         gae_in_the_other_order,
+        returns_and_nothing_else,
     ],
     "nb04.q3": [
         mean_of_row_means,
@@ -1875,6 +2072,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         rewards_one_slot_late_where_there_is_room,
         rewards_of_a_positive_penalty,
         rewards_per_token_of_the_answer,
+        rewards_of_finished_answers,
     ],
     "nb05.q3": [
         update_without_whitening,
@@ -1883,6 +2081,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         update_with_one_half_too_many,
         update_whitened_without_the_mask,
         update_that_descends_the_surrogate,
+        update_of_pairs,
     ],
     "nb05.q4": [
         beta_without_the_limit,
@@ -1916,6 +2115,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         loss_through_probabilities,
         loss_with_policy_and_reference_swapped,
         loss_with_beta_on_the_policy,
+        loss_with_half_a_bracket,
     ],
     "nb06.q4": [weight_of_the_ranking, weight_of_rejected_alone, weight_by_tanh],
     "nb06.q5": [
@@ -1963,6 +2163,8 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         pareto_if_better_in_one,
         pareto_by_reward_per_nat,
         pareto_as_numbers,
+        pareto_in_sorted_order,
+        pareto_sorted_by_kl_alone,
     ],
     "nb07.q2": [
         wilson_with_ties_left_out,
@@ -1983,6 +2185,7 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         beta_by_its_place_among_the_allowed,
         beta_of_the_most_kl,
         beta_of_the_lowest_reward,
+        beta_with_1_96_errors,
     ],
     "nb09.q2": [
         baseline_over_the_batch,
@@ -1995,5 +2198,13 @@ WRONG_ANSWERS: dict[str, list[object]] = {
     "nb10.q1": [ipo_of_rewards, ipo_of_majorities, ipo_without_logarithm],
     "nb10.q2": [kto_with_a_hinge, kto_of_the_mean, kto_with_weights_inside],
     "nb10.q3": [simpo_with_padded_length, simpo_with_a_hinge, simpo_with_gamma_per_token],
-    "nb10.q4": [orpo_of_sigmoids, orpo_with_dpo_in_it, orpo_with_odds_of_the_rejected_forgotten],
+    "nb10.q4": [
+        orpo_of_sigmoids,
+        orpo_with_dpo_in_it,
+        orpo_with_odds_of_the_rejected_forgotten,
+        orpo_that_pushes_down_twice,
+    ],
+    "nb09.q1": [pass_with_replacement, pass_of_an_upside_down_quotient],
+    "nb09.q3": [token_loss_with_log_ratios_clipped, token_loss_between_the_epsilons],
+    "nb09.q4": [success_with_one_mean_kl],
 }

@@ -161,7 +161,7 @@ class Grading:
             failing = [i for i in failing if i in rest]
         first = failures[failing[0]]
         kinds = {failure.kind for i in failing if (failure := failures[i]) is not None}
-        pattern = self._pattern(which, failing) if kinds <= {"form", "value"} else ""
+        pattern = self._pattern(which, failing, of_values=kinds == {"value"}) if kinds <= {"form", "value"} else ""
         return f"{pattern} {self._located(failing[0], first, pattern)}{besides if pattern else ''}".lstrip()
 
     def _unsteady(self, failures: Sequence[Difference | None]) -> str:
@@ -272,11 +272,15 @@ class Grading:
                 return wrong.message
         return ""
 
-    def _pattern(self, which: Sequence[int], failing: Sequence[int]) -> str:
-        """A mistake that this exercise's own diagnosis finds, or one that looks alike in every exercise; or ""."""
+    def _pattern(self, which: Sequence[int], failing: Sequence[int], *, of_values: bool) -> str:
+        """A mistake that this exercise's own diagnosis finds, or one that looks alike in every exercise; or "".
+
+        `of_values`: what fails is values, and not a form.
+        """
         cases = [self.cases[i] for i in which]
         got, want = [self.trials[i].value for i in which], [self.wanted[i].value for i in which]
-        if self.diagnose is not None and (found := self.diagnose([(*self.cases[i], got[i]) for i in failing])):
+        values = [(*self.cases[i], self.trials[i].value) for i in failing]
+        if self.diagnose is not None and of_values and (found := self.diagnose(values)):
             return found
         if found := patterns.of_the_computer(got, want, self.rtol, self.atol):
             return found

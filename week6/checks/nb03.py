@@ -294,6 +294,31 @@ q1 = Question(
             ),
             "That is the divergence of Jensen and Shannon, from the middle of the two. (1) compares p with q itself.",
         ),
+        *(
+            Misconception(
+                f"saved by {small:g}, {how}",
+                answer,
+                f"You save the logarithm with a small number, {small:g}. Then a large KL comes out too small, and "
+                "where q(y) = 0 < p(y) it is finite. Keep the log-probabilities that you have.",
+            )
+            for small in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+            for how, answer in (
+                ("both", lambda p, q, e=small: (p.exp() * ((p.exp() + e).log() - (q.exp() + e).log())).sum(-1)),
+                (
+                    "held from below",
+                    lambda p, q, e=small: (p.exp() * (p.exp().clamp(e).log() - q.exp().clamp(e).log())).sum(-1),
+                ),
+            )
+        ),
+        *(
+            Misconception(
+                f"cut off at −{low}",
+                lambda p, q, low=low: (p.exp() * (p.clamp(min=-low) - q.clamp(min=-low))).sum(-1),
+                f"You cut the logarithms off at −{low}. That takes care of p(y) = 0; but where q(y) = 0 < p(y) the KL "
+                "is infinite, and yours is not.",
+            )
+            for low in (20, 30, 50, 100, 1000)
+        ),
     ),
 )
 
