@@ -257,7 +257,7 @@ q1 = Question(
         Misconception(
             "first column left out",
             lambda r, m, gamma=1.0: torch.cat([0 * r[:, :1], reward_to_go(r, m, gamma)[:, 1:]], dim=1),
-            "Your first column is 0: the loop ends one column too early. It goes down to t = 0.",
+            "Your first column is 0: does the loop end one column too early? It goes down to t = 0.",
         ),
     ),
 )

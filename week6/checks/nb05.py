@@ -790,7 +790,7 @@ q3 = Question(
             lambda p, v, op, ov, a, r, m, clip=0.2, coef=0.1: (
                 clipped_policy_loss(p, op, masked_whiten(a, m), m, clip)[0] + coef * clipped_value_loss(v, ov, r, m)[0]
             ),
-            "You hand `clip` on to the policy's loss only. The value loss of (7) is held within ±ε too.",
+            "Your value loss clips at 0.2, whatever `clip` is: hand it on to both of them.",
         ),
         Misconception(
             "two losses",
