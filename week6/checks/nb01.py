@@ -237,7 +237,7 @@ q1 = Question(
             for limit in (1.0, 2.0, 3.0, 5.0)
         ),
         Misconception(
-            "softmax over the pairs",
+            "softmax over the differences",
             lambda a, b: (a - b).softmax(-1),
             "You let the pairs compete with each other: a softmax over the last axis. Each pair has a probability of "
             "its own, σ of its difference.",
