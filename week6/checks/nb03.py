@@ -296,19 +296,12 @@ q1 = Question(
         ),
         *(
             Misconception(
-                f"saved by {small:g}, {how}",
-                answer,
-                f"You save the logarithm with a small number, {small:g} ({how}). Then a large KL comes out too small, and "
+                f"saved by {small:g}",
+                lambda p, q, e=small: (p.exp() * ((p.exp() + e).log() - (q.exp() + e).log())).sum(-1),
+                f"You save the logarithm with a small number, {small:g}. Then a large KL comes out too small, and "
                 "where q(y) = 0 < p(y) it is finite. Keep the log-probabilities that you have.",
             )
             for small in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
-            for how, answer in (
-                ("added", lambda p, q, e=small: (p.exp() * ((p.exp() + e).log() - (q.exp() + e).log())).sum(-1)),
-                (
-                    "as the least",
-                    lambda p, q, e=small: (p.exp() * (p.exp().clamp(e).log() - q.exp().clamp(e).log())).sum(-1),
-                ),
-            )
         ),
         *(
             Misconception(
