@@ -210,6 +210,12 @@ def test_verdicts(answer, kind, words):
     assert time.perf_counter() - start < 5 and len(repr(verdict)) < 1500
 
 
+def test_an_answer_elsewhere_is_told_so_whatever_device_is_the_default():
+    with torch.device("cpu"):  # as after an answer that had set one
+        verdict = LOSS.grade(lambda *a: right(*a).to("meta"))
+    assert "the tensor is on meta, expected cpu" in verdict.text
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms here")
 def test_one_alarm_ends_a_loop_and_no_line_of_it_is_traced(monkeypatch):
     """Debuggers and coverage measure by that one trace function: it is taken only where an alarm was swallowed."""

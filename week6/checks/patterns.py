@@ -261,7 +261,7 @@ def _tensor_pairs(got: Any, want: Any, *, all_of_them: bool = False) -> Iterator
                 if all_of_them or difference(g, w) is not None:
                     yield from _tensor_pairs(g, w, all_of_them=all_of_them)
     elif type(got) in (Tensor, torch.nn.Parameter, float, int) and type(want) in (Tensor, float):
-        g, w = (torch.as_tensor(x).detach() for x in (got, want))
+        g, w = (x.detach() if isinstance(x, Tensor) else torch.as_tensor(x) for x in (got, want))
         if w.is_floating_point() and not g.is_complex() and is_plain(g):
             yield g.double().cpu(), w.double().cpu()
 
