@@ -18,6 +18,7 @@ def fresh(code, name, **environment):
     """A new process that is called `name`, loads the module alone and then runs `code`."""
     first = (
         "import importlib.util, os, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell ignores it in what it runs beside
         f"sys.argv[0] = {name!r}\n"
         f"spec = importlib.util.spec_from_file_location('start', {str(PATH)!r})\n"
         "spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
