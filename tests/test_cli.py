@@ -55,6 +55,23 @@ def test_report_is_printed_again(capsys):
     assert (finished_run() / "report.md").read_text() in printed and str(finished_run() / "plots") in printed
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0" * 20])
+def test_a_damaged_report_is_not_shown(copy, capsys, content):
+    (copy / "report.md").write_bytes(content)
+    code, line = error_of(capsys, "report", str(copy))
+    assert code == 2 and "report.md is damaged, expected the report of a run; week6 run --resume writes it" in line
+
+
+@pytest.mark.parametrize("name", ["stages.json", "config.json", "metrics/ppo.csv", "report.md"])
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(copy, capsys, name, command):
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    again = ["run", "--name", "whole", "--runs-dir", str(copy.parent), "--resume", *quick_flags()]
+    code, line = error_of(capsys, *(again if command == "run" else ["chat", str(copy)]))
+    assert code == 2 and f"{name} is a pipe or a device, expected a file: remove it, and --resume" in line
+
+
 def test_resume_of_a_finished_run_changes_no_number(copy, capsys):
     before = numbers(copy)
     (copy / "report.html").write_text("<!DOC")  # as a disk leaves what was not written to its end
@@ -112,6 +129,15 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
         (["frontier", "--seeds", "1.5"], "--seeds: got '1.5', expected a whole number from 0 to 1000000000"),
         (["run", "--name", "é" * 101], "--name: got 202 bytes, expected 200 at most"),
         (["run", "--seed", "-1"], "seed: got -1, expected a whole number from 0 to 1000000000"),
+        (
+            ["run", "–ppo.beta", "1"],
+            "got '–ppo.beta', which begins with another dash, expected two hyphens: --",
+        ),
+        (
+            ["run", "--resume", "yes"],
+            "got 'yes', which no flag takes, expected --NAME VALUE for each flag, but",
+        ),
+        (["chat", "a", "b", "c"], "got 'b' and more, which no flag takes"),
         (["fly"], "fly"),
         ([], "confirm"),
         (["report", "nowhere"], "nowhere/report.md does not exist"),

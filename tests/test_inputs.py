@@ -6,6 +6,7 @@ The places of the run itself, the chat and the flags: tests/run/test_record.py, 
 
 import gzip
 import json
+import os
 import shutil
 
 import pandas as pd
@@ -78,6 +79,14 @@ FILES = [
     ("a.csv", b"PK\x03\x04\x00\xff", "it is a zip file or a spreadsheet, expected text: unpack it, or save it as .csv"),
     ("a.txt", b"%PDF-1.7\n%\xe2\xe3", "it is a PDF, expected text"),
     ("a.csv", b"PAR1\xff", "it is a parquet file: give it the ending .parquet"),
+    ("a.parquet", b"PAR1" + bytes(100), "it ends too early, expected a whole file: copy or download it again"),
+    ("a.txt", b"\x28\xb5\x2f\xfd\x04", "it is compressed by zstd, expected text: unpack it"),
+    ("a.csv", b"SQLite format 3\0\x10\0", "it is a database, expected text: export the table as .csv"),
+    ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1", "it is a document or spreadsheet of an office program"),
+    ("a.jsonl", b"\x80\x04\x95\x12\0", "it is a pickle, which may run code when it is read"),
+    ("a.txt", "{\\rtf1\\ansi " + LINES, "it is formatted text (RTF), expected plain text: save it as .txt"),
+    ("a.csv", "version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS, expected the file itself"),
+    ("a.jsonl", "\n<!DOCTYPE HTML><p>Not found", "it is a web page, expected the file itself: download it again"),
     ("a.csv", table("TEXT", '"{text}"'), "got the columns 'TEXT', expected 'text'; --column names another"),
     ("a.csv", table("sep=,", '"{text}",1'), "got the columns 'sep=', '', expected 'text'"),
     ("a.tsv", table("text,label", '"{text}",1'), "its columns are separated by commas, expected commas in a .csv file"),
@@ -181,9 +190,10 @@ def vocabulary(**tokens):
     return changed("tokenizer.json", lambda found: found["model"]["vocab"].update(tokens))
 
 
-def weights(change):
+def weights(change, of=""):
     def spoil(folder):
-        tensors = {name: change(x).contiguous() for name, x in load_file(folder / "model.safetensors").items()}
+        tensors = load_file(folder / "model.safetensors")
+        tensors = {name: (change(x) if of in name else x).contiguous() for name, x in tensors.items()}
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
     return spoil
@@ -208,6 +218,24 @@ def panics(folder):
     changed("tokenizer.json", lambda found: found.update(post_processor=post))(folder)
 
 
+def cut(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def as_index(content):
+    def spoil(folder):
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+    return spoil
+
+
+def as_pipe(folder):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
 def as_link(folder):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("/nowhere")
@@ -227,6 +255,13 @@ MODELS = {
         lambda f: (f / "model.safetensors").rename(f / "adapter_model.safetensors"),
         "has only adapter_model.safetensors; expected model.safetensors",
     ),
+    "cut": (cut, "model.safetensors is damaged or cut short"),
+    "pipe": (as_pipe, "config.json is a pipe or a device, expected a file"),
+    "index": (as_index({"metadata": {}}), "model.safetensors.index.json names no file for each tensor"),
+    "no shard": (as_index({"weight_map": {"x": "a.safetensors"}}), "names 'a.safetensors', which is not there"),
+    "type": (config(dtype="float9"), "config.json: dtype is 'float9', expected a type of torch, such as 'float32'"),
+    "no heads": (config(n_head=0), "num_attention_heads is 0, expected a whole number ≥ 1"),
+    "positions": (config(n_positions=-5), "max_position_embeddings is -5, expected a whole number ≥ 1"),
     "unknown": (config(model_type="gpt9"), "config.json: The checkpoint you are trying to load has model type `gpt9`"),
     "activation": (config(activation_function="nope"), "config.json: 'nope' is not known"),
     "7 GB": (config(model_type="llama"), "config.json: a model of 25.9 GB, expected what fits the 8.0 GB"),
@@ -236,9 +271,19 @@ MODELS = {
     "epsilon": (config(layer_norm_epsilon=-1.0), "its logits are NaN or infinite, expected numbers"),
     "1e30": (weights(lambda x: x * 1e30), "its logits are NaN or infinite, expected numbers"),
     "zero": (weights(lambda x: x * 0), "its weights are the same for every token"),
+    "1e4": (weights(lambda x: x * 1e4), "its loss on the data is 2.9e+07 nats a token, expected at most 18, 3 times"),
+    "10": (weights(lambda x: x * 10), "its weights are spoilt, or its tokenizer is another model's"),
+    "norm zero": (weights(lambda x: x * 0, "ln_f"), "predicts the same after every text"),
+    "norm huge": (config(layer_norm_epsilon=1e10), "predicts the same after every text"),
+    "complex": (weights(lambda x: x.to(torch.complex64)), "model.safetensors holds complex numbers (C64)"),
     "int8": (weights(lambda x: x.to(torch.int8)), "model.safetensors holds whole numbers (I8)"),
-    "two layers": (two_layers, "have more layers than its config.json says: transformer.h.1.attn.c_attn.weight"),
+    "two layers": (two_layers, "have more layers than its config.json says: transformer.h.1.attn."),
     "token 5000": (vocabulary(zz=5000), "its tokenizer has 5001 tokens and the model 400 embeddings"),
+    "decoder": (changed("tokenizer.json", lambda found: found.update(decoder=None)), "makes 'a Ġfilm' of"),
+    "kind": (
+        changed("tokenizer.json", lambda found: found["model"].update(type="Nope")),
+        "tokenizer.json has a part of a type that is not known; save it anew",
+    ),
     "dropout": (changed("tokenizer.json", lambda found: found["model"].update(dropout=0.5)), NO_DROPOUT),
     "end letter": (changed("tokenizer_config.json", lambda c: c.update(eos_token="a")), "its end token is 'a'"),
     "no end": (changed("tokenizer_config.json", lambda c: c.update(eos_token="")), "its end token is ''"),

@@ -46,6 +46,8 @@ DEFAULT_PRESET = "tiny"
 RUNS = Path("runs")
 GO_ON = {"run": "; --resume continues from the last checkpoint", "frontier": "; called again, it goes on"}
 """What a command says after an interruption."""
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+"""What a text program makes of two hyphens."""
 LONGEST_NAME = 200
 """Bytes of a run's name: file systems allow 255, and temporary files have longer names."""
 
@@ -357,9 +359,20 @@ def _in_short(complaint: str, preset: Preset) -> str:
     if found := re.match(r"Missing value for argument 'run'", complaint):
         return "got a flag in place of the folder of a run, expected it alone: week6 report FOLDER, week6 chat FOLDER"
     what, _, like = complaint.partition(" Perhaps you meant: ")
+    if (found := re.match(r"Unrecognized options: (.*?)(?: For full helptext|$)", what)) and not like:
+        return _stray(found[1])
     flags = [flag for flag in dict.fromkeys(re.findall(r"--[\w.-]+", like)) if flag != "--help"][:3]
     what = what.replace(" Arguments are applied to the directly preceding subcommand, so ordering can matter.", "")
     return f"{what}; perhaps {' or '.join(flags)}? Full help: week6 --help" if flags else what
+
+
+def _stray(words: str) -> str:
+    """What to say of words that no flag has taken."""
+    first, _, rest = words.partition(", ")
+    if first[0] in DASHES:
+        return f"got {first!r}, which begins with another dash, expected two hyphens: --{first.lstrip(DASHES + '-')}"
+    alone = "--NAME VALUE for each flag, but --resume, --record and --cpu alone, and a folder only for report and chat"
+    return f"got {first!r}{' and more' * bool(rest)}, which no flag takes, expected {alone}; full help: week6 --help"
 
 
 def run_folder(runs_dir: Path, name: str) -> Path:
@@ -393,4 +406,6 @@ def _report_in(folder: Path, name: str) -> Path:
         raise RunError(
             f"{path} does not exist: expected the folder of a finished run; finish it with week6 run --resume"
         )
+    if not path.read_text(encoding="utf-8", errors="replace").startswith("# "):
+        raise RunError(f"{path} is damaged, expected the report of a run; week6 run --resume writes it anew")
     return path

@@ -189,7 +189,7 @@ BAD = {
     "no config": (remove("config.json"), "the folder has no config.json"),
     "no weights": (remove("model.safetensors"), "the folder has no weights; expected model.safetensors"),
     "only pickle": (only_pickle, "only pytorch_model.bin, a pickle, which may run code"),
-    "half the weights": (damage_weights, "the folder cannot be read"),
+    "half the weights": (damage_weights, "model.safetensors is damaged or cut short"),
     "tensors missing": (other_weights, r"its weights lack \d+ tensors of a GPT2LMHeadModel, such as"),
     "no end token": (lambda f: byte_tokenizer(end=None).save_pretrained(f), "its tokenizer has no end token"),
     "too many tokens": (

@@ -12,10 +12,11 @@ from week6.machine import validate as check
 from week6.machine.bounds import SEED
 from week6.machine.checkpoint import RunError
 from week6.machine.hub import why
+from week6.machine.model_files import check_files_of
 from week6.machine.paths import place
-from week6.machine.pretrained import check_files_of, complete, open_config, open_model, open_tokenizer
+from week6.machine.pretrained import complete, open_config, open_model, open_tokenizer
 from week6.run.models import PRESETS, check_size, frozen_copy, initial_policy
-from week6.run.record import check_files, chosen, read_entries
+from week6.run.record import check_files, check_kinds, chosen, read_entries
 from week6.run.setting import check_preset, stages_of
 from week6.run.training import choose_device, read_json, stage_seed
 from week6.tasks.conversation import clean
@@ -35,6 +36,7 @@ def load_session(folder: Path | str) -> ChatSession:
     without policies, or with damaged ones.
     """
     folder = place(folder, "run")
+    check_kinds(folder)
     found = {name: folder / "policies" / name for name in TRAINED}
     found = {name: path for name, path in found.items() if path.is_dir()}
     if "sft" not in found:

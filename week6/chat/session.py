@@ -113,6 +113,10 @@ class ChatSession:
             raise ValueError("policies: got none, expected at least one")
         if not isinstance(self.policies, Mapping):
             raise ValueError(f"policies: got a {type(self.policies).__name__}, expected each under its name")
+        if not isinstance(self.tokenizer, PreTrainedTokenizerBase):
+            raise ValueError(f"tokenizer: got {self.tokenizer!r:.60}, expected that of the policies")
+        if not isinstance(self.betas, Mapping):
+            raise ValueError(f"betas: got a {type(self.betas).__name__}, expected each under the name of its policy")
         check.whole("max_new_tokens", self.max_new_tokens)
         if self.memory is not None:
             check.whole("memory", self.memory, 0)

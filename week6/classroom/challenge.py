@@ -292,6 +292,9 @@ def read_table(path: Path) -> pd.DataFrame:
     """The table in a file; where there is none, the course's own entries. RunError for a file that is no such table."""
     if not path.exists():
         return recorded("challenge").astype(COLUMNS)
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise RunError(f"--table {path}: is {kind}, expected a file; choose another one")
     try:
         table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype={"sft": str, "entry": str}, keep_default_na=False)
         if list(table.columns) != list(COLUMNS):

@@ -116,6 +116,10 @@ def load_tensors(path: Path, tag: str = "") -> tuple[dict[str, Tensor], dict[str
     `tag`, if that is given."""
     if path.is_dir():
         raise RunError(f"{path} is a folder, expected a file of week6; {REMEDY}")
+    if not path.is_file():
+        raise RunError(
+            f"{path} does not exist, expected a file of week6; restore a copy, or make it again with --resume"
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["week6"])

@@ -128,7 +128,7 @@ def _discard_damaged(kind: Kind, name: str) -> str | None:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _file_in(error: BaseException) -> str | None:

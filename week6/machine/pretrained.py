@@ -5,7 +5,6 @@ changes it.
 """
 
 import contextlib
-import json
 import math
 import re
 import warnings
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors
 import torch
 from transformers import (
     AutoConfig,
@@ -33,15 +31,14 @@ from week6.machine.bounds import FEW
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
 from week6.machine.hub import fetch, unreadable
+from week6.machine.model_files import WEIGHTS, check_files_of
 from week6.machine.paths import place
 
 T = TypeVar("T")
 Opened = tuple[PreTrainedModel, dict[str, Any]]
 """A model, and what transformers says about its weights."""
-READ_AS_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "added_tokens.json",
-                "special_tokens_map.json", "model.safetensors.index.json")  # fmt: skip
-"""Files of a model's folder that transformers reads, each one object."""
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+SIZES = ("num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings", "intermediate_size", "n_inner")
+"""Of a model's config, what counts something."""
 TRIED = ("a film", "Sixty-7 quick jumps, & the 東京 café “was” odd 😀!")
 """Any tokenizer can read these."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
@@ -71,6 +68,11 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
             "holds, such as '<|end|>'; set eos_token in tokenizer_config.json"
         )
     check_reads("--model", model, tokenizer)
+    if (said := _said_again(tokenizer)) is not None:
+        raise RunError(
+            f"--model {model}: its tokenizer makes {said!r:.40} of the tokens of {TRIED[0]!r}, expected the same "
+            "words; its decoder is missing or another's: take the tokenizer.json that the model came with"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -95,6 +97,15 @@ def check_reads(flag: str, model: str, tokenizer: PreTrainedTokenizerBase) -> No
         )
     if not all(first):
         raise RunError(f"{flag} {model}: its tokenizer finds no token in a text, expected some; choose another model")
+
+
+def _said_again(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What a tokenizer makes of the tokens of a text that it knows, where it is not that text; case and spaces are no
+    matter."""
+    ids = tokenizer(TRIED[0], add_special_tokens=False)["input_ids"]
+    said = str(tokenizer.decode(ids))
+    known = tokenizer.unk_token_id not in ids
+    return said if known and said.replace(" ", "").lower() != TRIED[0].replace(" ", "").lower() else None
 
 
 @check.arguments
@@ -146,6 +157,8 @@ def open_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
         except Exception as error:
             if isinstance(error, ImportError) or "backend tokenizer" in str(error):
                 raise ValueError("no tokenizer.json, and its other files make none; save it as a fast one") from None
+            if "untagged enum" in str(error):  # of the library that reads tokenizer.json, which does not say what
+                raise ValueError("tokenizer.json has a part of a type that is not known; save it anew") from None
             raise
     return tokenizer
 
@@ -164,6 +177,9 @@ def open_config(source: Path | str) -> PreTrainedConfig:
         layers = getattr(config, "num_hidden_layers", 1)
         if layers not in FEW:
             raise ValueError(f"num_hidden_layers is {layers}, expected {FEW}")
+        for name in SIZES:
+            if isinstance(size := getattr(config, name, None), int) and size < 1:
+                raise ValueError(f"{name} is {size}, expected a whole number ≥ 1")
         config.return_dict, config.output_hidden_states = True, False
         if getattr(config, "output_attentions", False):  # some kinds of attention have none, and refuse to be saved
             config.output_attentions = False
@@ -305,42 +321,3 @@ def read(model: str, flag: str, load: Callable[[str], T], one_of: tuple[str, ...
         return load(str(folder))
     except Exception as error:  # of the readers of every format
         raise RunError(f"{flag} {model}: the folder {unreadable(error)}; expected a transformers model") from error
-
-
-def check_files_of(folder: Path) -> None:
-    """Raise ValueError that names a file of a model's folder which is not what its name says."""
-    for path in sorted(folder.iterdir()):
-        if path.name not in READ_AS_JSON and path.suffix != ".safetensors":
-            continue
-        if path.is_dir():
-            raise ValueError(f"{path.name} is a folder, expected a file")
-        if not path.is_file():
-            raise ValueError(f"{path.name} is a link to nothing, expected a file")
-        with open(path, "rb") as file:
-            begins = file.read(100).lstrip()
-        if begins.startswith(b"version https://git-lfs"):
-            raise ValueError(f"{path.name} is a pointer of Git LFS, expected the file itself: git lfs pull fetches it")
-        if begins.startswith(b"<"):
-            raise ValueError(f"{path.name} is a web page, expected the file itself: download it again")
-        if path.suffix == ".safetensors":
-            _check_numbers(path)
-            continue
-        try:
-            if not isinstance(json.loads(path.read_bytes()), dict):
-                raise ValueError("no object")
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path.name} is damaged ({error}), expected a JSON object; restore it") from None
-
-
-def _check_numbers(path: Path) -> None:
-    """Raise ValueError for weights that are whole numbers: what they stand for is not in the file."""
-    with contextlib.suppress(safetensors.SafetensorError), safetensors.safe_open(path, framework="pt") as file:
-        kinds = {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}
-        whole = [
-            name for name, kind in kinds.items() if kind.startswith(("I", "U", "BOOL")) and name.endswith("weight")
-        ]
-        if whole:
-            raise ValueError(
-                f"{path.name} holds whole numbers ({kinds[whole[0]]}) in {whole[0]}, expected floating-point weights; "
-                "quantised ones cannot be trained"
-            )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from week6.dpo import check_variant
+from week6.log_probs import response_forward, token_log_probs
 from week6.machine.bounds import SEED, Seed, check_fields
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
@@ -32,6 +33,11 @@ STAGES = ("requests", "sft", "pairs", "reward_model", "answer_pairs", "ppo", "dp
 texts."""
 PAIRED = ("pairs", "heldout_pairs")
 """What a task may bring."""
+TRIED = 4
+"""Texts on which a pretrained model is tried."""
+HOPELESS = 3.0
+"""A loss so many times that of a guess is no language model's: untrained ones guess, and those trained on other texts
+are a little worse."""
 ANSWER_TOKEN_BYTES = 40
 """What a token of an answer takes while it waits to be judged: ids, masks, log-probabilities, and a copy."""
 
@@ -176,6 +182,8 @@ def check_preset(preset: Preset) -> None:
 
     Each field lies within the bounds of its type, and fields that belong together fit each other.
     """
+    if not isinstance(preset, Preset):
+        raise ValueError(f"preset: got {preset!r:.60}, expected a Preset, such as PRESETS['tiny']")
     check_fields(preset)
     check_sources(preset.task, preset.model, preset.data, preset.column, preset.gold, preset.ratings)
     ppo, dpo = preset.ppo, preset.dpo
@@ -257,6 +265,31 @@ def check_model(preset: Preset, task: Task, policy: Any) -> None:
         raise RunError(
             f"--model {preset.model}: cannot continue a text ({reason}); expected a causal language model"
         ) from error
+    _check_predicts(preset.model, task, policy)
+
+
+@torch.no_grad()
+def _check_predicts(model: str, task: Task, policy: Any) -> None:
+    """Raise RunError for a pretrained model that has learned nothing of texts: it predicts the same after each of them,
+    or the task's own far worse than a guess among its V tokens would, which costs log V nats a token."""
+    rows = task.demonstrations[:TRIED]
+    texts = encode_demonstrations(task.tokenizer, rows["prompt"], rows["completion"])
+    batch = (texts.prompts, texts.prompt_mask, texts.responses, texts.response_mask)
+    log_p = response_forward(policy, *batch).logits.float().log_softmax(-1)
+    counted = log_p[texts.response_mask.bool()]
+    guess = math.log(counted.shape[1])
+    loss = -token_log_probs(log_p, texts.responses)[texts.response_mask.bool()].mean().item()
+    if not loss <= HOPELESS * guess:
+        raise RunError(
+            f"--model {model}: its loss on the data is {loss:.3g} nats a token, expected at most "
+            f"{HOPELESS * guess:.0f}, {HOPELESS:g} times that of a guess; its weights are spoilt, or its tokenizer is "
+            "another model's"
+        )
+    if (counted.amax(0) - counted.amin(0)).max() < 1e-6:
+        raise RunError(
+            f"--model {model}: predicts the same after every text, expected a model that has read it; its weights or "
+            "config.json are spoilt"
+        )
 
 
 def _longest(task: Task, room: int) -> dict[str, int]:

@@ -167,7 +167,10 @@ def _fill_in(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool
         return text
     except Exception as error:  # of whatever the program does
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"tokenizer: its chat template cannot be used here ({reason[:150]})") from error
+        raise ValueError(
+            f"tokenizer: its chat template cannot be used here ({reason[:150]}), expected one that writes a "
+            "conversation; mend it, or remove it: then the form of the data stays"
+        ) from error
 
 
 def _check_system_turn(tokenizer: PreTrainedTokenizerBase, conversation: Messages, text: str) -> None:

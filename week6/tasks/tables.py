@@ -23,14 +23,24 @@ from week6.machine.paths import place
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 """Local files: a text a line, or a table; .gz behind it for one that is compressed."""
+PARQUET = b"PAR1"
+"""Such a file begins and ends so."""
 SIGNATURES = {
     b"\x1f\x8b": "it is compressed by gzip: unpack it, or give it the ending .gz",
     b"PK\x03\x04": "it is a zip file or a spreadsheet, expected text: unpack it, or save it as .csv",
-    b"PAR1": "it is a parquet file: give it the ending .parquet",
+    PARQUET: "it is a parquet file: give it the ending .parquet",
     b"%PDF": "it is a PDF, expected text",
     b"\x89PNG": "it is a picture, expected text",
     b"BZh": "it is compressed by bzip2, expected text: unpack it",
     b"\xfd7zXZ": "it is compressed by xz, expected text: unpack it",
+    b"\x28\xb5\x2f\xfd": "it is compressed by zstd, expected text: unpack it",
+    b"SQLite format 3": "it is a database, expected text: export the table as .csv",
+    b"\xd0\xcf\x11\xe0": "it is a document or spreadsheet of an office program, expected text: save it as .csv or .txt",
+    b"{\\rtf": "it is formatted text (RTF), expected plain text: save it as .txt",
+    b"\x80\x04\x95": "it is a pickle, which may run code when it is read, expected text",
+    b"version https://git-lfs": "it is a pointer of Git LFS, expected the file itself: git lfs pull fetches it",
+    b"<!doctype html": "it is a web page, expected the file itself: download it again",
+    b"<html": "it is a web page, expected the file itself: download it again",
 }
 """How files of other kinds begin."""
 EXAMPLE = '{"text": "A lovely film"}'
@@ -101,7 +111,8 @@ def _text(value: Any, where: str, column: str, number: bool) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         raise ValueError(f"{where} of column {column} is missing, expected text")
     if not isinstance(value, str):
-        raise ValueError(f"{where} of column {column} is {value!r:.60}, expected text")
+        expected = "numbers" if number else "text"
+        raise ValueError(f"{where} of column {column} is {value!r:.60}, expected {expected}")
     if "\0" in value:
         raise ValueError(f"{where} of column {column} holds a NUL character, expected text; remove it")
     try:
@@ -137,6 +148,8 @@ def _local(path: Path, column: str) -> Found:
             raise ValueError(f"cannot be read as .gz ({error}), expected a whole file") from error
     try:
         if kind == ".parquet":
+            if data.startswith(PARQUET) and not data.endswith(PARQUET):
+                raise ValueError("it ends too early, expected a whole file: copy or download it again")
             return Found({str(name): values.tolist() for name, values in pd.read_parquet(io.BytesIO(data)).items()})
         _check_signature(data)
         return _READERS[kind](_decoded(data), column)
@@ -147,7 +160,7 @@ def _local(path: Path, column: str) -> Found:
 def _check_signature(data: bytes) -> None:
     """Raise ValueError for what begins as a file of another kind, and say which."""
     for mark, what in SIGNATURES.items():
-        if data.startswith(mark):
+        if data[:100].lstrip().lower().startswith(mark.lower()):
             raise ValueError(what)
 
 

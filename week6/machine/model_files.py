@@ -1,0 +1,76 @@
+"""The files of a model's folder, looked at before transformers reads them: it says what is wrong in its own words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+
+READ_AS_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "added_tokens.json",
+                "special_tokens_map.json", "model.safetensors.index.json")  # fmt: skip
+"""Files of a model's folder that transformers reads, each one object."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def check_files_of(folder: Path) -> None:
+    """Raise ValueError that names a file of a model's folder which is not what its name says."""
+    for path in sorted(folder.iterdir()):
+        if path.name not in READ_AS_JSON and path.suffix != ".safetensors":
+            continue
+        if path.is_dir():
+            raise ValueError(f"{path.name} is a folder, expected a file")
+        if not path.is_file():
+            kind = "a link to nothing" if path.is_symlink() and not path.exists() else "a pipe or a device"
+            raise ValueError(f"{path.name} is {kind}, expected a file")
+        with open(path, "rb") as file:
+            begins = file.read(100).lstrip()
+        if begins.startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path.name} is a pointer of Git LFS, expected the file itself: git lfs pull fetches it")
+        if begins.startswith(b"<"):
+            raise ValueError(f"{path.name} is a web page, expected the file itself: download it again")
+        if path.suffix == ".safetensors":
+            _check_numbers(path)
+            continue
+        try:
+            found = json.loads(path.read_bytes())
+            if not isinstance(found, dict):
+                raise ValueError("no object")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path.name} is damaged ({error}), expected a JSON object; restore it") from None
+        _check_entries(path, found)
+
+
+def _check_entries(path: Path, found: dict[str, Any]) -> None:
+    """Raise ValueError for what transformers would stumble over in words of its own: a type of numbers that torch does
+    not have, an index that names no file."""
+    if path.name == "config.json":
+        for key in ("dtype", "torch_dtype"):
+            name = found.get(key)
+            if isinstance(name, str) and not isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype):
+                raise ValueError(f"config.json: {key} is {name!r:.60}, expected a type of torch, such as 'float32'")
+    if path.name == WEIGHTS[1]:
+        files = found.get("weight_map")
+        if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+            raise ValueError(f"{path.name} names no file for each tensor, expected its weight_map; restore it")
+        if lost := sorted(name for name in set(files.values()) if not (path.parent / name).is_file()):
+            raise ValueError(f"{path.name} names {lost[0]!r:.60}, which is not there; copy or download all files")
+
+
+def _check_numbers(path: Path) -> None:
+    """Raise ValueError for a file that is cut short or no safetensors, and for weights that are whole or complex
+    numbers: what they stand for is not in the file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            kinds = {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path.name} is damaged or cut short ({error}), expected a whole file; copy or download it again"
+        ) from None
+    for name, kind in kinds.items():
+        if name.endswith("weight") and kind.startswith(("I", "U", "BOOL", "C")):
+            numbers = "complex" if kind.startswith("C") else "whole"
+            raise ValueError(
+                f"{path.name} holds {numbers} numbers ({kind}) in {name}, expected floating-point weights; quantised "
+                "ones cannot be trained"
+            )
