@@ -59,9 +59,10 @@ class ExactWorld:
         self.sequences: Int[Tensor, "N T"] = torch.tensor(
             list(itertools.product(range(len(self.vocab)), repeat=length))
         )
-        self.rewards: Float[Tensor, " N"] = torch.tensor(
-            [float(reward(self.words(row))) for row in self.sequences], dtype=torch.float64
-        )
+        scores = [reward(self.words(row)) for row in self.sequences]
+        for row, score in zip(self.sequences, scores, strict=True):
+            check.number(f"reward of {' '.join(self.words(row))}", score)
+        self.rewards: Float[Tensor, " N"] = torch.tensor(list(map(float, scores)), dtype=torch.float64)
         check.no_nan(rewards=self.rewards)
 
     def words(self, sequence: Int[Tensor, " T"]) -> tuple[str, ...]:

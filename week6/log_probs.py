@@ -47,10 +47,18 @@ def token_log_probs(logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"]) 
 
 
 @contextlib.contextmanager
-def ids_that_the_model_has(length: int) -> Iterator[None]:
-    """Raise ValueError in place of the IndexError of a model that is given other token ids or too many tokens."""
+def called_as_language_model(model: nn.Module, length: int) -> Iterator[None]:
+    """Raise ValueError in place of the IndexError of a model that is given other token ids or too many tokens, and of
+    the TypeError of one that takes no tokens."""
     try:
         yield
+    except TypeError as error:
+        if ".forward() " not in str(error):
+            raise
+        raise ValueError(
+            f"model or policy: got a {type(model).__name__}, expected one that is called as those of transformers "
+            f"are ({error})"
+        ) from error
     except IndexError as error:  # of an embedding
         raise ValueError(
             f"prompts, responses: got a token id that the model does not have, or {length} tokens where it has fewer "
@@ -74,7 +82,7 @@ def response_forward(
     check_batch(prompts, prompt_mask, responses, response_mask)
     mask = torch.cat([prompt_mask, response_mask], dim=1).long()
     columns = torch.arange(prompts.shape[1] - 1, mask.shape[1] - 1, device=mask.device)
-    with compute().precision(model), ids_that_the_model_has(mask.shape[1]):
+    with compute().precision(model), called_as_language_model(model, mask.shape[1]):
         return model(
             input_ids=torch.cat([prompts, responses], dim=1),
             attention_mask=mask,

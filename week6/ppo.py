@@ -234,6 +234,7 @@ class PolicyWithValue(nn.Module):
     @check.arguments
     def __init__(self, causal_lm: nn.Module) -> None:
         super().__init__()
+        check.language_model("causal_lm", causal_lm)
         language_model: Any = causal_lm
         self.policy = language_model
         width: int = language_model.config.hidden_size

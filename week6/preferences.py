@@ -79,7 +79,10 @@ def fit_bradley_terry(wins: Float[Tensor, "n n"] | Int[Tensor, "n n"], l2: float
         raise ValueError(f"wins: got shape {tuple(wins.shape)}, expected a square table (n, n)")
     check.no_nan(wins=wins)
     if (wins < 0).any() or wins.diagonal().any() or not torch.isfinite(wins).all():
-        raise ValueError("wins: expected finite counts ≥ 0 with zeros on the diagonal")
+        raise ValueError(
+            f"wins: got values from {wins.min():g} to {wins.max():g} and {wins.diagonal().tolist()} on the diagonal, "
+            "expected finite counts ≥ 0 and zeros there"
+        )
     check.count("l2", l2)
     if l2 == 0 and not _strongly_connected(wins > 0):
         raise ValueError(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from week6.log_probs import position_ids
+from week6.log_probs import called_as_language_model, position_ids
 from week6.machine import validate as check
 from week6.machine.bounds import Count, Rate, Rows
 from week6.machine.compute import compute, in_parts
@@ -56,6 +56,7 @@ class RewardModel(nn.Module):
     @check.arguments
     def __init__(self, causal_lm: nn.Module) -> None:
         super().__init__()
+        check.language_model("causal_lm", causal_lm)
         language_model: Any = causal_lm
         self.config = language_model.config
         self.trunk = language_model.base_model
@@ -105,10 +106,9 @@ class RewardModel(nn.Module):
 @check.arguments
 def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, " B"]:
     """r_φ of each prompt with its answer."""
-    scores: Tensor = model(
-        torch.cat([answers.prompts, answers.responses], dim=1),
-        torch.cat([answers.prompt_mask, answers.response_mask], dim=1),
-    )
+    tokens = torch.cat([answers.prompts, answers.responses], dim=1)
+    with called_as_language_model(model, tokens.shape[1]):
+        scores: Tensor = model(tokens, torch.cat([answers.prompt_mask, answers.response_mask], dim=1))
     return scores
 
 

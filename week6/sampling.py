@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from week6.log_probs import ids_that_the_model_has, position_ids
+from week6.log_probs import called_as_language_model, position_ids
 from week6.machine import validate as check
 from week6.machine.compute import compute, every_process, in_parts
 from week6.sequences import Rollout, check_prompts
@@ -41,13 +41,15 @@ def sample(
     check.positive("temperature", temperature)
     check.whole("max_new_tokens", max_new_tokens)
     check_prompts(prompts, prompt_mask)
+    if not hasattr(model, "config"):
+        raise ValueError(f"model: got a {type(model).__name__}, expected a language model of transformers")
     generator = generator or _default_generator(prompts.device)
     start = generator.get_state()
     ends = [(0, start)]
 
     def sample_part(part: _Questions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator.set_state(start)
-        with compute().precision(model), ids_that_the_model_has(prompts.shape[1] + max_new_tokens):
+        with compute().precision(model), called_as_language_model(model, prompts.shape[1] + max_new_tokens):
             answers = _sample(model, part, len(prompts), temperature, generator)
         ends.append((answers[0].shape[1], generator.get_state()))
         return answers

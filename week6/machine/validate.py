@@ -104,6 +104,12 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < 2**63
 
 
+def number(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a number, whether finite or not."""
+    if not _is_number(value):
+        raise ValueError(f"{name}: got {value!r:.60}, expected a number")
+
+
 def positive(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a finite number above zero."""
     if not (_is_number(value) and math.isfinite(value) and value > 0):
@@ -163,6 +169,12 @@ def finite(result: Tensor, **inputs: Any) -> None:
     raise UnusableError(
         f"{' and '.join(inputs)}: got numbers so large that the result overflows, expected smaller ones"
     )
+
+
+def language_model(name: str, model: Any) -> None:
+    """Raise ValueError unless `model` has a trunk of a known width, as the language models of transformers do."""
+    if not hasattr(model, "base_model") or not hasattr(getattr(model, "config", None), "hidden_size"):
+        raise ValueError(f"{name}: got a {type(model).__name__}, expected a language model of transformers")
 
 
 def filled(**tensors: Tensor) -> None:
