@@ -135,7 +135,7 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
         ),
         (
             ["run", "--resume", "yes"],
-            "got 'yes', which no flag takes, expected --NAME VALUE for each flag, but",
+            "got 'yes', which no flag takes, expected --NAME VALUE for each flag, and",
         ),
         (["chat", "a", "b", "c"], "got 'b' and more, which no flag takes"),
         (["fly"], "fly"),

@@ -371,8 +371,11 @@ def _stray(words: str) -> str:
     first, _, rest = words.partition(", ")
     if first[0] in DASHES:
         return f"got {first!r}, which begins with another dash, expected two hyphens: --{first.lstrip(DASHES + '-')}"
-    alone = "--NAME VALUE for each flag, but --resume, --record and --cpu alone, and a folder only for report and chat"
-    return f"got {first!r}{' and more' * bool(rest)}, which no flag takes, expected {alone}; full help: week6 --help"
+    more = " and more" * bool(rest)
+    return (
+        f"got {first!r}{more}, which no flag takes, expected --NAME VALUE for each flag, and nothing behind one that "
+        "needs no value, such as --resume; full help: week6 --help"
+    )
 
 
 def run_folder(runs_dir: Path, name: str) -> Path:
@@ -388,7 +391,10 @@ def run_folder(runs_dir: Path, name: str) -> Path:
 def show(folder: Path) -> None:
     """Print a run's report and where it is."""
     path = _report_in(folder, "report.md")
-    print(path.read_text(encoding="utf-8", errors="replace"))
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("# "):
+        raise RunError(f"{path} is damaged, expected the report of a run; week6 run --resume writes it anew")
+    print(text)
     print(f"report   {path}\npage     {path.with_suffix('.html')}\nplots    {folder / 'plots'}")
     print(f"samples  {folder / 'samples.md'}")
 
@@ -406,6 +412,4 @@ def _report_in(folder: Path, name: str) -> Path:
         raise RunError(
             f"{path} does not exist: expected the folder of a finished run; finish it with week6 run --resume"
         )
-    if not path.read_text(encoding="utf-8", errors="replace").startswith("# "):
-        raise RunError(f"{path} is damaged, expected the report of a run; week6 run --resume writes it anew")
     return path
