@@ -1099,6 +1099,7 @@ _SETS = (
 
 q6 = Question(
     title="1.6 Which tables have one finite best fit?",
+    name="finite",
     value={"A", "E"},
     hints=(
         "Draw an arrow from i to j for every win of i over j. Ford's condition: along the arrows you can get from "

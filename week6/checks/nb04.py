@@ -816,6 +816,7 @@ def _region_by_region(right: set[int], named: tuple[Misconception, ...]) -> tupl
 
 q4 = Question(
     title="4.4 Where is the gradient zero?",
+    name="my_regions",
     value={3, 4},
     hints=(
         "The gradient is zero where the clipped term is *chosen* and the clip is *active*. Being outside the band is "

@@ -952,6 +952,7 @@ def _labels(a: str, b: str, c: str, d: str, e: str) -> dict[str, str]:
 _P, _S, _T, _D, _E = "positions", "sign", "truncated", "dropout", "eos"
 q5 = Question(
     title="5.5 The failure museum",
+    name="diagnosis",
     value=_labels(_P, _S, _T, _D, _E),
     hints=(
         "Start with the instrument that must be rounding error: the ratio at the first pass. Two exhibits fail it. In "
