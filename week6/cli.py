@@ -1,6 +1,6 @@
 """The command line: `week6 run` does the whole course, `week6 report` shows what a run found, `week6 chat` talks to it,
-`week6 confirm` checks a GPU and the hub, `week6 challenge` scores the policies of a class, `week6 doctor` says what is
-wrong with a machine.
+`week6 confirm` checks a GPU and the hub, `week6 challenge` scores the policies of a class, `week6 grade` grades its
+notebooks, `week6 doctor` says what is wrong with a machine.
 
 Every setting of a preset is a flag: `week6 run --ppo.beta 0.02 --name weak-leash`. Bad input ends with one line on
 stderr and exit code 2, never with a traceback. A defect of week6 itself says so and where its traceback is.
@@ -32,7 +32,8 @@ from week6.classroom.challenge import challenge
 from week6.classroom.confirm import confirm
 from week6.classroom.doctor import doctor
 from week6.classroom.here import confirm_here
-from week6.machine.bounds import Bounds, Seed, fields_of
+from week6.grading.command import grade
+from week6.machine.bounds import Bounds, Few, Seed, fields_of
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
 from week6.machine.paths import place
@@ -44,7 +45,11 @@ from week6.tasks.conversation import clean
 
 DEFAULT_PRESET = "tiny"
 RUNS = Path("runs")
-GO_ON = {"run": "; --resume continues from the last checkpoint", "frontier": "; called again, it goes on"}
+GO_ON = {
+    "run": "; --resume continues from the last checkpoint",
+    "frontier": "; called again, it goes on",
+    "grade": "; called again, it goes on",
+}
 """What a command says after an interruption."""
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """What a text program makes of two hyphens."""
@@ -126,6 +131,20 @@ class Doctor:
 
     notebooks: Annotated[Path, tyro.conf.Positional] = Path(".")
     """Folder of the notebooks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grade:
+    """Grade submitted notebooks: each in a jail of its own, verdicts outside. Tables, a page a student, the class."""
+
+    submissions: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Notebooks, or folders of them."""
+    out: Path = Path("grades")
+    """Folder for the results; called again, it goes on."""
+    points: Path | None = None
+    """A TOML file with points per exercise and late capstones, like week6/grading/points.toml."""
+    workers: Few | None = None
+    """Submissions at the same time; one for each core if not given."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -219,7 +238,7 @@ def _place(command: Any, preset: Preset) -> Path | None:
     if isinstance(command, Report | Chat):
         folder, named = place(command.run, "run"), RUNS / command.run
         return named if named.is_dir() and not folder.is_dir() else folder
-    if isinstance(command, Confirm | Challenge | Doctor):
+    if isinstance(command, Confirm | Challenge | Doctor | Grade):
         return None
     name = preset.name if command.name is None else command.name
     return run_folder(command.runs_dir, f"frontier-{name}" if isinstance(command, Frontier) else name)
@@ -232,6 +251,9 @@ def _do(command: Any, preset: Preset) -> int:
         return 0
     if isinstance(command, Doctor):
         return int(not doctor(place(command.notebooks, "notebooks").absolute()))
+    if isinstance(command, Grade):
+        grade(command.submissions, command.out, command.workers, command.points)
+        return 0
     folder = _place(command, preset)
     if isinstance(command, Confirm) and command.here is not None:
         return int(not confirm_here(command.here))
@@ -313,6 +335,7 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
         | Annotated[Frontier, tyro.conf.subcommand("frontier", description=Frontier.__doc__)]
         | Annotated[Chat, tyro.conf.subcommand("chat", description=Chat.__doc__)]
         | Annotated[Doctor, tyro.conf.subcommand("doctor", description=Doctor.__doc__)]
+        | Annotated[Grade, tyro.conf.subcommand("grade", description=Grade.__doc__)]
         | Annotated[Challenge, tyro.conf.subcommand("challenge", description=Challenge.__doc__)]
     )
     complaints = io.StringIO()

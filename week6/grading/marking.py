@@ -18,9 +18,10 @@ from week6.checks.capstone import Capstone
 from week6.checks.grading import Exercise
 from week6.checks.solution import pasteable
 from week6.checks.surroundings import TimeLimitReached
+from week6.grading.answer import Answer
 from week6.grading.jail import Jail
 from week6.grading.notebook import Submission
-from week6.grading.remote import LOADING, Answer, Inmate, Nursery, ProcessEnded
+from week6.grading.remote import LOADING, Inmate, Nursery, ProcessEnded
 
 KINDS = ("correct", "not yet", "not attempted")
 MODULES = tuple(sorted(m.name for m in pkgutil.iter_modules(week6.checks.__path__) if re.fullmatch(r"nb\d\d", m.name)))
@@ -86,6 +87,14 @@ def answer_name(asked: Asked) -> str:
 
 
 @functools.cache
+def _solution(module: str, question: str) -> str:
+    """The course's own answer, as a text that runs by itself."""
+    asked = questions(module)[question]
+    assert asked.reference is not None
+    return pasteable(asked.reference, answer_name(asked))
+
+
+@functools.cache
 def version() -> str:
     """A key of the code that verdicts depend on."""
     digest = hashlib.sha256()
@@ -104,14 +113,12 @@ def mark(nursery: Nursery, submission: Submission, place: Jail) -> Marked:
     for question, asked in questions(submission.module).items():
         marks.append(_marked(nursery, submission, place, question, asked, solutions, broken))
         if marks[-1].kind != "correct" and isinstance(asked, Exercise) and asked.reference is not None:
-            solutions[question] = answer_name(asked), pasteable(asked.reference, answer_name(asked))
+            solutions[question] = answer_name(asked), _solution(submission.module, question)
     wrong = {m.title for m in marks if m.kind != "correct"}
     flags += [f"its stored output calls “{title}” correct" for title in submission.ticks if title in wrong]
     seconds = round(time.monotonic() - begun, 2)
     file, notes = str(submission.path), submission.notes + tuple(f"cell {i + 1} is no Python: {t}" for i, t in broken)
-    return Marked(
-        submission.student, file, submission.module, tuple(marks), tuple(flags), notes, tuple(walls), seconds
-    )
+    return Marked(submission.student, file, submission.module, tuple(marks), tuple(flags), notes, tuple(walls), seconds)
 
 
 def _looked_at(nursery: Nursery, submission: Submission, place: Jail) -> dict[str, Any]:
@@ -157,14 +164,15 @@ def _marked(
         kind, text = "not yet", f"What your answer needs did not finish within {LOADING:g} seconds of computing."
     except ProcessEnded as error:
         kind, text = "not yet", f"Your answer could not be run: {error}."
+    except (KeyError, TypeError, ValueError, AttributeError):  # a reply of another form
+        inmate.trouble.append("its process sent what no function gives")
+        kind, text = "not yet", "Your answer could not be run: its process sent what no function gives."
     finally:
         inmate.close()
     flags = inmate.trouble + inmate.odd + [flag for words, flag in WALL_BROKEN.items() if words in text]
     if kind == "correct" and inmate.odd:
         kind, text = "not yet", f"No point for this answer: it {inmate.odd[0]}."
-    return Mark(
-        question, asked.title, kind, text, _misconception(asked, text), tuple(dict.fromkeys(flags)), believed
-    )
+    return Mark(question, asked.title, kind, text, _misconception(asked, text), tuple(dict.fromkeys(flags)), believed)
 
 
 def _closed(asked: Asked) -> tuple[str, str]:
@@ -188,7 +196,11 @@ def _answer(inmate: Inmate, asked: Asked, about: dict[str, Any]) -> Any:
         return type("Answer", (), {})
     stand_in = {"coroutine": coroutine, "generator": generator}
     whole = isinstance(asked, Capstone)  # some yield
-    return Answer(inmate, about) if whole and about["kind"] != "coroutine" or about["kind"] == "function" else stand_in[about["kind"]]
+    return (
+        Answer(inmate, about)
+        if whole and about["kind"] != "coroutine" or about["kind"] == "function"
+        else stand_in[about["kind"]]
+    )
 
 
 def _by_its_own_account(inmate: Inmate, module: str, question: str) -> tuple[str, str]:
@@ -201,7 +213,9 @@ def _by_its_own_account(inmate: Inmate, module: str, question: str) -> tuple[str
 def _missing(submission: Submission, name: str, why: str, broken: list[tuple[int, str]]) -> tuple[str, str]:
     """The verdict where there is no answer: its cell may be no Python, or what it needs may raise."""
     for i, text in broken:
-        if name and re.search(rf"\b(?:def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", submission.cells[i], re.M):
+        if name and re.search(
+            rf"\b(?:def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", submission.cells[i], re.M
+        ):
             return "not yet", f"Cell {i + 1} is no Python: {text}."
     if why:
         return "not yet", f"Your answer could not be run: {why}."

@@ -85,7 +85,11 @@ def _plain(text: str) -> str:
     """A cell without its magics and shell commands; nothing of a cell in another language."""
     if text.lstrip().startswith("%%"):
         return ""
-    return re.sub(r"(?m)^(\s*)(?:[%!?]|\w[\w., ]* = [%!]).*$", r"\1pass", text) if re.search(r"(?m)^\s*[%!]|= [%!]", text) else text
+    return (
+        re.sub(r"(?m)^(\s*)(?:[%!?]|\w[\w., ]* = [%!]).*$", r"\1pass", text)
+        if re.search(r"(?m)^\s*[%!]|= [%!]", text)
+        else text
+    )
 
 
 def _statement(cell: int, node: ast.stmt, text: str) -> Statement:
@@ -136,9 +140,8 @@ def _path(node: ast.expr) -> list[str]:
 
 # --- what a teacher should look at -----------------------------------------------------------------------------------
 
-EXITS = {("os", "_exit"), ("os", "abort"), ("os", "kill"), ("os", "killpg"), ("os", "fork"), ("os", "forkpty")}
-ENDS = {("sys", "exit"), ("exit",), ("quit",)}
-STARTS = {("os", "system"), ("os", "popen"), ("subprocess", "run"), ("subprocess", "Popen"), ("subprocess", "call")}
+ENDS = set("os._exit os.abort os.kill os.killpg os.fork os.forkpty sys.exit exit quit".split())
+STARTS = set("os.system os.popen subprocess.run subprocess.Popen subprocess.call".split())
 LIBRARIES = {"torch": torch, "F": torch.nn.functional, "nn": torch.nn, "builtins": builtins}
 
 
@@ -160,19 +163,18 @@ def odd(found: Source, check: str) -> list[str]:
 def _look(node: ast.AST, check: str) -> str:
     """What is odd about one piece of code, or ""."""
     if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        for path in map(_path, targets):
+        for path in map(_path, node.targets if isinstance(node, ast.Assign) else [node.target]):
             if len(path) > 1 and path[0] == check:
                 return f"puts something of its own in the place of `{'.'.join(path)}`"
             if len(path) > 1 and callable(_of_library(path)):
                 return f"puts something of its own in the place of `{'.'.join(path)}`"
     if isinstance(node, ast.Call):
-        path = tuple(_path(node.func))
-        if path in EXITS | ENDS:
-            return f"ends or forks its process: `{'.'.join(path)}`"
-        if path in STARTS:
-            return f"starts programs: `{'.'.join(path)}`"
-        if path == ("setattr",) and node.args and _of_library(_path(node.args[0])) is not None:
+        called = ".".join(_path(node.func))
+        if called in ENDS:
+            return f"ends or forks its process: `{called}`"
+        if called in STARTS:
+            return f"starts programs: `{called}`"
+        if called == "setattr" and node.args and _of_library(_path(node.args[0])) is not None:
             return "replaces parts of a library: `setattr`"
     if isinstance(node, ast.Import | ast.ImportFrom) and not _imports_graders(node) and _of_checks(node):
         return "imports from the graders: `week6.checks`"

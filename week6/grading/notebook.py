@@ -1,4 +1,4 @@
-"""A submitted notebook, read as data: its code cells, without outputs. Nothing of it runs here, or is parsed as Python."""
+"""A submitted notebook, read as data: its code cells, without outputs. Nothing of it runs here."""
 
 from __future__ import annotations
 
@@ -76,13 +76,11 @@ def _cells(content: Any, name: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Kind, text and forged or real ticks of each cell; and what is odd about the file."""
     version = content.get("nbformat") if isinstance(content, dict) else None
     notes: list[str] = []
-    if version == 3:  # cells stand in worksheets, and their text is called input
-        sheets = content.get("worksheets")
-        given = [c for s in sheets if isinstance(s, dict) for c in s.get("cells") or ()] if _is_list(sheets) else None
+    given: Any = content.get("cells") if version == 4 else None
+    if version == 3 and isinstance(sheets := content.get("worksheets"), list):  # and a cell's text is called input
+        given = [cell for sheet in sheets if isinstance(sheet, dict) for cell in sheet.get("cells") or ()]
         notes.append("written in the old format 3")
-    else:
-        given = content.get("cells") if version == 4 else None
-    if not _is_list(given):
+    if not isinstance(given, list):
         raise RunError(f"{name}: no notebook of format 3 or 4 (nbformat is {str(version)[:20]!r}), expected an .ipynb")
     cells, without_id = [], 0
     for cell in given:
@@ -99,10 +97,6 @@ def _cells(content: Any, name: str) -> tuple[list[dict[str, Any]], list[str]]:
     return cells, notes
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
 def _ticks(outputs: Any) -> list[str]:
     """The lines of a cell's outputs that call something correct."""
     found: list[str] = []
@@ -112,7 +106,7 @@ def _ticks(outputs: Any) -> list[str]:
             for text in (output.get("text"), data.get("text/plain") if isinstance(data, dict) else None):
                 text = "".join(map(str, text)) if isinstance(text, list) else text
                 found += TICK.findall(text[:5000]) if isinstance(text, str) else []
-    return [line[1:-len(": Correct.")].strip()[:100] for line in found[:20]]
+    return [line[1 : -len(": Correct.")].strip()[:100] for line in found[:20]]
 
 
 def _graders(code: tuple[str, ...], path: Path, modules: tuple[str, ...]) -> tuple[str, str]:

@@ -110,7 +110,10 @@ def _read(told: Any, tensors: dict[str, Tensor], depth: int) -> Any:
     if depth > DEEPEST + 2 or type(told) is not dict or len(told) != 1:
         raise ValueError("no such value")
     ((kind, content),) = told.items()
-    inner = lambda parts: [_read(part, tensors, depth + 1) for part in parts]  # noqa: E731
+
+    def inner(parts: Any) -> list[Any]:
+        return [_read(part, tensors, depth + 1) for part in parts]
+
     if kind == "tensor":
         name, needs_grad = content
         tensor = tensors[name].clone()

@@ -1,7 +1,6 @@
-"""The process that runs a student's code. It holds no reference, no verdict and nobody else's work.
+"""What runs a student's code, in jail: load an answer, call it, give its gradients, go on with an iterator.
 
-`python -m week6.grading.worker N` loads torch and the course once and then, for every question of every submission,
-forks a process that goes to jail and answers there: load an answer, call it, give its gradients, go on with an iterator.
+Its process holds no reference, no verdict and nobody else's work.
 """
 
 from __future__ import annotations
@@ -9,75 +8,26 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-import ctypes
 import functools
 import importlib
 import inspect
 import io
 import linecache
-import os
 import pickle
 import random
-import re
-import signal
-import socket
 import sys
-import types
 from collections.abc import Callable, Iterator
-from importlib.machinery import ModuleSpec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from week6.grading import jail, needed, wire
+from week6.grading import needed, wire
+from week6.grading.silent import NoGraders, Silent
 
 PRINTED = 2000
 """Characters of printed output that are sent."""
-PRELOADED = ("transformers.models.gpt2.modeling_gpt2", "pandas", "matplotlib.pyplot", "jaxtyping", "tqdm.auto")
-"""What many answers import, once for all."""
-
-
-class Silent:
-    """In the place of `check` and of the graders: says nothing, knows nothing."""
-
-    def __init__(self, host: Host, name: str = "") -> None:
-        self._host, self._name = host, name
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name in ("reference", "misconceptions", "value"):
-            self._host.odd.append(f"asks the graders for `{name}`")
-        return Silent(self._host, name if re.fullmatch(r"q\d+|capstone", name) else self._name)
-
-    def __call__(self, *_: Any, **__: Any) -> None:
-        """A check; its verdict is made elsewhere."""
-
-    def or_ours(self, answer: Any) -> Any:
-        """The student's own, or the course's where the grader has found the student's wrong."""
-        return self._host.ours(self._name) or answer
-
-
-class _NoGraders:
-    """An importer that has something silent for every module of week6.checks."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """A silent module for the graders' own, none for others."""
-        return ModuleSpec(name, self, is_package=True) if name.startswith("week6.checks") else None  # type: ignore[arg-type]
-
-    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        """A module whose every name is silent."""
-        module = types.ModuleType(spec.name)
-        vars(module)["__getattr__"] = Silent(self.host).__getattr__
-        return module
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing to run."""
 
 
 class _Printed(io.StringIO):
@@ -135,7 +85,10 @@ class Host:
         found = needed.source(cells)
         asked = found.asked_as(check, question)
         every = set().union(*(statement.binds for statement in found.statements))
-        if asked is None or not {n.id for n in ast.walk(asked) if isinstance(n, ast.Name)} <= every | vars(builtins).keys():
+        if (
+            asked is None
+            or not {n.id for n in ast.walk(asked) if isinstance(n, ast.Name)} <= every | vars(builtins).keys()
+        ):
             asked = ast.Name(name, ast.Load()) if name in every else None
         if asked is None:
             return {"kind": "missing", "why": "", "odd": []}
@@ -216,8 +169,7 @@ class Host:
         reply["changed"] = [
             [i, value]
             for i, value in enumerate(inputs)
-            if (isinstance(value, Tensor) and not _same(value, before[i]))
-            or (plain[i] and _dumped(value) != plain[i])
+            if (isinstance(value, Tensor) and not _same(value, before[i])) or (plain[i] and _dumped(value) != plain[i])
         ]
         return reply
 
@@ -243,7 +195,7 @@ class Host:
 
     def own(self, module: str, question: str) -> dict[str, Any]:
         """The verdict of the graders in this very process: what nobody outside has seen."""
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _NoGraders)]
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, NoGraders)]
         for name in [name for name in sys.modules if name.startswith("week6.checks")]:
             del sys.modules[name]
         if "week6" in sys.modules:
@@ -361,8 +313,11 @@ def tensors(value: Any) -> list[Tensor]:
 
 def _same(value: Tensor, before: Tensor | None) -> bool:
     now = value.detach()
-    return before is not None and now.shape == before.shape and now.dtype == before.dtype and torch.equal(
-        now.nan_to_num(), before.nan_to_num()
+    return (
+        before is not None
+        and now.shape == before.shape
+        and now.dtype == before.dtype
+        and torch.equal(now.nan_to_num(), before.nan_to_num())
     )
 
 
@@ -398,70 +353,3 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
-
-
-class SocketPipe:
-    """A pipe over a socket."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-
-    def send(self, data: bytes) -> None:
-        """All of it."""
-        self.connection.sendall(data)
-
-    def receive(self, count: int) -> bytes:
-        """Exactly so many bytes, or EOFError."""
-        parts = bytearray()
-        while len(parts) < count:
-            part = self.connection.recv(min(count - len(parts), 2**20))
-            if not part:
-                raise EOFError
-            parts += part
-        return bytes(parts)
-
-
-def _serve_in_jail(descriptor: int, place: jail.Jail) -> None:
-    """The forked process: to jail, then at the grader's service. Never returns."""
-    code = 1
-    try:
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(nowhere, standard)
-        walls = jail.enter(place, descriptor)
-        sys.path[:] = [path for path in sys.path if path]
-        with socket.socket(fileno=descriptor) as connection:
-            pipe = SocketPipe(connection)
-            host = Host(pipe)
-            sys.meta_path.insert(0, _NoGraders(host))  # type: ignore[arg-type]
-            pipe.send(wire.encode({"walls": walls}))
-            with contextlib.suppress(EOFError, ConnectionError):
-                host.serve()
-        code = 0
-    finally:
-        os._exit(code)
-
-
-def main(descriptor: int) -> None:
-    """Fork a process for each pair of a socket and a jail that comes over the descriptor."""
-    torch.set_num_threads(1)
-    for name in PRELOADED:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: ends with the grader
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=descriptor)
-    control.sendall(b"r")
-    while True:
-        data, given, _, _ = socket.recv_fds(control, 65536, 1)
-        if not data:
-            return
-        pid = os.fork()
-        if pid == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            control.close()
-            _serve_in_jail(given[0], pickle.loads(data))
-        os.close(given[0])
-        control.sendall(pid.to_bytes(4, "little"))
