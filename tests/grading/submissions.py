@@ -2,6 +2,8 @@
 
 import json
 
+from week6.checks import nb01
+
 IMPORTS = "import os, socket, subprocess, sys, threading, time\nimport torch\nfrom week6.checks import nb01 as check"
 HEAD = "def preference_probability(reward_a, reward_b):\n"
 RIGHT = "    return torch.sigmoid(reward_a - reward_b)\n"
@@ -28,19 +30,19 @@ def hostile(outside):
 
     `outside`: a folder of the teacher's, with a file `secret`, where nothing may be written or read.
     """
-    forged = [{"output_type": "stream", "name": "stdout", "text": "✓ 1.1 The probability of a preference: Correct."}]
+    forged = [{"output_type": "stream", "name": "stdout", "text": f"✓ {nb01.q1.title}: Correct."}]
     ticked = json.loads(answered(WRONG))
     ticked["cells"][-1]["outputs"] = forged
     many = json.loads(answered(WRONG))
     many["cells"][-1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x" * 50_000_000}]
     return {
-        "writes outside": (answered(f"    open({f'{outside}/evil'!r}, 'w').write('x')\n" + RIGHT), "outside"),
+        "writes outside": (answered(f"    open({f'{outside}/evil'!r}, 'w').write('x')\n" + RIGHT), ""),
         "deletes outside": (answered(f"    os.remove({f'{outside}/secret'!r})\n" + WRONG), ""),
         "reads others": (
             answered(f"    raise ValueError(open({f'{outside}/secret'!r}).read())\n"),
             "",
         ),
-        "forks without end": (answered("    while True:\n        os.fork()\n"), "more than 60 processes"),
+        "forks without end": (answered("    while True:\n        os.fork()\n"), "forks"),
         "leaves a process": (
             answered(
                 "    if os.fork() == 0:\n        os.setsid()\n"

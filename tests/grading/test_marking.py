@@ -4,7 +4,6 @@ gain nothing, do nothing outside and leave no process."""
 import dataclasses
 import json
 import sys
-import time
 
 import psutil
 import pytest
@@ -137,20 +136,24 @@ def test_an_algorithm_that_yields_is_graded_over_the_pipe(graded):
     assert found.kind == "not yet"
 
 
-CHEAP = set(hostile("/nowhere")) - {"has 50 MB of output", "floods", "leaves a thread", "imports the graders' file"}
+# The others are graded by `make grade-trial`; those in WALLED need the walls of namespaces.
+WALLED = {"deletes outside", "reads others", "writes outside", "calls out"}
+CHEAP = WALLED | {
+    "forks without end", "leaves a process", "loops", "exits", "patches torch within", "has a forged output",
+    "reads the reference", "calls the course's", "writes into the pipe",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(CHEAP))
 def test_hostile_ones_gain_nothing_and_are_contained(graded, outside, name, monkeypatch):
     monkeypatch.setattr("week6.grading.remote.LOADING", 2.0)
+    if name in WALLED and graded(notebook(IMPORTS)).walls != tuple(WALLS):
+        pytest.skip("this system has no namespaces for ordinary users")
     content, flag = hostile(outside)[name]
-    begun = time.monotonic()
     found = graded(content)
-    assert time.monotonic() - begun < 60
-    if found.walls == tuple(WALLS):
-        assert found.marks[0].kind != "correct"
+    assert found.marks[0].kind != "correct"
     assert any(flag in said for said in found.all_flags) or not flag, found
-    assert "the teacher's own" not in found.marks[0].text or "files" not in found.walls
+    assert "the teacher's own" not in found.marks[0].text
 
 
 def test_without_namespaces_limits_and_the_hunt_remain(graded, outside):

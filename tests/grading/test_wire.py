@@ -93,7 +93,8 @@ def test_too_deep_and_too_large():
     "message",
     [
         forged(b"{"), forged(b"[" * 10_000), forged([1]), forged({"a": 1, "b": 2}), forged({"tensor": ["0", True]}),
-        forged({"dict": [[1]]}), forged({"list": 3}), forged({"data": ["Popen", []]}), forged({"dict": [[{"list": []}, 1]]}),
+        forged({"dict": [[1]]}), forged({"list": 3}), forged({"data": ["Popen", []]}),
+        forged({"dict": [[{"list": []}, 1]]}),
         forged(None, b"no tensors"), Bytes(struct.pack("<II", 2**31, 0)), forged({"odd": 3}), forged({"eval": "1"}),
     ],
 )  # fmt: skip

@@ -63,6 +63,7 @@ def enter(jail: Jail, descriptor: int) -> list[str]:
     """
     linux = sys.platform == "linux"
     walls: list[str] = []
+    taken = _address_space()
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     if linux and jail.namespaces:
@@ -86,7 +87,7 @@ def enter(jail: Jail, descriptor: int) -> list[str]:
         _drop_privileges()
     os.chdir(jail.folder)
     _environment(jail.folder)
-    _limits()
+    _limits(taken)
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, signal.SIG_DFL)
     os.closerange(3, descriptor)
@@ -192,19 +193,24 @@ def _environment(folder: Path) -> None:
     )
 
 
-def _limits() -> None:
-    """What one process may take. Counted from what it has: torch alone maps some gigabytes."""
-    taken = 0
+def _address_space() -> int:
+    """Bytes that this process has mapped: torch alone maps some gigabytes. 0 where the system does not tell."""
     with contextlib.suppress(OSError):
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return 0
+
+
+def _limits(taken: int) -> None:
+    """What one process may take; `taken` is the address space that it has already."""
     wanted = {
         "RLIMIT_CPU": CPU_SECONDS,
-        "RLIMIT_AS": taken + MEMORY,
         "RLIMIT_FSIZE": FILE_SIZE,
         "RLIMIT_NOFILE": OPEN_FILES,
         "RLIMIT_CORE": 0,
     }
-    if taken and os.getpid() == 1:  # counted within the namespace; outside, all that the user runs would count
+    if taken:
+        wanted["RLIMIT_AS"] = taken + MEMORY
+    if os.getpid() == 1:  # counted within the namespace; outside, all that the user runs would count
         wanted["RLIMIT_NPROC"] = PROCESSES
     for name, value in wanted.items():
         with contextlib.suppress(ValueError, OSError):
