@@ -16,7 +16,7 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-w
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants accepted capstones bench oracle-ppo kill site check-site slides check-slides
+.PHONY: course test lab notebooks nbval colab-stack oldest figures mutation mutants accepted capstones bench oracle-ppo kill site check-site slides check-slides grade-trial
 
 # Run again, it goes on with the same run; `make course NAME="my run"` starts another. What a name holds, the shell reads
 # as it is.
@@ -57,6 +57,11 @@ accepted: $(READY)
 capstones: $(READY)
 	for number in $$(ls tests/checks/capstones | sed -n 's/^nb\(..\).py$$/\1/p'); do \
 		$(BIN)/python -m tests.checks.capstones $$number || exit 1; done
+
+# More than 60 submissions, of which 16 or more are hostile, graded as a class is; then each verdict is held to the notebook's own.
+grade-trial: export OMP_NUM_THREADS = 1
+grade-trial: $(READY)
+	$(BIN)/python tools/grade_trial.py --workers $(WORKERS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=.

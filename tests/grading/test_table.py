@@ -35,6 +35,7 @@ def test_shares_and_misconceptions_of_each_exercise():
     assert first.misconceptions == ((WRONG.name, WRONG.message, 2),) and first.share == 1 / 3
     assert (first.repeat, second.repeat, third.repeat) == (True, False, False)
     assert len(table.by_exercise(CLASS)) == len(questions("nb01"))
+    assert len(table.by_exercise([someone("x", "correct")])) == 1
     assert table.by_exercise([someone("x", "not attempted")])[0].repeat
 
 

@@ -28,7 +28,7 @@ MEMORY = 3 * 2**30
 FILE_SIZE = 16 * 2**20
 DISK = 32 * 2**20
 OPEN_FILES = 64
-PROCESSES = 64
+PROCESSES = 60
 
 WALLS = {
     "processes": "a process tree of its own",

@@ -56,6 +56,8 @@ def by_exercise(marked: Sequence[Marked]) -> list[Exercise]:
     for module in sorted({m.module for m in marked if m.marks}):
         for question, asked in questions(module).items():
             marks = [mark for m in marked if m.module == module for mark in m.marks if mark.question == question]
+            if not marks:
+                continue
             kinds = Counter(mark.kind for mark in marks)
             ideas = Counter(mark.misconception for mark in marks if mark.misconception)
             known = getattr(asked, "misconceptions", ()) or getattr(asked, "symptoms", ())
