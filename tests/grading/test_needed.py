@@ -87,6 +87,7 @@ def test_what_looks_odd_is_told(text, words):
     "text",
     [
         "from week6.checks import nb01 as check",
+        "from week6.checks import ppo_capstone",
         "loss = check.q1.or_ours(f)",
         "torch.backends.cudnn.deterministic = True",
         "plt.rcParams['font.size'] = 9",

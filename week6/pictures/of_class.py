@@ -27,7 +27,7 @@ def class_bars(titles: Sequence[str], counts: Sequence[tuple[int, int, int]]) ->
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axes.set(xlim=(0, 100), xlabel="share of submissions (%)")
         axes.set_yticks(places, [title.replace("$", r"\$") for title in titles])
-        axes.invert_yaxis()
+        axes.set_ylim(len(titles) - 0.4, -0.6)  # the first on top
         axes.grid(False, axis="y")
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
     return figure
