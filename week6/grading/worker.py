@@ -97,7 +97,8 @@ class Host:
         failed = ""
         text = ""
         for statement in found.needed(names):
-            failed = self._execute(statement, found.texts[statement.cell], namespace) or failed
+            problem = self._execute(statement, found.texts[statement.cell], namespace)
+            failed = failed or problem
             text += ast.unparse(statement.node) + "\n"
         wrapped = ast.fix_missing_locations(ast.Expression(asked))
         try:
@@ -292,7 +293,7 @@ def rebuilt(
         setattr(model.get_submodule(place), last, parameter)
     for hook in hooks:
         model.register_forward_pre_hook(
-            lambda _, positional, named, hook=hook: hook(None, positional, named),  # type: ignore[misc]
+            lambda _, positional, named, hook=hook: hook(None, positional, named),
             with_kwargs=True,
         )
     return model.train(training)
