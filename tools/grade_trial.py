@@ -4,9 +4,9 @@
     python tools/grade_trial.py [--workers 2] [--folder FOLDER]
 
 Of every notebook one with right answers, one with other right answers, one with wrong ones and one with both, as the
-tests of the graders have them; one of them is empty; 16 or more others are hostile. The verdict on each answer must be the one
-that its author sees in the notebook; where its words differ, both are shown. Nothing may be written outside, and no process may be left. Exit
-code 1 if not, or if it takes more than ten minutes.
+tests of the graders have them; one of them is empty. 16 or more others are hostile. The verdict on each answer must be
+the one that its author sees in the notebook; where its words differ, both are shown. Nothing may be written outside,
+and no process may be left. Exit code 1 if not, or if it takes more than ten minutes.
 """
 
 from __future__ import annotations
@@ -248,7 +248,9 @@ def main() -> int:
     )
     mine = psutil.Process().children(recursive=True)
     left = [
-        p for p in psutil.process_iter(["cmdline"]) if p.pid not in before and p not in mine and "week6" in str(p.info)
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if p.pid not in before and p not in mine and "week6.grading" in str(p.info)
     ]
     verdicts = sum(map(len, expected.values()))
     print(f"{len(content)} submissions in {seconds:.0f} s with {options.workers} workers (at most {SECONDS})")
