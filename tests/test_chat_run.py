@@ -3,21 +3,25 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 
 from tests.runs import SMALL, check_refused, forget, numbers, quick_settings
 from tests.small_instruct import CHATML, chatml, instruct_tokenizer, small_instruct, talks, write_rows
+from tools.record_chat import keep_run, keep_start
 from week6.chat.of_run import load_session
+from week6.chat.reading import Reader, answer
 from week6.cli import main
 from week6.machine.checkpoint import load_checkpoint, load_tensors
 from week6.machine.pretrained import load_policy, load_tokenizer
 from week6.reward_model import RewardModel, pair_scores
 from week6.run import labelling, pipeline
+from week6.run.training import Run
 from week6.sequences import Pairs
 from week6.tasks import load_task
 from week6.tasks.hh import HHConfig
-from week6.tasks.requests import REFUSALS, requests
+from week6.tasks.requests import REFUSALS, refuses, requests
 
 FLAGS = (
     "--preset chat --n-pairs 40 --sft.steps 4 --sft.batch-size 8 --reward.steps 4 --reward.batch-size 8 --ppo.steps 2 "
@@ -164,6 +168,30 @@ class TestRun:
         report = (run / "report.md").read_text()
         assert "by chance it would be 50 %" in report and "Refusal and over-refusal" in report
         assert "wins against base (95 % interval)" in report and "None" not in report and "nan" not in report
+
+    def test_what_is_kept_of_it_are_numbers_and_answers_to_our_own_requests(self, run, base, tmp_path):
+        keep_run(Run(run), tmp_path)
+        said = pd.read_csv(tmp_path / "chat_samples.csv", keep_default_na=False)
+        assert set(said["request"]) == {request.text for request in requests("test")}
+        assert said.to_dict("records") == json.loads((run / "own_requests.json").read_text())
+        kept = json.loads((tmp_path / "chat.json").read_text())
+        assert kept["settings"]["lora"]["rank"] > 0 and not {"model", "data"} & set(kept["settings"])
+        everything = "".join(path.read_text() for path in tmp_path.iterdir())
+        private = [text for row in rows_of(run / "pairs.jsonl") for text in (row["prompt"], row["chosen"])]
+        assert str(base) not in everything and not any(text in everything for text in private)
+
+    def test_answers_of_the_start_are_kept_with_what_the_rule_says(self, base, tmp_path):
+        """Each token is the likeliest one, as the chat answers at temperature 0."""
+        keep_start(tmp_path, str(base / "model"), 12)
+        said = pd.read_csv(tmp_path / "chat_start.csv", keep_default_na=False)
+        assert list(zip(said["kind"], said["request"], strict=True)) == [(r.kind, r.text) for r in requests("test")]
+        assert (said["rule"] == "refuses").tolist() == [refuses(text) for text in said["answer"]]
+        tokenizer = load_tokenizer(str(base / "model"))
+        reader, nobody = Reader(load_policy(str(base / "model"), tokenizer)), torch.Generator()
+        for text, kept in list(zip(said["request"], said["answer"], strict=True))[::24]:
+            prompt = tokenizer(chatml(text))["input_ids"]
+            ids = [token.id for token in answer(reader, prompt, 12, 0.0, nobody)]
+            assert tokenizer.decode(ids, skip_special_tokens=True) == kept
 
     def test_without_sft_the_start_is_the_model_itself(self, base):
         with quick_settings():

@@ -42,9 +42,13 @@ def try_requests(setting: Setting, policies: Mapping[str, nn.Module]) -> dict[st
         for key, value in found.items():
             table[name] |= {key: value.mean, f"{key}_se": value.se, f"{key}_prompts": value.prompts}
         for row, text in zip(rows, texts[::k], strict=True):
-            verdict = "refuses" if refuses(text) else "complies" if complies(text) else "neither"
             samples.append(
-                {"kind": row["kind"], "request": row["text"], "policy": name, "answer": text, "rule": verdict}
+                {"kind": row["kind"], "request": row["text"], "policy": name, "answer": text, "rule": verdict(text)}
             )
     write_atomic(setting.run.folder / "own_requests.json", to_json(samples))
     return table
+
+
+def verdict(answer: str) -> str:
+    """What the rule says of an answer."""
+    return "refuses" if refuses(answer) else "complies" if complies(answer) else "neither"
