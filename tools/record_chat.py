@@ -11,6 +11,7 @@ model of this size rambles. Read what is written before you keep it: a model's s
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -46,7 +47,7 @@ def keep_start(folder: Path, model: str, max_new_tokens: int) -> None:
         {"kind": r.kind, "request": r.text, "policy": "base", "answer": text, "rule": verdict(text), "finished": ended}
         for r, text, ended in zip(asked, texts, answers.finished.tolist(), strict=True)
     ]
-    write_atomic(folder / "chat_start.csv", pd.DataFrame(rows).to_csv(index=False))
+    write_atomic(folder / "chat_start.csv", in_lines(rows).to_csv(index=False))
     about = {"seed": SEED, "temperature": COLD, "max_new_tokens": max_new_tokens, "versions": versions()}
     write_atomic(folder / "chat_start.json", to_json(about))
 
@@ -59,8 +60,14 @@ def keep_run(run: Run, folder: Path) -> None:
     config = json.loads((run.folder / "config.json").read_text())["preset"]
     settings = {key: value for key, value in config.items() if key not in PRIVATE}
     write_atomic(folder / "chat.json", to_json(summary | {"settings": settings}))
-    said = pd.DataFrame(json.loads((run.folder / "own_requests.json").read_text()))
-    write_atomic(folder / "chat_samples.csv", said.to_csv(index=False))
+    said = json.loads((run.folder / "own_requests.json").read_text())
+    write_atomic(folder / "chat_samples.csv", in_lines(said).to_csv(index=False))
+
+
+def in_lines(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """A table of answers, whose lines end as a file's do: a lone carriage return would end a row."""
+    table = pd.DataFrame(rows)
+    return table.assign(answer=["\n".join(answer.splitlines()) for answer in table["answer"]])
 
 
 if __name__ == "__main__":
