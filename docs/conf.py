@@ -1,6 +1,7 @@
 """How Sphinx makes the web edition from what tools/build_site.py has laid out beside a copy of this file."""
 
 import ast
+import dataclasses
 import inspect
 import re
 from typing import Any
@@ -55,8 +56,8 @@ def as_written(app: Any, what: str, name: str, subject: Any, options: Any, signa
     function = subject.__init__ if what == "class" else subject
     try:
         tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(inspect.unwrap(function)))).body[0]
-    except (OSError, TypeError, SyntaxError):  # made by dataclasses, or no function: its fields are listed
-        return "", ""
+    except (OSError, TypeError, SyntaxError):
+        return ("", "") if dataclasses.is_dataclass(subject) else None  # whose fields are listed below it
     if not isinstance(tree, ast.FunctionDef):
         return None
     tree.args.args = [argument for argument in tree.args.args if argument.arg not in ("self", "cls")]

@@ -8,7 +8,7 @@ import re
 import pytest
 import yaml
 
-from tools.build_site import LINK, MODULES, REPOSITORY, ROOT, lay_out, link, pages
+from tools.build_site import LINK, MODULES, REPOSITORY, ROOT, lay_out, link, pages, unsplit
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +133,21 @@ def test_docstrings_become_markup_with_their_formulas_as_written():
     )
 
 
+def test_a_numbered_formula_of_several_rows_is_left_whole():
+    assert unsplit(r"a \\ b $$x \\[4pt] y \tag{1}$$ c \\ d") == r"a \\ b $$x \cr  y \tag{1}$$ c \\ d"
+
+
 def test_the_workflow_publishes_what_make_builds():
     steps = yaml.safe_load((ROOT / ".github" / "workflows" / "site.yml").read_text())["jobs"]["publish"]["steps"]
     assert {"run": "make site"} in steps
     assert [step["with"]["path"] for step in steps if "artifact" in step.get("uses", "")] == ["build/site/html"]
     assert "tools/build_site.py build/site" in (ROOT / "Makefile").read_text()
+
+
+def test_the_notebooks_are_run_as_make_runs_them():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "notebooks.yml").read_text())["jobs"]
+    assert {"run": "make nbval"} in jobs["nbval"]["steps"]
+    assert re.search(r"(?m)^nbval:", (ROOT / "Makefile").read_text())
 
 
 def test_only_the_course_itself_has_pages_of_its_code():

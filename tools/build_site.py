@@ -71,6 +71,13 @@ def rewritten(text: str, origin: str, address: str) -> str:
     )
 
 
+def unsplit(text: str) -> str:
+    """Markdown whose formulas have \\cr for the end of a row: around the other form Sphinx puts an environment of its
+    own, in which MathJax allows no number."""
+    parts = text.split("$$")
+    return "$$".join(re.sub(r"\\\\(\[[^\]]*\])?", r"\\cr ", part) if i % 2 else part for i, part in enumerate(parts))
+
+
 def notebook(path: Path, address: str) -> dict[str, Any]:
     """The solved edition for the web: what a student would write, and what is folded in it, is shown on a click."""
     solved, student = (json.loads((ROOT / folder / path.name).read_text()) for folder in ("solutions", "notebooks"))
@@ -83,7 +90,7 @@ def notebook(path: Path, address: str) -> dict[str, Any]:
             if source.startswith("[Open in Colab]"):
                 code = f"{REPOSITORY}/blob/main/solutions/{path.stem}.py"
                 source = f"{source}\n\n[Source]({code}). Solutions are folded: try before you look."
-            cell["source"] = rewritten(source, origin, address)
+            cell["source"] = rewritten(unsplit(source), origin, address)
             continue
         prompt = None
         if "folded" in tags:

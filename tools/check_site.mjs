@@ -37,6 +37,8 @@ for (const name of names) {
   await page.evaluate(() => window.MathJax?.startup?.promise);
   const width = await page.evaluate(() => document.documentElement.scrollWidth);
   if (width > 390) complain(`${width} pixels wide on a screen of 390`);
+  const wrong = await page.evaluate(() => document.querySelectorAll("mjx-merror").length);
+  if (wrong) complain(`${wrong} formulas cannot be set`);
   await page.evaluate(axe);
   for (const [colorScheme, rules] of [["light", {}], ["dark", { runOnly: ["color-contrast"] }]]) {
     await page.emulateMedia({ colorScheme });
