@@ -157,6 +157,56 @@ def where_it_was_chosen(gold, columns):
     return torch.stack([gold[c, others].mean() for c, others in zip(columns, keep, strict=True)])
 
 
+def by_place(kl, gold, budget):
+    """The forbidden ones are filtered out before the argmax, whose place is then looked up among all, from the end."""
+    keep = [[i for i in range(kl.shape[1]) if i != s] for s in range(kl.shape[1])]
+    allowed = [surely(kl[:, others]) <= budget for others in keep]
+    return [int(gold[:, o].mean(1).flip(0)[a.flip(0)].argmax()) for o, a in zip(keep, allowed, strict=True)]
+
+
+def most_nats(kl, gold, budget):
+    keep = [[i for i in range(kl.shape[1]) if i != s] for s in range(kl.shape[1])]
+    return [int(torch.where(surely(kl[:, o]) <= budget, kl[:, o].mean(1), -1.0).argmax()) for o in keep]
+
+
+# --- written after the symptoms and the tolerances -------------------------------------------------------------------
+
+
+def others_of(s, count):
+    return [i for i in range(count) if i != s]
+
+
+def by_the_highest_kl(kl, gold, budget):
+    """The budget is compared with the highest KL of the seeds that choose."""
+    keep = [others_of(s, kl.shape[1]) for s in range(kl.shape[1])]
+    inside = [kl[:, o].max(1).values <= budget for o in keep]
+    return [int(torch.where(i, gold[:, o].mean(1), -math.inf).argmax()) for o, i in zip(keep, inside, strict=True)]
+
+
+def by_the_lower_end(kl, gold, budget):
+    """Of the rewards their lower ends are compared."""
+    keep = [others_of(s, kl.shape[1]) for s in range(kl.shape[1])]
+    lower = [gold[:, o].mean(1) - 2 * gold[:, o].std(1) / len(o) ** 0.5 for o in keep]
+    return [
+        int(torch.where(surely(kl[:, o]) <= budget, x, -math.inf).argmax()) for o, x in zip(keep, lower, strict=True)
+    ]
+
+
+def by_one_other_seed(kl, gold, budget):
+    one = [others_of(s, kl.shape[1])[0] for s in range(kl.shape[1])]
+    return [int(torch.where(kl[:, o] <= budget, gold[:, o], -math.inf).argmax()) for o in one]
+
+
+def better_than_the_one_before(kl, gold):
+    return torch.cat([torch.ones(1, dtype=torch.bool), gold[1:] > gold[:-1]])
+
+
+def last_policy_for_all(train, draw, betas, seeds, budget):
+    """All runs are made first; what is drawn comes from the policy of the last one."""
+    policies = [train(beta, seed) for beta in betas for seed in seeds]
+    return built(train=lambda train, beta, seed, seeds: policies[-1])(train, draw, betas, seeds, budget)
+
+
 MISTAKES = {
     "one seed": built(train=lambda train, beta, seed, seeds: train(beta, seeds[0])),
     "price and seed swapped": built(train=lambda train, beta, seed, seeds: train(seed, beta)),
@@ -185,6 +235,51 @@ MISTAKES = {
     "reported where chosen": built(report=where_it_was_chosen),
     "reported over all seeds": built(report=lambda gold, columns: gold[columns].mean(1)),
     "the highest mean": built(report=lambda gold, columns: gold[gold.mean(1).argmax()]),
+    "medians": built(figures=lambda kl, gold: (kl.median(), gold.median())),
+    "only positive log-ratios": built(figures=lambda kl, gold: (kl.clamp(min=0).mean(), gold.mean())),
+    "reward less the KL": built(figures=lambda kl, gold: (kl.mean(), (gold - kl).mean())),
+    "squared log-ratios": built(figures=lambda kl, gold: (kl.square().mean() / 2, gold.mean())),
+    "seeds by their number": built(train=lambda train, beta, seed, seeds: train(beta, seeds.index(seed))),
+    "variance of the mean": built(error=lambda gold: gold.mean(1).var() / len(gold)),
+    "divided by M": built(error=lambda gold: gold.mean(1).std() / len(gold)),
+    "spread within a prompt": built(error=lambda gold: gold.std(1).mean() / len(gold) ** 0.5),
+    "three degrees of freedom": built(half=lambda x: 3.182 * x.std(-1) / x.shape[-1] ** 0.5),
+    "divided by S": built(half=lambda x: T * x.std(-1) / x.shape[-1]),
+    "spread between prices": built(half=lambda x: T * x.std(0) / x.shape[-1] ** 0.5 if x.ndim == 2 else half(x)),
+    "the median seed": built(mean=lambda x: x.median(1).values),
+    "the dominated ones": built(kept=lambda kl, gold: ~frontier_of(kl, gold)),
+    "more KL is better": built(kept=lambda kl, gold: frontier_of(-kl, gold)),
+    "the highest reward only": built(kept=lambda kl, gold: gold == gold.max()),
+    "most nats": built(choose=most_nats),
+    "place among the allowed": built(choose=by_place),
+    "one standard error in the budget": built(choose=lambda *tables: without_each_seed(*tables, errors=1.0)),
+    "columns in place of prices": built(name=lambda betas, columns: columns),
+    "the best unseen seed": built(report=lambda gold, columns: in_the_seed_left_out(gold, columns).max().expand(3)),
+    "the last policy for all": last_policy_for_all,
+    "k3 with the sign turned": built(figures=lambda kl, gold: ((kl.exp() - 1 - kl).mean(), gold.mean())),
+    "errors of sums": built(error=lambda gold: gold.sum(1).std() / len(gold) ** 0.5),
+    "errors over the seeds": built(
+        finish=lambda parts: parts | {"gold_se": (parts["gold"].std(1, keepdim=True) / 3**0.5).expand(-1, 3)}
+    ),
+    "root of S − 1": built(half=lambda x: T * x.std(-1) / (x.shape[-1] - 1) ** 0.5),
+    "errors over prompts as intervals": built(
+        finish=lambda parts: (
+            parts | {"gold_half": T * parts["gold_se"].mean(1), "kl_half": T * parts["gold_se"].mean(1)}
+        )
+    ),
+    "one spread for all prices": built(half=lambda x: T * x.std() / 3**0.5 * torch.ones(x.shape[:-1])),
+    "better than the price before": built(kept=better_than_the_one_before),
+    "kept with a reward above 0": built(kept=lambda kl, gold: gold > 0),
+    "the highest KL against the budget": built(choose=by_the_highest_kl),
+    "the lower ends of the rewards": built(choose=by_the_lower_end),
+    "chosen by one other seed": built(choose=by_one_other_seed),
+    "reported in the next seed": built(report=lambda gold, columns: gold.roll(-1, 1)[columns, range(3)]),
+    "interval of the chosen means": built(
+        finish=lambda parts: parts | {"report": (parts["report"][0], parts["gold_half"].mean())}
+    ),
+    "the choice reported": built(
+        finish=lambda parts: parts | {"report": (parts["gold_mean"].max(), parts["report"][1])}
+    ),
 }
 RECOGNISED = {
     "one seed": "one seed for all runs",
@@ -214,40 +309,72 @@ RECOGNISED = {
     "reported where chosen": "reported where it was chosen",
     "reported over all seeds": "reported over all seeds",
     "the highest mean": "the best mean reported",
+    "medians": "medians in place of means",
+    "only positive log-ratios": "single answers made positive",
+    "reward less the KL": "the leash in the reward",
+    "squared log-ratios": "squared log-ratios",
+    "seeds by their number": "places in place of prices or seeds",
+    "variance of the mean": "variance of the mean",
+    "divided by M": "divided by M",
+    "spread within a prompt": "spread within a prompt",
+    "three degrees of freedom": "other degrees of freedom",
+    "divided by S": "divided by S",
+    "spread between prices": "over the prices",
+    "the median seed": "another figure of the seeds",
+    "the dominated ones": "the dominated ones",
+    "more KL is better": "axes turned round",
+    "the highest reward only": "one price only",
+    "most nats": "chosen by another figure",
+    "place among the allowed": "place among the allowed",
+    "one standard error in the budget": "another margin in the budget",
+    "columns in place of prices": "places for prices",
+    "the best unseen seed": "the best unseen seed",
+    "the last policy for all": "drawn from another run",
+    "errors of sums": "a multiple of the error",
+    "errors over the seeds": "one error for all seeds",
+    "root of S − 1": "divided by S",
+    "kept with a reward above 0": "everything kept",
+    "the highest KL against the budget": "another margin in the budget",
+    "the lower ends of the rewards": "the lower ends compared",
+    "chosen by one other seed": "one other seed chooses",
+    "reported in the next seed": "reported in other seeds",
+    "interval of the chosen means": "intervals of the table in the report",
+    "the choice reported": "the best mean reported",
 }
 
 
-def by_place(kl, gold, budget):
-    """The forbidden ones are filtered out before the argmax, whose place is then looked up among all, from the end."""
-    keep = [[i for i in range(kl.shape[1]) if i != s] for s in range(kl.shape[1])]
-    allowed = [surely(kl[:, others]) <= budget for others in keep]
-    return [int(gold[:, o].mean(1).flip(0)[a.flip(0)].argmax()) for o, a in zip(keep, allowed, strict=True)]
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
 
 
-def most_nats(kl, gold, budget):
-    keep = [[i for i in range(kl.shape[1]) if i != s] for s in range(kl.shape[1])]
-    return [int(torch.where(surely(kl[:, o]) <= budget, kl[:, o].mean(1), -1.0).argmax()) for o in keep]
+def with_the_parts(**changed):
+    """Parts of the answer replaced by others, made from all of them."""
+    return built(finish=lambda parts: parts | {name: make(parts) for name, make in changed.items()})
+
+
+def without_replacement_of_the_seed(kl, gold, budget):
+    """The seed left out is the only one that is looked at."""
+    return [int(torch.where(kl[:, s] <= budget, gold[:, s], -math.inf).argmax()) for s in range(kl.shape[1])]
 
 
 UNSEEN = {
-    "medians": built(figures=lambda kl, gold: (kl.median(), gold.median())),
-    "only positive log-ratios": built(figures=lambda kl, gold: (kl.clamp(min=0).mean(), gold.mean())),
-    "reward less the KL": built(figures=lambda kl, gold: (kl.mean(), (gold - kl).mean())),
-    "squared log-ratios": built(figures=lambda kl, gold: (kl.square().mean() / 2, gold.mean())),
-    "seeds by their number": built(train=lambda train, beta, seed, seeds: train(beta, seeds.index(seed))),
-    "variance of the mean": built(error=lambda gold: gold.mean(1).var() / len(gold)),
-    "divided by M": built(error=lambda gold: gold.mean(1).std() / len(gold)),
-    "spread within a prompt": built(error=lambda gold: gold.std(1).mean() / len(gold) ** 0.5),
-    "three degrees of freedom": built(half=lambda x: 3.182 * x.std(-1) / x.shape[-1] ** 0.5),
-    "divided by S": built(half=lambda x: T * x.std(-1) / x.shape[-1]),
-    "spread between prices": built(half=lambda x: T * x.std(0) / x.shape[-1] ** 0.5 if x.ndim == 2 else half(x)),
-    "the median seed": built(mean=lambda x: x.median(1).values),
-    "the dominated ones": built(kept=lambda kl, gold: ~frontier_of(kl, gold)),
-    "more KL is better": built(kept=lambda kl, gold: frontier_of(-kl, gold)),
-    "the highest reward only": built(kept=lambda kl, gold: gold == gold.max()),
-    "most nats": built(choose=most_nats),
-    "place among the allowed": built(choose=by_place),
-    "one standard error": built(choose=lambda *tables: without_each_seed(*tables, errors=1.0)),
-    "columns in place of prices": built(name=lambda betas, columns: columns),
-    "the best unseen seed": built(report=lambda gold, columns: in_the_seed_left_out(gold, columns).max().expand(3)),
+    "KL of the first prompts": built(figures=lambda kl, gold: (kl[:10].mean(), gold.mean())),
+    "KL summed over a prompt's answers": built(figures=lambda kl, gold: (kl.sum(1).mean(), gold.mean())),
+    "gold reward of the answers above the mean": built(
+        figures=lambda kl, gold: (kl.mean(), gold[gold > gold.mean()].mean())
+    ),
+    "every run with β and the seed's number as β": built(
+        train=lambda train, beta, seed, seeds: train(beta * (seed + 1), seed)
+    ),
+    "root of M left as M · K": built(error=lambda gold: gold.mean(1).std() / gold.numel() ** 0.5),
+    "95 % over the prompts": built(error=lambda gold: 1.96 * gold.mean(1).std() / len(gold) ** 0.5),
+    "mean absolute deviation": built(error=lambda gold: (gold.mean(1) - gold.mean()).abs().mean() / len(gold) ** 0.5),
+    "half of the factor": built(half=lambda x: T / 2 * x.std(-1) / x.shape[-1] ** 0.5),
+    "no factor and no root": built(half=lambda x: x.std(-1)),
+    "KL alone": built(kept=lambda kl, gold: kl <= kl.mean()),
+    "median price kept": built(kept=lambda kl, gold: gold >= gold.median()),
+    "dominated by less KL": built(kept=lambda kl, gold: frontier_of(kl, kl)),
+    "the seed itself within the budget": built(choose=without_replacement_of_the_seed),
+    "half of the budget": built(choose=lambda kl, gold, budget: without_each_seed(kl, gold, budget / 2)),
+    "report of the KL": with_the_parts(report=lambda parts: (parts["kl"].mean(), parts["report"][1])),
+    "a standard error in the report": with_the_parts(report=lambda parts: (parts["report"][0], parts["report"][1] / T)),
 }
