@@ -1067,10 +1067,11 @@ exhibited.claim(
 # Write lines 1 to 7 as one function, about 25 lines. It gets the actor with its optimizer, the frozen reference, a
 # function `reward` that gives the reward model's score of each answer of a `Rollout`, a batch of prompts, the settings
 # and a generator. It trains the actor in place, and returns what it made on the way in a dict with the names that the
-# docstring lists. All tools are known from sections 1 and 2: `sample`, `response_log_probs`, `gae`, `masked_whiten`, the
-# two clipped losses, your own `shape` and `loss_of_update` (which whitens by itself; twice does no harm), and
-# `actor(answers, temperature)`, which gives the log-probabilities and the values. `descend(loss, model, optimizer)` takes
-# one gradient step: gradients to zero, backward, clip their norm at 1, step. `answers.rows(rows)` are some rows of a batch.
+# docstring lists. All tools are known from sections 1 and 2: `sample`, `response_log_probs`, which takes the temperature as
+# its last argument (left out, it is 1), `gae`, `masked_whiten`, the two clipped losses, your own `shape` and
+# `loss_of_update` (which whitens by itself; twice does no harm), and `actor(answers, temperature)`, which gives the
+# log-probabilities and the values. `descend(loss, model, optimizer)` takes one gradient step: gradients to zero, backward,
+# clip their norm at 1, step. `answers.rows(rows)` are some rows of a batch; any random order will do for the minibatches.
 #
 # How it is judged: on small chatbots of eight words. Each part must follow from the parts before it; after one step the
 # weights must be those of the tested loop, to within 3 % of the way that the step went. Then your step trains the chatbot

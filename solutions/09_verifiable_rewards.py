@@ -928,7 +928,7 @@ print("Checked: 40 steps on the right checker bring more than 5 points back.")
 # *difficulty 4/5 · importance 5/5 · 40 minutes*
 #
 # Write the training loop, not one formula. The world is small enough to know its optimum: `log_ref` of shape `(X, N)` is $\log \pi_\mathrm{ref}$ of N answers to each of X prompts,
-# `rewards` of the same shape their verdicts, 0 or 1. The policy is a table of logits. After each iteration, `yield` a dict with five parts:
+# `rewards` of the same shape their verdicts, 0 or 1. The policy is a table of logits, trained by Adam. After each iteration, `yield` a dict with five parts:
 #
 # | part | shape | what it is |
 # |---|---|---|
@@ -955,12 +955,12 @@ def train_by_groups(
     generator: torch.Generator,
 ) -> Iterator[dict[str, Tensor]]:
     """Yields after each iteration: old (X, N), answers (X, K), shaped (X, K), advantages (X, K), new (X, N)."""
-    # 1. Logits that begin at log_ref and have a gradient; an optimizer with learning rate `rate`.
+    # 1. Logits that begin at log_ref and have a gradient; Adam with learning rate `rate`.
     # In each of `iterations` iterations:
     # 2. Freeze the policy (old), and sample k answers to each prompt from it, with `generator`.
     # 3. Look up their rewards, and take off the price of their log-ratio to the reference.
     # 4. Leave-one-out advantages.
-    # 5. `passes` times: the clipped surrogate (12) of these answers with clip on both ends, its gradient, a step.
+    # 5. `passes` times: the mean of the clipped surrogate (12) of these answers, clip on both ends; its gradient, a step.
     # 6. Yield the five parts.
     # BEGIN SOLUTION
     logits = log_ref.clone().requires_grad_()

@@ -18,6 +18,8 @@ CAPSTONES = {
     if isinstance(capstone := getattr(importlib.import_module(f"week6.checks.{module}"), "capstone", None), Capstone)
 }
 each = pytest.mark.parametrize("number", CAPSTONES)
+SHARE = {"02": 3, "05": 6, "06": 3, "07": 3, "08": 6}
+"""Where a mistake costs much, one of so many is tried here; `make capstones` tries all of them, on twenty seeds."""
 
 
 def answers(number):
@@ -29,8 +31,8 @@ def test_other_styles_pass(number):
     """That the course's own passes, test_solution sees in a kernel."""
     assert len(answers(number).RIGHT) >= 2
     for answer in answers(number).RIGHT.values():
-        verdict = CAPSTONES[number].grade(answer)
-        assert verdict, verdict
+        verdict = CAPSTONES[number].over(answer, [0])
+        assert verdict.kind == "correct", verdict.text
 
 
 @each
@@ -38,7 +40,7 @@ def test_mistakes_fail_and_are_told_the_symptom(number):
     capstone, known = CAPSTONES[number], answers(number)
     messages = {symptom.name: symptom.message for symptom in capstone.symptoms}
     assert len(known.MISTAKES) >= 10 and known.RECOGNISED.keys() <= known.MISTAKES.keys()
-    for name, answer in known.MISTAKES.items():
+    for name, answer in list(known.MISTAKES.items())[:: SHARE.get(number, 1)]:
         verdict = capstone.over(answer, [0])
         assert verdict.kind == "not yet", name
         if name in known.RECOGNISED:

@@ -61,7 +61,13 @@ class Bench:
         self.heldout = [self.talk(1 + i % 2)[:-1] for i in range(self.heldout_talks)]
         said = [[self.answer(_thing(talk), lazier=0.5) for _ in range(ANSWERS)] for talk in self.heldout]
         self.rival = torch.tensor([[self.judge(i, text) for text in row] for i, row in enumerate(said)])
-        self.model = _model(self.tokenizer, seed)
+        self.pad = int(self.tokenizer.pad_token_id)
+        self.seed = seed
+        self.model = self.untrained()
+
+    def untrained(self) -> GPT2LMHeadModel:
+        """The model as it is handed over."""
+        return _model(self.tokenizer, self.seed)
 
     def answer(self, thing: str, lazier: float = 0.0) -> str:
         """What the teacher says; a lazier one puts the user off more often."""
@@ -95,9 +101,13 @@ class Bench:
     def rows(self, talks: list[Talk]) -> tuple[Tensor, Tensor]:
         """Tokens (N, L), padded on the right, and the loss mask."""
         ids = self.tokenizer([self.text(talk) for talk in talks], add_special_tokens=False)["input_ids"]
-        tokens, _ = right_pad(ids, self.tokenizer.pad_token_id)
+        tokens, _ = right_pad(ids, self.pad)
+        return tokens, self.mask_of(tokens)
+
+    def mask_of(self, tokens: Tensor) -> Tensor:
+        """The loss mask (B, L) of tokens that are padded on the right."""
         starts, ends = ((tokens == i).long() for i in (self.assistant_id, self.tokenizer.eos_token_id))
-        return tokens, (starts - ends).cumsum(-1) - (starts - ends) > 0
+        return (starts - ends).cumsum(-1) - (starts - ends) > 0
 
     @functools.cached_property
     def texts(self) -> list[str]:
@@ -136,15 +146,30 @@ class Bench:
         kinds = {"assistant": mask, "end": end, "marker": marker, "turn": turn, "user": real & ~mask & ~marker & ~turn}
         return {name: float(loss[where].mean()) for name, where in kinds.items()}
 
-    def gold_of(self, model: GPT2LMHeadModel, copies: int = 24) -> Tensor:
-        """Gold rewards of fresh answers of the model to the held-out conversations, (M, copies)."""
+    def answers_of(self, model: GPT2LMHeadModel, copies: int) -> list[str]:
+        """Fresh answers of the model to the held-out conversations, `copies` to each in a row."""
         prompts, mask = encode_prompts(self.tokenizer, [self.text(talk, reply=True) for talk in self.heldout])
         index = torch.arange(len(prompts)).repeat_interleave(copies)
         said = sample(model, prompts[index], mask[index], LONGEST, generator=torch.Generator().manual_seed(0))
-        texts = decode(self.tokenizer, said.responses, said.response_mask)
-        return torch.tensor([self.judge(i, text) for i, text in zip(index.tolist(), texts, strict=True)]).view(
-            -1, copies
-        )
+        return decode(self.tokenizer, said.responses, said.response_mask)
+
+    def gold_of(self, model: GPT2LMHeadModel, copies: int = 24) -> Tensor:
+        """Gold rewards of such answers, (M, copies)."""
+        texts = self.answers_of(model, copies)
+        return torch.tensor([self.judge(i // copies, text) for i, text in enumerate(texts)]).view(-1, copies)
+
+    @torch.no_grad()
+    def log_probs_of(self, texts: list[str]) -> Tensor:
+        """log π of answers to the held-out conversations, as many in a row to each, by the trained model, (N,)."""
+        copies = len(texts) // len(self.heldout)
+        prompts = [self.text(talk, reply=True) for talk in self.heldout for _ in range(copies)]
+        whole = [f"{prompt} {text} {self.tokenizer.eos_token}" for prompt, text in zip(prompts, texts, strict=True)]
+        rows, starts = ([self.tokenizer.encode(t, add_special_tokens=False) for t in x] for x in (whole, prompts))
+        cut = [row[: len(start) + LONGEST] for row, start in zip(rows, starts, strict=True)]
+        tokens, real = right_pad(cut, self.pad)
+        logits = self.model(input_ids=tokens, attention_mask=real.long()).logits[:, :-1]
+        answer = torch.arange(tokens.shape[1]) >= torch.tensor([len(start) for start in starts])[:, None]
+        return (token_log_probs(logits, tokens[:, 1:]) * (answer & real)[:, 1:]).sum(1)
 
 
 def _thing(talk: Talk) -> str:
@@ -184,8 +209,9 @@ def _model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
     )  # fmt: skip
-    torch.manual_seed(seed)
-    model = GPT2LMHeadModel(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(config)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
@@ -198,13 +224,35 @@ class Chatbot:
     parts: dict[str, Any]
     before: dict[str, float]
     after: dict[str, float]
-    changed: bool
+    moved: float
+    """How far the weights went, as a share of their size."""
+    first_batch: Tensor | None = None
+    """What went into the model in the first forward pass with a gradient: token ids (B, L)."""
     judged: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether any weight has moved."""
+        return self.moved != 0
 
     @functools.cached_property
     def gold(self) -> Tensor:
         """Gold rewards of our own answers of the trained model."""
         return self.bench.gold_of(self.bench.model)
+
+    @functools.cached_property
+    def first_log_probs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The first batch as the untrained model sees it: log-probabilities of the next tokens and, unshifted, of the
+        tokens themselves, (B, L − 1) and (B, L); and the loss mask (B, L)."""
+        assert self.first_batch is not None
+        tokens, bench = self.first_batch, self.bench
+        with torch.no_grad():
+            logits = bench.untrained()(input_ids=tokens, attention_mask=(tokens != bench.pad).long()).logits
+        return (
+            token_log_probs(logits[:, :-1], tokens[:, 1:]),
+            token_log_probs(logits, tokens),
+            bench.mask_of(tokens),
+        )
 
 
 def measure(answer: Callable[..., Any], seed: int) -> Chatbot:
@@ -218,6 +266,17 @@ def measure(answer: Callable[..., Any], seed: int) -> Chatbot:
         judged.append((i, text))
         return bench.judge(i, text)
 
+    batches: list[Tensor] = []
+
+    def note(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        if not batches and torch.is_grad_enabled() and isinstance(tokens, Tensor):
+            batches.append(tokens.detach().clone())
+
+    bench.model.register_forward_pre_hook(note, with_kwargs=True)
     given = answer(bench.tokenizer, bench.assistant_id, bench.model, bench.talks, bench.heldout, judge, bench.rival)
-    changed = any(not torch.equal(a, b) for a, b in zip(weights, bench.model.parameters(), strict=True))
-    return Chatbot(bench, parts(given, *PARTS), before, bench.losses(bench.model), changed, judged)
+    after = list(bench.model.parameters())
+    moved = sum(float((a - b).detach().square().sum()) for a, b in zip(weights, after, strict=True)) ** 0.5
+    moved = moved / sum(float(w.square().sum()) for w in weights) ** 0.5
+    first = batches[0] if batches else None
+    return Chatbot(bench, parts(given, *PARTS), before, bench.losses(bench.model), moved, first, judged)

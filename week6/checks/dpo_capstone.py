@@ -115,20 +115,27 @@ def steps_of_dpo(
     pull: tuple[float, float] = (1.0, 1.0),
     sign: float = 1.0,
     max_norm: float = 1.0,
+    of_margin: Callable[[Tensor], Tensor] = lambda margin: -F.logsigmoid(margin),
+    rate: float = 1.0,
+    gradients_add_up: bool = False,
+    steps: int | None = None,
+    again: int = 1,
 ) -> nn.Module:
-    """The policy after DPO, right or with a mistake: other β, no anchor, means for sums, gradient by one answer."""
+    """The policy after DPO, right or with a mistake: other β, no anchor, means for sums, gradient by one answer,
+    another loss of the margin, another learning rate or number of steps, gradients that add up."""
     policy = copy.deepcopy(policy).eval().requires_grad_(True)
-    optimizer = make_optimizer(policy, config.learning_rate)
-    for step in range(config.steps):
-        batch = pairs.rows(minibatch(len(pairs), config.batch_size, step, seed))
+    optimizer = make_optimizer(policy, rate * config.learning_rate)
+    for step in range(again * (config.steps if steps is None else steps)):
+        batch = pairs.rows(minibatch(len(pairs), config.batch_size, step // again, seed))
         ratios = [
             _sums(policy, batch, kind, mean) - anchor * _sums(reference, batch, kind, mean).detach()
             for kind in ("chosen", "rejected")
         ]
         pulled = [share * ratio + (1 - share) * ratio.detach() for share, ratio in zip(pull, ratios, strict=True)]
         margin = (beta or config.beta) * (pulled[0] - pulled[1])
-        optimizer.zero_grad()
-        (-sign * F.logsigmoid(margin)).mean().backward()  # type: ignore[no-untyped-call]
+        if not gradients_add_up:
+            optimizer.zero_grad()
+        (sign * of_margin(margin)).mean().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
         optimizer.step()
     return policy

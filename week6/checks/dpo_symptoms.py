@@ -1,10 +1,12 @@
 """What the instruments of a wrong DPO training show, and which idea is likely wrong."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from week6.checks.capstone import Symptom
 from week6.checks.dpo_capstone import (
@@ -22,7 +24,8 @@ from week6.checks.dpo_capstone import (
     trained,
     vector,
 )
-from week6.dpo import pair_log_probs
+from week6.dpo import pair_log_probs, reference_log_probs
+from week6.machine.optim import minibatch
 
 
 def _loss(record: Record, step: int) -> float:
@@ -51,6 +54,32 @@ def _true_margin(record: Record) -> float:
     return float(((after[0] - before[0]) - (after[1] - before[1])).mean())
 
 
+BETA = ONE_BATCH.beta
+
+
+def _first_loss_is(*rules: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Record], bool]:
+    """Whether the first loss is wrong, and what a rule makes of the reference's log-probabilities of the chosen and of
+    the rejected answers."""
+
+    def seen(record: Record) -> bool:
+        pairs = chatbot_pairs(record.seed).rows(
+            minibatch(len(chatbot_pairs(record.seed)), ONE_BATCH.batch_size, 0, record.seed)
+        )
+        chosen, rejected = reference_log_probs(record.before, pairs)
+        return bool(starts(record)) and any(_near(_loss(record, 0), float(rule(chosen, rejected))) for rule in rules)
+
+    return seen
+
+
+def _near(came: float, other: float) -> bool:
+    return abs(came - other) < NUMBERS
+
+
+def _second(record: Record) -> dict[str, float]:
+    """The metrics of the second step."""
+    return {name: float(value) for name, value in record.metrics[1].items()}
+
+
 SYMPTOMS = (
     Symptom(
         "the reference is trained",
@@ -74,6 +103,58 @@ SYMPTOMS = (
         lambda r: bool(reported(r)) and abs(_loss(r, 0) - second_metrics(r.seed)["loss"]) < NUMBERS,
         "Your metrics are taken after the update: those of the first step are what the second should show. Take them "
         "from the numbers that the loss was made of.",
+    ),
+    *(
+        Symptom(name, _first_loss_is(*rules), message)
+        for name, rules, message in (
+            (
+                "an unbalanced margin",
+                (lambda w, y: -F.logsigmoid(BETA * (y - w)).mean(), lambda w, y: -F.logsigmoid(BETA * (w - y)).mean()),
+                "The loss does not start at log 2: what is left in h are the log-probabilities of the two answers. "
+                "Each of the four, of the policy and of the reference, stands in (9) once, so that they cancel at "
+                "the start.",
+            ),
+            (
+                "references crossed",
+                (
+                    lambda w, y: -F.logsigmoid(2 * BETA * (w - y)).mean(),
+                    lambda w, y: -F.logsigmoid(2 * BETA * (y - w)).mean(),
+                ),
+                "The loss does not start at log 2: each answer is compared with the reference of the *other* one of "
+                "its pair.",
+            ),
+            (
+                "a sum of losses",
+                (lambda w, y: len(w) * torch.tensor(math.log(2)),),
+                "The first loss is log 2 times the number of pairs: it is a sum over the pairs, where (9) is a mean.",
+            ),
+            (
+                "no logarithm",
+                (lambda w, y: torch.tensor(-0.5), lambda w, y: torch.tensor(0.5)),
+                "The first loss is one half: that is σ(0) without its logarithm. (9) is −log σ.",
+            ),
+            (
+                "minus missing",
+                (lambda w, y: torch.tensor(-math.log(2)),),
+                "The first loss is −log 2: the minus of (9) is missing, and the policy climbs where it should go down.",
+            ),
+            (
+                "a loss of another kind",
+                (
+                    lambda w, y: torch.tensor(1.0),
+                    lambda w, y: torch.tensor(0.0),
+                    lambda w, y: torch.tensor(0.25),
+                    lambda w, y: torch.tensor(1 / (2 * BETA)) ** 2,
+                ),
+                "The first loss is what a hinge, a square or the bare margin gives at a margin of 0, not log 2: (9) "
+                "is −log σ.",
+            ),
+            (
+                "each answer for itself",
+                (lambda w, y: torch.tensor(2 * math.log(2)),),
+                "The first loss is 2 log 2: each answer has a loss of its own. In (9) the two stand in one margin.",
+            ),
+        )
     ),
     Symptom(
         "not log 2 at the start",
@@ -119,6 +200,53 @@ SYMPTOMS = (
         lambda r: _ends_at(r, pull=(0.0, 1.0)),
         "Only the rejected answers are trained: the chosen ones have no share in the gradient. Both have one in (14).",
     ),
+    *(
+        Symptom(name, lambda r, ways=ways: any(_ends_at(r, **way) for way in ways), message)
+        for name, ways, message in (
+            (
+                "another price",
+                tuple({"beta": f * BETA} for f in (BETA, 0.5, 2.0, 0.1, 10.0)),
+                "The weights are those of another β: `config.beta` multiplies h once, inside the sigmoid.",
+            ),
+            (
+                "another learning rate",
+                tuple({"rate": f} for f in (0.01, 0.1, 0.5, 2.0, 10.0)),
+                "The weights are those of another learning rate: the optimizer that came in has the right one.",
+            ),
+            (
+                "gradients add up",
+                ({"gradients_add_up": True},),
+                "The gradient of each step is added to those before: set it to zero before every backward pass, or let "
+                "`descend` do it.",
+            ),
+            (
+                "several steps a batch",
+                tuple({"again": n} for n in (2, 3, 4)),
+                "Each minibatch gets several gradient steps. DPO takes one for each of `config.steps`.",
+            ),
+            (
+                "too few steps",
+                ({"steps": 1},),
+                "The weights are those after one gradient step: `config.steps` are asked for.",
+            ),
+            (
+                "another loss of the margin",
+                (
+                    {"of_margin": lambda m: -m},
+                    {"of_margin": lambda m: -torch.sigmoid(m)},
+                    {"of_margin": lambda m: (m - 0.5).square()},
+                    {"of_margin": lambda m: (m - 1).square()},
+                    {"of_margin": lambda m: F.relu(1 - m)},
+                    *(
+                        {"of_margin": lambda m, e=e: -(1 - e) * F.logsigmoid(m) - e * F.logsigmoid(-m)}
+                        for e in (0.05, 0.1, 0.2, 0.3)
+                    ),
+                ),
+                "The weights are those of another loss of the margin, such as IPO's square, a hinge or cDPO. (9) is "
+                "−log σ.",
+            ),
+        )
+    ),
     Symptom(
         "margins fall",
         lambda r: bool(trained(r)) and _true_margin(r) < 0,
@@ -137,10 +265,83 @@ SYMPTOMS = (
         "The policy goes too far: one gradient step for each of `config.steps`, with the optimizer that came in, and "
         "gradients set to zero before each.",
     ),
+    *(
+        Symptom(name, lambda r, rule=rule: bool(reported(r)) and rule(_second(r), second_metrics(r.seed)), message)
+        for name, rule, message in (
+            (
+                "chosen and rejected swapped",
+                lambda came, right: (
+                    _near(came["chosen_reward"], right["rejected_reward"])
+                    and _near(came["rejected_reward"], right["chosen_reward"])
+                ),
+                "Your `chosen_reward` is that of the rejected answers, and the other way round.",
+            ),
+            (
+                "accuracy turned round",
+                lambda came, right: _near(came["accuracy"], 1 - right["accuracy"]) and right["accuracy"] != 0.5,
+                "Your accuracy is the share of pairs with a margin below 0. A pair counts if the chosen answer has the "
+                "higher implicit reward.",
+            ),
+            (
+                "accuracy in per cent or as a number",
+                lambda came, right: (
+                    _near(came["accuracy"] / right["accuracy"], 100)
+                    or _near(came["accuracy"], right["accuracy"] * ONE_BATCH.batch_size)
+                ),
+                "Your accuracy is a number of pairs, or per cent. Asked is a share, between 0 and 1.",
+            ),
+            (
+                "margin turned round",
+                lambda came, right: _near(came["margin"], -right["margin"]),
+                "Your margin is rejected minus chosen. It is r̂ of the chosen answer minus r̂ of the rejected one.",
+            ),
+            (
+                "sums reported",
+                lambda came, right: any(
+                    _near(came[n], right[n] * ONE_BATCH.batch_size)
+                    for n in ("margin", "chosen_reward", "rejected_reward")
+                ),
+                "A metric of yours is a sum over the pairs. Asked are means.",
+            ),
+            (
+                "stale metrics",
+                lambda came, right: _near(came["loss"], math.log(2)) and _near(came["margin"], 0.0),
+                "The metrics of the second step are those of the first: they are not taken anew, from the numbers of "
+                "the step.",
+            ),
+            (
+                "a metric of zero",
+                lambda came, right: any(
+                    came[n] == 0.0 != right[n] for n in ("margin", "chosen_reward", "rejected_reward")
+                ),
+                "A metric of yours is 0 after the policy has moved: is it computed from the policy's "
+                "log-probabilities of this step?",
+            ),
+            (
+                "margin that does not fit",
+                lambda came, right: not _near(came["margin"], came["chosen_reward"] - came["rejected_reward"]),
+                "Your mean margin is not the difference of your mean rewards: each reward needs the policy's *and* the "
+                "reference's log-probability of the same answer.",
+            ),
+        )
+    ),
     Symptom(
         "rewards without β",
         lambda r: bool(reported(r)) and abs(ONE_BATCH.beta * _margin(r) - second_metrics(r.seed)["margin"]) < NUMBERS,
         "Your margin is h, in nats: an implicit reward is β times the log-ratio, (4).",
+    ),
+    *(
+        Symptom(
+            f"the {wrong} reward alone",
+            lambda r, wrong=wrong, right=right: (  # type: ignore[misc]
+                bool(reported(r))
+                and _near(_second(r)[f"{right}_reward"], second_metrics(r.seed)[f"{right}_reward"])
+                and not _near(_second(r)[f"{wrong}_reward"], second_metrics(r.seed)[f"{wrong}_reward"])
+            ),
+            f"Your `{right}_reward` is right, your `{wrong}_reward` is not: it is β times the log-ratio of the {wrong} "
+            "answers, each to its own reference.",
+        )
+        for wrong, right in (("chosen", "rejected"), ("rejected", "chosen"))
     ),
     Symptom(
         "the reference asked again and again",

@@ -35,10 +35,15 @@ def like(f: Frontier, name: str, other: Tensor) -> bool:
 
 
 def se_like(rule: Callable[[Tensor], Tensor]) -> Callable[[list[Frontier]], bool]:
-    """Whether the errors over prompts are those of another rule, applied to what was drawn for the first run."""
+    """Whether the errors over prompts are those of another rule, applied to what was drawn for each run."""
 
     def recognised(record: list[Frontier]) -> bool:
-        return first(record, lambda f: math.isclose(f.table("gold_se")[0, 0], rule(f.drawn[0][1]), rel_tol=0.01))
+        return first(
+            record,
+            lambda f: alike(
+                f.table("gold_se") / of_draws(f, lambda k, g: rule(g)), torch.ones(f.table("gold_se").shape), 1e-3
+            ),
+        )
 
     return at(STEPS, ERRORS, recognised)
 
@@ -105,7 +110,10 @@ def mean_like(rule: Callable[[Tensor], Tensor]) -> Callable[[list[Frontier]], bo
 
 def half_like(rule: Callable[[Tensor], Tensor]) -> Callable[[list[Frontier]], bool]:
     """Whether the half-widths follow another rule, applied to the table of the gold rewards."""
-    like = partial(first, holds=lambda f: alike(f.part("gold_half", len(PRICES)), rule(f.table("gold")), 0.01))
+    like = partial(
+        first,
+        holds=lambda f: alike(f.part("gold_half", len(PRICES)) / rule(f.table("gold")), torch.ones(len(PRICES)), 1e-3),
+    )
     return at(STEPS, INTERVALS, like)
 
 
@@ -142,7 +150,7 @@ def reports(rule: Callable[[Frontier], Tensor]) -> Callable[[list[Frontier]], bo
 
 def report_half(rule: Callable[[Tensor], Tensor]) -> Callable[[list[Frontier]], bool]:
     """Whether the half-width that is reported follows another rule, applied to the rewards in the unseen seeds."""
-    same = partial(every, holds=lambda f: alike(f.part("report", 2)[1], rule(unseen(f)), 0.01))
+    same = partial(every, holds=lambda f: math.isclose(f.part("report", 2)[1], rule(unseen(f)), rel_tol=1e-3))
     return at(STEPS, REPORT, same)
 
 
@@ -237,3 +245,22 @@ def seeds_moved(f: Frontier) -> list[float]:
 def in_places(f: Frontier) -> list[float]:
     """The right choices as places among the prices."""
     return [float(PRICES.index(beta)) for beta in f.choices()]
+
+
+def is_multiple(f: Frontier) -> bool:
+    """Whether all half-widths of the gold rewards are one multiple of the standard errors."""
+    return bool(widths(f).std() < 1e-3 * widths(f).mean())
+
+
+def too_far(f: Frontier) -> bool:
+    """Whether a price was chosen whose KL is not surely within the budget."""
+    return (
+        any(beta not in _allowed(f, s) for s, beta in enumerate(f.part("chosen", len(f.seeds)).tolist()))
+        and f.choices() != f.part("chosen", len(f.seeds)).tolist()
+    )
+
+
+def _allowed(f: Frontier, s: int) -> list[float]:
+    others = [i for i in range(len(f.seeds)) if i != s]
+    inside = surely(f.table("kl")[:, others]) <= f.budget
+    return [beta for beta, good in zip(PRICES, inside.tolist(), strict=True) if good]

@@ -821,6 +821,76 @@ def _norm(record: Imitation, step: int) -> float:
     return float(gradient.norm())
 
 
+def _epochs(record: Imitation) -> Tensor:
+    return torch.cat([part["rows"].flatten() for part in record.parts]).view(EPOCHS, -1)
+
+
+def _one_factor(record: Imitation) -> bool:
+    """Whether the first log_probs are the right ones times a constant."""
+    got, want = record.parts[0]["log_probs"], _of_tokens(record.at(0), record.ids[record.parts[0]["rows"]])
+    ratio = (got / want)[want < -0.1]
+    return got.shape == want.shape and float(ratio.std()) < 1e-3 * abs(float(ratio.mean()))
+
+
+def _unread_shrinks(record: Imitation) -> bool:
+    """Whether the rows of the table that no answer's token is forecast from shrink by one factor."""
+    unread = torch.ones(END + 1, dtype=torch.bool)
+    unread[record.ids[:, :-1][record.is_answer[:, 1:]]] = False
+    before, after = record.tables[0][unread], record.tables[-1][unread]
+    return bool(unread.any()) and float(after.norm()) < 0.99 * float(before.norm())
+
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A loss of log_probs, of the mask and of what is real, each (B, L − 1)."""
+
+
+def _as_asked(p: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+    return -p[mask].mean()
+
+
+def _rates(record: Imitation, loss: Loss = _as_asked, *, plain: bool = False) -> list[float] | None:
+    """The learning rates of the first steps and of some later ones, as shares of LEARNING_RATE, if each was a step of
+    Adam, or a plain one, down this loss; else None. Adam's moments follow from the gradients at the weights that were
+    there."""
+    first = second = torch.zeros_like(record.tables[0])
+    found = []
+    for step in range(record.steps):
+        rows = record.parts[step]["rows"]
+        table = record.tables[step].clone().requires_grad_()
+        mask = record.is_answer[rows]
+        real = mask.long().flip(-1).cummax(-1).values.flip(-1).bool()
+        value = loss(_of_tokens(table, record.ids[rows]), mask[:, 1:], real[:, 1:])
+        (g,) = torch.autograd.grad(value, table)
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        adam = (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+        way, change = -(g if plain else adam), record.tables[step + 1] - record.tables[step]
+        if float(change.norm()) < 1e-4 * float(way.norm()) * LEARNING_RATE:  # too small to have a direction in float32
+            found.append(0.0)
+            continue
+        rate = float((way * change).sum() / (way * way).sum())
+        if float((change - rate * way).norm()) > 0.02 * float(change.norm()):
+            return None
+        found.append(rate / LEARNING_RATE)
+    return found
+
+
+def _scheduled(seen: Callable[[list[float]], bool]) -> Callable[[Imitation], bool]:
+    """A symptom of the learning rates of steps that are right in all else."""
+
+    def of_record(record: Imitation) -> bool:
+        rates = _rates(record) if _losses(record) == "" and len(record.tables) > record.steps else None
+        return rates is not None and seen(rates)
+
+    return of_record
+
+
+def _follows(*losses: Loss) -> Callable[[Imitation], bool]:
+    """Whether the steps go down another loss than the one that is yielded."""
+    return lambda record: (
+        _losses(record) == "" and _rates(record) is None and any(_rates(record, loss) is not None for loss in losses)
+    )
+
+
 capstone = Capstone(
     title="0.5 Capstone: supervised fine-tuning, whole",
     reference=imitate,
@@ -870,6 +940,11 @@ capstone = Capstone(
             "Your softmax runs along the text. The probabilities of the *vocabulary* sum to 1: the last axis, −1.",
         ),
         Symptom(
+            "another unit",
+            lambda record: _forecasts(record) not in (None, "") and _one_factor(record),
+            "Your `log_probs` are the right ones times a constant: logarithms here are natural, at temperature 1.",
+        ),
+        Symptom(
             "prompts in the loss",
             _loss_is(lambda p, mask, real: -p[real[:, 1:]].mean()),
             "Your loss is the mean over the tokens of prompts and answers. The mask of (2) keeps the answers only: we "
@@ -896,6 +971,58 @@ capstone = Capstone(
             _loss_is(lambda p, mask, real: -p[mask[:, :-1]].mean()),
             "Your mask is one column off: the log-probability of token k + 1 stands in column k, so its mask is "
             "`is_answer[:, 1:]`. You leave out the first token of each answer, and count one too many at its end.",
+        ),
+        Symptom(
+            "first token left out",
+            _loss_is(lambda p, mask, real: -p[(mask & mask.roll(1, dims=1))[:, 1:]].mean()),
+            "The first token of each answer is not in your loss. (2) counts it: it is forecast by the prompt's last "
+            "token.",
+        ),
+        Symptom(
+            "prompts alone",
+            lambda record: (
+                _loss_is(lambda p, mask, real: -p[~mask[:, 1:]].mean())(record)
+                or _loss_is(lambda p, mask, real: -p[(real & ~mask)[:, 1:]].mean())(record)
+            ),
+            "Your loss counts where `is_answer` is False. It is turned round: (2) counts the answers.",
+        ),
+        Symptom(
+            "logarithm of a mean",
+            lambda record: (
+                _loss_is(lambda p, mask, real: -p[mask[:, 1:]].exp().mean().log())(record)
+                or _loss_is(lambda p, mask, real: -p[mask[:, 1:]].exp().mean())(record)
+                or _loss_is(lambda p, mask, real: 1 - p[mask[:, 1:]].exp().mean())(record)
+            ),
+            "You average probabilities. (2) is the mean of their logarithms.",
+        ),
+        Symptom(
+            "another divisor",
+            lambda record: (
+                _loss_is(lambda p, mask, real: -p[mask[:, 1:]].sum() / mask[:, 1:].sum(1).max())(record)
+                or _loss_is(lambda p, mask, real: -p[mask[:, 1:]].sum() / real.sum())(record)
+                or _loss_is(lambda p, mask, real: -p[mask[:, 1:]].sum() / real[:, 1:].sum())(record)
+                or _loss_is(lambda p, mask, real: -p[mask[:, 1:]].sum() / mask.numel())(record)
+            ),
+            "Your loss has the right sum above and another number below than Σ m, the tokens that count.",
+        ),
+        Symptom(
+            "not the logarithms",
+            lambda record: (
+                _loss_is(lambda p, mask, real: p[mask[:, 1:]].square().mean())(record)
+                or _loss_is(lambda p, mask, real: (-p[mask[:, 1:]].mean()).exp())(record)
+                or _loss_is(lambda p, mask, real: -p[mask[:, 1:]].median())(record)
+                or _loss_is(lambda p, mask, real: -p[mask[:, 1:]].mean() / math.log(2))(record)
+            ),
+            "Your loss is another figure of the right tokens: squares, the perplexity, a median, or in bits. (2) is "
+            "the mean of −log π, in nats.",
+        ),
+        Symptom(
+            "last tokens left out",
+            lambda record: any(
+                _loss_is(lambda p, mask, real, k=k: -p[(mask & mask.roll(-k, dims=1))[:, 1:]].mean())(record)
+                for k in (1, 2, 3)
+            ),
+            "The last tokens of each answer are not in your loss. (2) counts every token of the answer, the end too.",
         ),
         Symptom(
             "minus missing",
@@ -928,6 +1055,84 @@ capstone = Capstone(
             "always the same rows",
             _same,
             "Every step has the same rows: the model sees one batch and never the other demonstrations.",
+        ),
+        Symptom(
+            "one order for all epochs",
+            lambda record: (
+                _batches(record) not in (None, "")
+                and len(record.parts) == record.steps
+                and bool((_epochs(record) == _epochs(record)[0]).all())
+                and bool((_epochs(record)[0].sort().values == torch.arange(len(record.ids))).all())
+            ),
+            "Every epoch has the same order. Draw a new one in each: torch.randperm inside the loop over the epochs.",
+        ),
+        Symptom(
+            "drawn with repeats",
+            lambda record: (
+                _batches(record) not in (None, "")
+                and len(record.parts) == record.steps
+                and 0.5 < len(_epochs(record)[0].unique()) / len(record.ids) < 0.75
+            ),
+            "In an epoch some demonstrations come several times and others never: they are drawn anew each time. "
+            "Shuffle all of them, and go through.",
+        ),
+        Symptom(
+            "another number of steps",
+            lambda record: _batches(record) not in (None, "") and len(record.parts) != record.steps,
+            "The number of steps is not that of `epochs` passes over all demonstrations, `batch_size` of them a step.",
+        ),
+        Symptom(
+            "steps by another loss",
+            _follows(
+                lambda p, mask, real: -p.mean(),
+                lambda p, mask, real: -p[real].mean(),
+                lambda p, mask, real: -p[~mask].mean(),
+                lambda p, mask, real: -((p * mask).sum(1) / mask.sum(1)).mean(),
+                lambda p, mask, real: -(p * mask).sum(),
+                lambda p, mask, real: -p[mask].exp().mean(),
+            ),
+            "The loss that you yield is right, and your steps go down another one: with other tokens, or averaged "
+            "otherwise.",
+        ),
+        Symptom(
+            "steps up",
+            _follows(lambda p, mask, real: p[mask].mean()),
+            "The loss that you yield is right, and your steps go up it. `backward()` belongs to the loss itself: an "
+            "optimizer goes down.",
+        ),
+        Symptom(
+            "plain gradient descent",
+            lambda record: _losses(record) == "" and _rates(record) is None and _rates(record, plain=True) is not None,
+            "Your steps are plain gradient steps. Adam is asked for: with this learning rate plain steps are too "
+            "short.",
+        ),
+        Symptom(
+            "weight decay",
+            lambda record: _losses(record) == "" and _arrives(record) != "" and _unread_shrinks(record),
+            "Weights shrink that no demonstration touches: something pulls all of them towards 0, such as weight "
+            "decay.",
+        ),
+        Symptom(
+            "the learning rate rises",
+            _scheduled(lambda rates: rates[0] < 0.1 and rates[-1] > 0.5),
+            "Your learning rate begins at 0 and rises to the end: the schedule is turned round.",
+        ),
+        Symptom(
+            "the learning rate falls too soon",
+            _scheduled(lambda rates: rates[0] > 0.5 and rates[len(rates) // 2] < 0.25),
+            "In the middle of the run your learning rate has nearly gone: it falls faster than in a straight line to "
+            "the last step.",
+        ),
+        Symptom(
+            "falls within each epoch",
+            _scheduled(lambda rates: max(rates[len(rates) // 2 :]) > 0.9 and min(rates[: len(rates) // 2]) < 0.2),
+            "Your learning rate falls and jumps up again: the steps are counted anew in each epoch. Count over the "
+            "whole run.",
+        ),
+        Symptom(
+            "another learning rate",
+            _scheduled(lambda rates: rates[0] > 1e-3 and not 0.8 < rates[0] < 1.2),
+            "Your first step has another learning rate than `learning_rate`.",
         ),
         Symptom(
             "nothing moves",

@@ -748,6 +748,30 @@ class Training:
     moved: int = 0
     accuracies: list[float] = field(default_factory=list)
     ceiling: float = 0.0
+    start: Any = None
+    shown: tuple[Tensor, Tensor] | None = None
+    weights: list[Tensor] = field(default_factory=list)
+    """All weights at the start, at the first and at the second yield."""
+    still: tuple[bool, bool] = (False, False)
+    """Whether training left the trunk, and the rest, as they were."""
+
+    @property
+    def first_step(self) -> Tensor:
+        """The change of all weights by the first update, whether it comes before or after the first yield."""
+        at_start, first, second = self.weights
+        return (first if bool((first != at_start).any()) else second) - at_start
+
+    def slope(self, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The gradient of a loss on the first step's pairs, at the start."""
+        assert self.shown is not None
+        judge, (ids, mask), pairs = copy.deepcopy(self.start), self.shown, self.parts[0]["pairs"].flatten()
+        both = torch.cat([pairs, pairs + PAIRS])
+        chosen, rejected = judge(ids[both], mask[both]).chunk(2)
+        weights = list(judge.parameters())
+        slopes = torch.autograd.grad(loss(chosen, rejected), weights, allow_unused=True)
+        return torch.cat(
+            [(torch.zeros_like(w) if g is None else g).flatten() for w, g in zip(weights, slopes, strict=True)]
+        )
 
 
 def _judge(answer: Any, seed: int) -> Training:
@@ -763,7 +787,7 @@ def _judge(answer: Any, seed: int) -> Training:
         return record
     model = _small_model(g)
     _look_at_the_scores(record, answer, model, ids[:6], mask[:6])
-    _let_it_train(record, answer(model), (ids[order], mask[order]), _texts(g, 1000, value))
+    _let_it_train(record, answer(model), model.base_model, (ids[order], mask[order]), _texts(g, 1000, value))
     return record
 
 
@@ -808,7 +832,7 @@ def _look_at_the_scores(record: Training, answer: Any, model: Any, ids: Tensor, 
 
 
 def _let_it_train(
-    record: Training, judge: Any, shown: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor]
+    record: Training, judge: Any, trunk: nn.Module, shown: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     """Train it, and measure it on pairs that it has not seen: before, and after each epoch."""
     (ids, mask), (new_ids, new_mask, p) = shown, new
@@ -820,6 +844,8 @@ def _let_it_train(
         return float(torch.where(first > second, p, torch.where(first < second, 1 - p, 0.5)).mean())
 
     record.accuracies.append(accuracy())
+    record.start, record.shown = copy.deepcopy(judge), (ids, mask)
+    record.weights.append(_vector(judge))
     start = before = copy.deepcopy(judge)  # before: as it was one step ago, for every fifth step
     steps = EPOCHS * PAIRS // BATCH_SIZE
     try:
@@ -830,6 +856,8 @@ def _let_it_train(
             part = {name: torch.as_tensor(value).detach() for name, value in parts(result, "pairs", "loss").items()}
             record.parts.append(part)
             step = len(record.parts)
+            if step <= 2:
+                record.weights.append(_vector(judge))
             if step % 5 == 0 and step <= 30 and "pairs" in part:
                 both = torch.cat([part["pairs"].flatten(), part["pairs"].flatten() + PAIRS])
                 with torch.no_grad():
@@ -842,6 +870,17 @@ def _let_it_train(
         return
     pairs_of_weights = zip(start.parameters(), judge.parameters(), strict=True)
     record.moved = sum(int((a != b).sum()) for a, b in pairs_of_weights)
+    of_trunk = {id(w) for w in trunk.parameters()}
+    same = {
+        part: all(torch.equal(a, b) for a, b in zip(start.parameters(), judge.parameters(), strict=True)
+                  if (id(b) in of_trunk) == part)
+        for part in (True, False)
+    }  # fmt: skip
+    record.still = same[True], same[False]
+
+
+def _vector(model: nn.Module) -> Tensor:
+    return torch.cat([w.detach().flatten().clone() for w in model.parameters()])
 
 
 def _reads_right(record: Training) -> str | None:
@@ -934,6 +973,34 @@ def _loss_is(wrong: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Training], 
     )
 
 
+def _right_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    return -F.logsigmoid(chosen - rejected).mean()
+
+
+def _steps_along(
+    loss: Callable[[Tensor, Tensor], Tensor], sign: float = -1.0, plain: bool = False
+) -> Callable[[Training], bool]:
+    """Whether the first step goes down (up with sign=1) this loss: by Adam, each weight by the sign of its slope;
+    plain, all weights in proportion to it."""
+
+    def seen(record: Training) -> bool:
+        if _pair_losses(record) != "" or _learns(record) == "":
+            return False
+        step, slope = record.first_step, record.slope(loss)
+        if plain:
+            return float(F.cosine_similarity(step, sign * slope, dim=0)) > 0.999
+        steep = slope.abs() > 1e-4 * slope.abs().max()
+        return float((step.sign() == sign * slope.sign())[steep].float().mean()) > 0.97
+
+    return seen
+
+
+def _size_of_steps(record: Training) -> float:
+    """The size of the first step as a share of the learning rate; Adam's first step is as large as it everywhere."""
+    step = record.first_step.abs()
+    return float(step[step > 0].median()) / LEARNING_RATE
+
+
 capstone = Capstone(
     title="2.5 Capstone: a reward model and its training",
     reference=Judge,
@@ -992,6 +1059,26 @@ capstone = Capstone(
             "Your score depends on the vectors of all columns, padding too. (1) reads one: the last real token.",
         ),
         Symptom(
+            "one too late",
+            _at(lambda mask: (last_token_index(mask) + 1).clamp(max=mask.shape[1] - 1)),
+            "You read the token behind the last real one: padding, where there is some. The index of the last of n "
+            "things is n − 1.",
+        ),
+        Symptom(
+            "several tokens",
+            lambda record: record.reads is not None and bool(((record.reads > 1e-6).sum(1) > 1).any()),
+            "Your score depends on several vectors of a row. (1) reads one, that of the last real token.",
+        ),
+        Symptom(
+            "another token",
+            lambda record: (
+                record.reads is not None
+                and bool(((record.reads > 1e-6).sum(1) == 1).all())
+                and not _at(last_token_index)(record)
+            ),
+            "You read one vector of each row, but not that of the last real token. Work from the mask, exercise 2.1.",
+        ),
+        Symptom(
             "not linear",
             lambda record: not record.linear,
             "Something bends your score after the head, such as a tanh or a sigmoid. (1) is linear: a reward may be "
@@ -1014,6 +1101,68 @@ capstone = Capstone(
             lambda record: record.linear and 0.5 < record.spread < 0.68,
             "Your head has PyTorch's own start: uniform weights, of standard deviation 1/√(3 d), and a random bias. "
             "Draw normal ones with `nn.init.normal_`, as section 2 does.",
+        ),
+        Symptom(
+            "a start too wide",
+            lambda record: record.linear and record.spread > 1.25,
+            "Your first scores spread too widely: the head's weights are too large at the start, or its bias is "
+            "random. Their standard deviation is 1/√(d + 1), the bias is 0.",
+        ),
+        Symptom(
+            "a start too narrow",
+            lambda record: record.linear and record.spread < 0.75,
+            "Your first scores hardly differ: the head's weights are too small at the start. Their standard "
+            "deviation is 1/√(d + 1).",
+        ),
+        Symptom(
+            "minus missing",
+            _loss_is(lambda chosen, rejected: F.logsigmoid(chosen - rejected).mean()),
+            "The minus of (2) is missing: a step down this loss makes the labels *less* probable.",
+        ),
+        Symptom(
+            "an answer against itself",
+            _loss_is(lambda chosen, rejected: torch.tensor(math.log(2))),
+            "Your loss is log 2 in every step: each answer is compared with itself. The rejected answer of pair i "
+            "stands in row N + i.",
+        ),
+        Symptom(
+            "each answer for itself",
+            lambda record: any(
+                _loss_is(rule)(record)
+                for rule in (
+                    lambda c, r: -F.logsigmoid(c).mean(),
+                    lambda c, r: -F.logsigmoid(-r).mean(),
+                    lambda c, r: -(F.logsigmoid(c) + F.logsigmoid(-r)).mean(),
+                    lambda c, r: -(F.logsigmoid(c) + F.logsigmoid(-r)).mean() / 2,
+                )
+            ),
+            "Your loss judges single answers. People compared *two*: only the difference of their scores is in (2).",
+        ),
+        Symptom(
+            "another divisor",
+            lambda record: any(
+                _loss_is(lambda c, r, f=f: f * _right_loss(c, r))(record)  # type: ignore[misc]
+                for f in (0.5, 2.0, 1 / math.log(2), 1 / BATCH_SIZE, BATCH_SIZE / PAIRS, 1 / PAIRS)
+            ),
+            "Your loss is (2) times a constant: it is a mean over the pairs of the step, in nats.",
+        ),
+        Symptom(
+            "another loss",
+            lambda record: any(
+                _loss_is(rule)(record)
+                for rule in (
+                    *(lambda c, r, m=m: F.relu(m - (c - r)).mean() for m in (0.0, 0.1, 0.5, 1.0, 2.0)),
+                    *(lambda c, r, m=m: -F.logsigmoid(c - r - m).mean() for m in (0.1, 0.5, 1.0)),
+                    lambda c, r: torch.sigmoid(r - c).mean(),
+                    lambda c, r: torch.sigmoid(r - c).square().mean(),
+                    lambda c, r: (1 - (c - r)).square().mean(),
+                    lambda c, r: torch.exp(r - c).mean(),
+                    lambda c, r: -(c - r).mean().sigmoid().log(),
+                    lambda c, r: -torch.sigmoid(c - r).mean().log(),
+                )
+            ),
+            "Your loss is another function of the differences, such as a hinge or a square. (2) is the mean of −log "
+            "σ, minus the log-likelihood of the labels: only with it do the scores mean probabilities.",
         ),
         Symptom(
             "rejected preferred",
@@ -1052,6 +1201,12 @@ capstone = Capstone(
             "Your loss is the difference of the scores itself: it falls without end. (2) has −log σ around it.",
         ),
         Symptom(
+            "not the loss of these pairs",
+            lambda record: _pair_losses(record) not in (None, ""),
+            "Your loss is not what (2) makes of the scores of the pairs that you name: take the rows `pairs` and "
+            "`pairs` + N of ids and mask, in this order.",
+        ),
+        Symptom(
             "nothing moves",
             lambda record: record.moved == 0,
             "No weight ever changes: after `loss.backward()` comes `optimizer.step()`, on `self.parameters()`.",
@@ -1061,6 +1216,45 @@ capstone = Capstone(
             lambda record: 0 < record.moved <= 2 * WIDTH,
             "Only the head changes, the trunk stays as it is. Give the optimizer all of `self.parameters()`, and let "
             "the gradient through the trunk (no `no_grad`, no `detach`).",
+        ),
+        Symptom(
+            "only the trunk learns",
+            lambda record: record.still == (False, True),
+            "Only the trunk changes, the head stays as it was drawn. Give the optimizer all of `self.parameters()`.",
+        ),
+        Symptom(
+            "uphill",
+            _steps_along(_right_loss, sign=1.0),
+            "Your first step goes *up* the loss that you yield: an optimizer goes down what `backward()` was called "
+            "on.",
+        ),
+        Symptom(
+            "plain gradient descent",
+            _steps_along(_right_loss, plain=True),
+            "Your steps are plain gradient steps, in proportion to the slopes. Adam is asked for: with this learning "
+            "rate plain steps are far too short.",
+        ),
+        Symptom(
+            "half of the loss",
+            lambda record: (
+                any(
+                    _steps_along(rule)(record)
+                    for rule in (
+                        lambda c, r: -c.mean(),
+                        lambda c, r: r.mean(),
+                        lambda c, r: -F.logsigmoid(c).mean(),
+                        lambda c, r: -F.logsigmoid(-r).mean(),
+                    )
+                )
+                and not _steps_along(_right_loss)(record)
+            ),
+            "Your first step goes by one answer of each pair alone, the chosen or the rejected one, not by the loss "
+            "that you yield.",
+        ),
+        Symptom(
+            "another learning rate",
+            lambda record: _steps_along(_right_loss)(record) and abs(_size_of_steps(record) - 1) > 0.1,
+            "Your first step has the right direction and another size than `learning_rate`: hand it on to Adam.",
         ),
         Symptom(
             "upside down",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -633,10 +634,12 @@ class _Training:
         return float(((self.picked(log_p) - mean.unsqueeze(-1)).sum()) / (n * variance.sum()).sqrt())
 
     def is_shaped_by(self, shaped: Tensor) -> bool:
-        return _close(self.part["shaped"], shaped)
+        return _shaping(self) not in (None, "") and _close(self.part["shaped"], shaped)
 
     def has_advantages(self, advantages: Callable[[Tensor], Tensor]) -> bool:
-        return _close(self.part["advantages"], advantages(self.part["shaped"]))
+        return _leave_one_out(self) not in (None, "") and _close(
+            self.part["advantages"], advantages(self.part["shaped"])
+        )
 
 
 def _close(got: Tensor, wanted: Tensor) -> bool:
@@ -749,6 +752,79 @@ def _moves(run: _Training) -> float:
     return float((run.part["new"] - run.part["old"]).abs().max())
 
 
+def _price(run: _Training) -> float | None:
+    """Another price c at which the shaped rewards are r − c log(π/π_ref), or None."""
+    charge, log_ratio = (run.raw - run.part["shaped"]).flatten(), run.log_ratio.flatten()
+    price = float(charge @ log_ratio / (log_ratio @ log_ratio))
+    return price if _close(charge, price * log_ratio) else None
+
+
+def _spread(r: Tensor, correction: int) -> Tensor:
+    return r.flatten(-2).std(-1, correction=correction)[..., None, None]
+
+
+def _come_from(run: _Training, p: Tensor) -> bool:
+    """Whether the answers of all iterations come about as often as p (X, N) says: chi squared over the counts."""
+    one_hot = F.one_hot(run.part["answers"], p.shape[1]).double()
+    counts, n = one_hot.sum((0, 2)), one_hot.shape[0] * one_hot.shape[2]
+    return float(((counts - n * p).square() / (n * p)).sum()) < 3 * p.numel()
+
+
+def _repeats(run: _Training) -> bool:
+    """Whether nearly all late answers are those of the iteration before, place by place."""
+    late = run.part["answers"][-30:]
+    return float((late[1:] == late[:-1]).double().mean()) > 0.97
+
+
+def _of_the_verdict(run: _Training) -> bool:
+    """Whether the shaped rewards, without the right price, are one number for r = 0 and one for r = 1."""
+    rest = run.part["shaped"] + BETA * run.log_ratio
+    return all(float(rest[run.raw == r].std()) < 1e-3 for r in (0, 1))
+
+
+def _subtracted(run: _Training) -> Tensor:
+    return run.part["shaped"] - run.part["advantages"]
+
+
+def _same_in_a_row(x: Tensor) -> bool:
+    return _close(x, x[..., :1].expand_as(x))
+
+
+def _first_update_is(*ways: dict[str, Any]) -> Callable[[_Training], bool]:
+    """Whether the first iteration is not the right one, and is what comes out in one of these ways."""
+
+    def seen(run: _Training) -> bool:
+        came = run.part["new"][0]
+        if _leave_one_out(run) != "" or _close(came, _first_update(run)):
+            return False
+        return any(_close(came, _first_update(run, **way)) for way in ways)
+
+    return seen
+
+
+def _first_update(
+    run: _Training,
+    gain: Callable[[Tensor], Tensor] | str = lambda a: a,
+    better: Callable[[Tensor, Tensor], Tensor] = torch.minimum,
+    sign: float = 1.0,
+    passes: int = PASSES,
+    rate: float = RATE,
+    make: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+) -> Tensor:
+    """The policy after the first iteration on the answers of the run, with one thing otherwise."""
+    answers, old = run.part["answers"][0], run.log_ref
+    shown = {"shaped": run.part["shaped"], "raw": run.raw}
+    a = shown[gain][0] if isinstance(gain, str) else gain(run.part["advantages"][0])
+    logits = run.log_ref.clone().requires_grad_()
+    optimizer = make([logits], lr=rate)
+    for _ in range(passes):
+        ratio = (logits.log_softmax(-1) - old).gather(1, answers).exp()
+        optimizer.zero_grad()
+        torch.autograd.backward(-sign * better(a * ratio, a * ratio.clamp(1 - CLIP, 1 + CLIP)).mean())
+        optimizer.step()
+    return logits.detach().log_softmax(-1)
+
+
 capstone = Capstone(
     title="9.5 Capstone: policy gradients in groups, whole",
     name="train_by_groups",
@@ -778,9 +854,32 @@ capstone = Capstone(
         ),
         Symptom(
             "answers of the reference",
-            lambda run: abs(run.surprise(run.log_ref)) < 5 < abs(run.surprise(run.part["old"])),
+            lambda run: abs(run.surprise(run.part["old"])) > 5 and _come_from(run, run.log_ref.exp()),
             "Your answers look like samples of the reference, in every iteration: the policy that is trained must "
             "answer, fresh each time.",
+        ),
+        Symptom(
+            "the same random numbers",
+            lambda run: abs(run.surprise(run.part["old"])) > 5 and _repeats(run),
+            "Iteration after iteration has the same answers: the random numbers begin anew each time. Give "
+            "torch.multinomial the `generator` that came in.",
+        ),
+        Symptom(
+            "uniform answers",
+            lambda run: abs(run.surprise(run.part["old"])) > 5 and _come_from(run, torch.full_like(run.log_ref, 1 / 6)),
+            "All answers come equally often, whatever the policy says: sample them with the probabilities of `old`.",
+        ),
+        Symptom(
+            "answers too unlikely",
+            lambda run: run.surprise(run.part["old"]) < -5,
+            "Your answers are less likely than samples of `old` are: are they drawn from exp of `old`, and not from "
+            "a softer or an earlier policy?",
+        ),
+        Symptom(
+            "answers too likely",
+            lambda run: run.surprise(run.part["old"]) > 5,
+            "Your answers are likelier than samples of `old` are: rare answers hardly come, so nothing is learned of "
+            "them. Draw from exp of `old`, as it is.",
         ),
         Symptom(
             "nothing moves",
@@ -810,6 +909,61 @@ capstone = Capstone(
             "Your KL stands in the reward without its price β.",
         ),
         Symptom(
+            "another estimator",
+            lambda run: any(
+                run.is_shaped_by(run.raw - BETA * k)
+                for k in (
+                    (-run.log_ratio).exp() - 1 + run.log_ratio,
+                    run.log_ratio.exp() - 1 - run.log_ratio,
+                    run.log_ratio.square() / 2,
+                    run.log_ratio.square(),
+                    run.log_ratio.abs(),
+                    run.log_ratio.clamp(min=0),
+                )
+            ),
+            "Your price is charged on another figure than the log-ratio, such as k2, k3 or its size. In the reward "
+            "it is log(π/π_ref) itself, with its sign: only then is the optimum π*.",
+        ),
+        Symptom(
+            "ratios charged",
+            lambda run: any(
+                run.is_shaped_by(run.raw - BETA * k)
+                for k in (run.log_ratio.exp(), run.log_ratio.exp() - 1, (-run.log_ratio).exp())
+            ),
+            "Your price is charged on a ratio of probabilities. It is the logarithm of the ratio that costs β a nat.",
+        ),
+        Symptom(
+            "another price",
+            lambda run: _shaping(run) != "" and _price(run) is not None,
+            "Your shaped rewards are r − c log(π/π_ref) with another price c than β.",
+        ),
+        Symptom(
+            "the KL alone",
+            lambda run: any(run.is_shaped_by(c * run.log_ratio) for c in (BETA, -BETA, 1.0, -1.0)),
+            "Your shaped rewards hold the KL alone: the verdict r is missing.",
+        ),
+        Symptom(
+            "log-probabilities in place of their ratio",
+            lambda run: any(
+                run.is_shaped_by(run.raw - BETA * x)
+                for x in (run.picked(run.part["old"]), run.picked(run.log_ref), -run.picked(run.log_ref))
+            ),
+            "Your price is charged on one log-probability. The KL is the *difference* of two: of the policy that "
+            "answered and of the reference.",
+        ),
+        Symptom(
+            "the verdict changed",
+            lambda run: _shaping(run) not in (None, "") and _of_the_verdict(run),
+            "The KL in your shaped rewards is right, and the verdict r in them is not what came in: shifted, scaled or "
+            "turned round.",
+        ),
+        Symptom(
+            "the price otherwise",
+            lambda run: _shaping(run) not in (None, ""),
+            "What your shaped rewards take off the verdict is not β times the log-ratio of the same answer, old "
+            "policy to reference.",
+        ),
+        Symptom(
             "mean of all",
             lambda run: run.has_advantages(lambda r: r - r.mean(-1, keepdim=True)),
             "You subtract the mean of all K, the own answer included: that is (6), shorter by (K − 1)/K. Leave the own "
@@ -825,6 +979,78 @@ capstone = Capstone(
                 for c in (0, 1)
             ),
             "Your advantages are divided by the standard deviation of the group: that is GRPO. Asked is leave-one-out.",
+        ),
+        Symptom(
+            "another middle",
+            lambda run: any(
+                run.has_advantages(rule)
+                for rule in (
+                    lambda r: r - r.median(-1, keepdim=True).values,
+                    lambda r: r - r.max(-1, keepdim=True).values,
+                    lambda r: r - r.min(-1, keepdim=True).values,
+                    lambda r: r - (r.max(-1, keepdim=True).values + r.min(-1, keepdim=True).values) / 2,
+                )
+            ),
+            "Your baseline is the median or an extreme of the group. Asked is the mean of the others.",
+        ),
+        Symptom(
+            "the sum of the others",
+            lambda run: any(
+                run.has_advantages(rule)
+                for rule in (
+                    lambda r: r - (r.sum(-1, keepdim=True) - r) / r.shape[-1],
+                    lambda r: r - (r.sum(-1, keepdim=True) - r),
+                    lambda r: r - r.sum(-1, keepdim=True) / (r.shape[-1] - 1),
+                )
+            ),
+            "Your baseline divides the others' sum by another number than theirs: there are K − 1 of them.",
+        ),
+        Symptom(
+            "scaled by the group",
+            lambda run: any(
+                run.has_advantages(rule)
+                for rule in (
+                    *(
+                        lambda r, e=e: (r - r.mean(-1, keepdim=True)) / (r.var(-1, keepdim=True) + e)
+                        for e in (0.0, 1e-8, 1e-6, 1e-4)
+                    ),
+                    *(lambda r, e=e: _rloo(r) / (r.std(-1, keepdim=True) + e) for e in (0.0, 1e-8, 1e-6, 1e-4)),
+                    lambda r: (r - r.mean(-1, keepdim=True)) / r.mean(-1, keepdim=True),
+                    lambda r: (r - r.mean(-1, keepdim=True)).sign(),
+                    lambda r: r.softmax(-1),
+                )
+            ),  # fmt: skip
+            "Your advantages are divided by something that differs from group to group, such as the variance. Then a "
+            "prompt's weight depends on its pass rate (section 5). Asked is the plain difference.",
+        ),
+        Symptom(
+            "whitened over the batch",
+            lambda run: any(
+                run.has_advantages(lambda r, c=c, e=e: (r - r.mean((-2, -1), keepdim=True)) / (_spread(r, c) + e))
+                for c in (0, 1)
+                for e in (0.0, 1e-8, 1e-6, 1e-4)
+            ),
+            "Your advantages are whitened over all prompts at once. The others of an answer are those to the *same* "
+            "prompt, and nothing is divided.",
+        ),
+        Symptom(
+            "signs cut off",
+            lambda run: (
+                run.has_advantages(lambda r: _rloo(r).clamp(min=0))
+                or run.has_advantages(lambda r: _rloo(r).abs())
+                or run.has_advantages(lambda r: _rloo(r).clamp(-1, 1))
+            ),
+            "Your advantages are cut off or lose their sign. Who is worse than the others needs a negative one.",
+        ),
+        Symptom(
+            "another single answer",
+            lambda run: any(run.has_advantages(lambda r, k=k: r - r.roll(k, -1)) for k in range(1, K)),
+            "Your baseline is the reward of one other answer. Asked is the mean of all the others: it has less noise.",
+        ),
+        Symptom(
+            "of the bare rewards",
+            lambda run: run.has_advantages(lambda shaped: _rloo(run.raw)),
+            "Your advantages are made of the verdicts alone: the KL in the shaped rewards never reaches the gradient.",
         ),
         Symptom(
             "across prompts",
@@ -845,10 +1071,80 @@ capstone = Capstone(
             "The sign of your advantages is turned: who is better than the others has a positive one.",
         ),
         Symptom(
+            "another baseline for the row",
+            lambda run: _leave_one_out(run) not in (None, "") and _same_in_a_row(_subtracted(run)),
+            "All answers to a prompt have the same number subtracted. In leave-one-out each has its own: the mean of "
+            "the *others*.",
+        ),
+        Symptom(
+            "advantages by another rule",
+            lambda run: _leave_one_out(run) not in (None, ""),
+            "Your advantages are not the shaped reward of an answer minus the mean of the other K − 1 in its row, in "
+            "reward units.",
+        ),
+        Symptom(
+            "`new` is not what answers next",
+            lambda run: not _close(run.part["new"][:-1], run.part["old"][1:]),
+            "What you call `new` is not the policy that answers in the next iteration. It is the log-softmax of the "
+            "logits after the last pass.",
+        ),
+        *(
+            Symptom(name, _first_update_is(*ways), message)
+            for name, ways, message in (
+                (
+                    "another learning rate",
+                    tuple({"rate": RATE * c} for c in (1e-3, 1e-2, 0.1, 0.2, 0.5, 2.0, 5.0, 10.0, 20.0, 100.0)),
+                    "The first update is the right one with another learning rate than `rate`.",
+                ),
+                (
+                    "another number of passes",
+                    tuple({"passes": passes} for passes in (1, 3, 4, 5, 8, 10)),
+                    "The first update is the right one with another number of passes than `passes`.",
+                ),
+                (
+                    "maximum for minimum",
+                    ({"better": torch.maximum},),
+                    "The first update is what comes out of the *better* of the two gains. (12) takes the worse one, "
+                    "else the clip never holds.",
+                ),
+                (
+                    "the loss upside down",
+                    ({"sign": -1.0}, {"sign": -1.0, "better": torch.maximum}),
+                    "The first update is the right one, turned round: an optimizer goes down, so the loss is minus the "
+                    "surrogate.",
+                ),
+                (
+                    "signs of the advantages lost",
+                    ({"gain": torch.abs}, {"gain": torch.ones_like}, {"gain": torch.relu}),
+                    "The first update is what comes out if bad answers count as good ones, or not at all: the sign "
+                    "of the advantage is lost on the way to the loss.",
+                ),
+                (
+                    "plain gradient steps",
+                    ({"make": torch.optim.SGD},),
+                    "The first update is a plain gradient step, without Adam: with `rate` it is far too short.",
+                ),
+                (
+                    "rewards in the loss",
+                    ({"gain": "shaped"}, {"gain": "raw"}),
+                    "The first update is that of the rewards themselves: the advantages are not used in the loss.",
+                ),
+            )
+        ),
+        Symptom(
             "downhill",
             lambda run: float(run.objective(run.part["new"])[-1]) < run.start - 0.02,
             "J falls from the first iteration on: the sign of the loss is turned. An optimizer goes down, so the loss "
             "is minus the surrogate.",
+        ),
+        Symptom(
+            "another first update",
+            lambda run: (
+                (_climbs(run) not in (None, "") or _arrives(run) != "")
+                and not _close(run.part["new"][0], _first_update(run))
+            ),
+            "The parts are right up to the advantages, and already the first update is not what (12) makes of them: "
+            "the mean over all answers of the worse of the two gains, downhill on its negative.",
         ),
     ),
     shows=lambda records: (

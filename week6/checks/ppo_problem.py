@@ -151,19 +151,23 @@ def updated(
     old_follows: bool = False,
     gradients_add_up: bool = False,
     max_norm: float = 1.0,
+    rate: float = 1.0,
+    extra: Callable[[Tensor, Tensor], Tensor] = lambda log_probs, mask: torch.zeros(()),
+    policy_loss_of: Callable[..., tuple[Tensor, object]] = clipped_policy_loss,
+    value_loss_of: Callable[..., tuple[Tensor, object]] = clipped_value_loss,
 ) -> PolicyWithValue:
     """The moved policy after the gradient steps of one PPO step in one minibatch each."""
     actor, mask = copy.deepcopy(p.moved), y.response_mask
-    optimizer = make_optimizer(actor, ONE_STEP.learning_rate, eps=1e-5)
+    optimizer = make_optimizer(actor, rate * ONE_STEP.learning_rate, eps=1e-5)
     for _ in range(epochs):
         log_probs, values = actor(y, temperature)
         old = log_probs.detach() if old_follows else found.log_probs
         targets = found.whitened if advantages is None else advantages, found.returns if returns is None else returns
-        policy_loss, _ = clipped_policy_loss(log_probs, old, targets[0], mask, clip)
-        value_loss, _ = clipped_value_loss(values, found.values, targets[1], mask, clip)
+        policy_loss, _ = policy_loss_of(log_probs, old, targets[0], mask, clip)
+        value_loss, _ = value_loss_of(values, found.values, targets[1], mask, clip)
         if not gradients_add_up:
             optimizer.zero_grad()
-        (policy_coef * policy_loss + value_coef * value_loss).backward()  # type: ignore[no-untyped-call]
+        (policy_coef * policy_loss + value_coef * value_loss + extra(log_probs, mask)).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(actor.parameters(), max_norm)
         optimizer.step()
     return actor

@@ -21,7 +21,7 @@ from week6.checks.ppo_capstone import (
     vector,
 )
 from week6.checks.ppo_problem import EOS, ONE_STEP, Truth, problem, truth
-from week6.log_probs import masked_whiten
+from week6.log_probs import masked_whiten, response_forward
 from week6.ppo import PolicyWithValue, gae
 from week6.sequences import Rollout
 
@@ -128,6 +128,30 @@ def _values(actor: PolicyWithValue, y: Rollout) -> Tensor:
     return values
 
 
+def _greedy(r: Record) -> bool:
+    """Whether equal prompts have equal answers and each token is the likeliest."""
+    y, policy = r.answers, problem(r.seed).moved.policy
+    with torch.no_grad():
+        logits = response_forward(policy, y.prompts, y.prompt_mask, y.responses, y.response_mask).logits
+    return bool((logits.argmax(-1) == y.responses)[y.response_mask].float().mean() > 0.99)
+
+
+def _scores_are(r: Record, rule: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the scores, with the penalties or without, went through a rule."""
+    plain = problem(r.seed).proxy(r.answers)
+    wrong = judge_part(r, "scores", plain) and judge_part(r, "scores", r.truth.scores)
+    return bool(wrong) and any(judge_part(r, "scores", rule(x)) == "" for x in (plain, r.truth.scores))
+
+
+def _earned(t: Truth, y: Rollout, rule: Callable[[Tensor], Tensor]) -> Tensor:
+    """What the answers earn, where a rule changes the scores of the finished ones."""
+    return torch.where(y.finished, rule(t.scores), t.scores)
+
+
+def _to_go(rewards: Tensor) -> Tensor:
+    return rewards.flip(1).cumsum(1).flip(1)
+
+
 SYMPTOMS = (
     Symptom(
         "dropout",
@@ -148,6 +172,18 @@ SYMPTOMS = (
         "answers. PPO learns from the policy's own: `actor.policy`.",
     ),
     Symptom(
+        "sampled too cool",
+        lambda r: bool(sampled(r)) and surprise(r) < -5 and not _greedy(r),
+        "The answers are likelier than samples at `config.temperature`: they were drawn at a lower one, or from the "
+        "likeliest tokens only. What is scored must be what was sampled from.",
+    ),
+    Symptom(
+        "sampled too hot",
+        lambda r: bool(sampled(r)) and surprise(r) > 5,
+        "The answers are less likely than samples at `config.temperature`: they were drawn at a higher one. What is "
+        "scored must be what was sampled from.",
+    ),
+    Symptom(
         "no samples",
         lambda r: surprise(r) < -5,
         "The entropy at step 0 is far too low: the likeliest tokens were taken, and unlikely ones never. Then nothing "
@@ -158,6 +194,25 @@ SYMPTOMS = (
         lambda r: float(_at_first_eos(r.answers).float().mean()) < 0.5,
         "Every finished answer is one token too short: the mask hides the EOS, since pad and EOS are one token here "
         "(section 2, detail three). The mask that `sample` gives is right.",
+    ),
+    Symptom(
+        "scores standardised",
+        lambda r: (
+            _scores_are(r, lambda x: (x - x.mean()) / x.std())
+            or _scores_are(r, lambda x: (x - x.mean()) / (x.std(correction=0) + 1e-8))
+            or _scores_are(r, lambda x: x - x.mean())
+        ),
+        "Your scores are standardised over the batch. Line 2 takes them as `reward` gives them; what is whitened are "
+        "the advantages, line 6.",
+    ),
+    Symptom(
+        "scores by length",
+        lambda r: (
+            _scores_are(r, lambda x: x / r.answers.response_mask.sum(1))
+            or _scores_are(r, lambda x: x * r.answers.response_mask.sum(1))
+        ),
+        "Your scores are divided or multiplied by the lengths of the answers. Line 2 takes them as `reward` gives "
+        "them.",
     ),
     Symptom(
         "reference at another temperature",
@@ -196,6 +251,58 @@ SYMPTOMS = (
         "Only the longest answers earn their score: it stands in the last column of the batch, which is padding for "
         "all others. The last token of an answer has index mask.sum(1) − 1.",
     ),
+    *(
+        Symptom(name, lambda r, rules=rules: any(_is(r, "rewards", rule) for rule in rules), message)
+        for name, rules, message in (
+            (
+                "score by length",
+                (
+                    lambda t, y: _leash(t, y) + _at_last(y, t.scores / y.response_mask.sum(1)),
+                    lambda t, y: _leash(t, y) + _at_last(y, _earned(t, y, lambda s: s / y.response_mask.sum(1))),
+                ),
+                "The score is divided by the length of the answer. (5) pays it whole, at the last token.",
+            ),
+            (
+                "score at every token",
+                (lambda t, y: _leash(t, y) + torch.where(y.response_mask, t.scores.unsqueeze(1), 0.0),),
+                "Every token is paid the whole score, so long answers earn it many times. (5) pays it once, at the "
+                "last token.",
+            ),
+            (
+                "score at the first token",
+                (lambda t, y: _leash(t, y) + F.pad(t.scores.unsqueeze(1), (0, y.responses.shape[1] - 1)),),
+                "The score stands at the first token. It is earned with the last one, when the answer is complete.",
+            ),
+            (
+                "no score",
+                (lambda t, y: _leash(t, y),),
+                "The rewards hold the leash alone, so the SFT model is their optimum. Line 4 adds what the answer "
+                "earned.",
+            ),
+            (
+                "another estimator",
+                tuple(
+                    lambda t, y, k=k: (
+                        torch.where(y.response_mask, -ONE_STEP.beta * k(t.log_probs - t.ref_log_probs), 0.0)
+                        + _at_last(y, t.scores)
+                    )
+                    for k in (
+                        lambda d: d.clamp(min=0),
+                        lambda d: d.clamp(max=0),
+                        torch.abs,
+                        lambda d: d.square() / 2,
+                        torch.square,
+                        lambda d: (-d).exp() - 1 + d,
+                        lambda d: d.exp() - 1,
+                        torch.exp,
+                        lambda d: d.exp() - 1 - d,
+                    )
+                ),
+                "The leash is charged on another figure than the log-ratio: its size, one side of it, k2, k3 or the "
+                "ratio. In (5) it is log π − log π_ref itself, whose sum has the KL as its mean.",
+            ),
+        )
+    ),  # fmt: skip
     Symptom(
         "unfinished answers",
         lambda r: _wrong_only_at(r, lambda y: ~y.finished.unsqueeze(1) & _is_last(y)),
@@ -231,6 +338,52 @@ SYMPTOMS = (
         "The advantages carry a gradient. They are data: reference and values are asked under `torch.no_grad()`. "
         "Else the loss can also be lowered by moving the target.",
     ),
+    *(
+        Symptom(name, lambda r, rules=rules: any(_is(r, "advantages", rule) for rule in rules), message)
+        for name, rules, message in (
+            (
+                "returns for advantages",
+                (
+                    lambda t, y: t.returns,
+                    lambda t, y: t.rewards,
+                    lambda t, y: _to_go(t.rewards),
+                    lambda t, y: _to_go(t.rewards) - t.values,
+                ),
+                "Your advantages are returns or rewards. `gae` gives two tables: the advantages first, then the "
+                "returns.",
+            ),
+            (
+                "one of γ and λ",
+                tuple(
+                    lambda t, y, g=g, lam=lam: gae(t.rewards, t.values, y.response_mask, g, lam)[0]
+                    for g in (ONE_STEP.gamma, 1.0, ONE_STEP.lam, 0.99)
+                    for lam in (ONE_STEP.lam, 1.0, 0.95, 0.0, ONE_STEP.gamma)
+                    if (g, lam) not in ((ONE_STEP.gamma, ONE_STEP.lam), (1.0, 0.95))
+                ),
+                "Your advantages are those of another γ or λ: hand on `config.gamma` and `config.lam`, in this order.",
+            ),
+            (
+                "no values in GAE",
+                (lambda t, y: gae(t.rewards, 0 * t.values, y.response_mask, ONE_STEP.gamma, ONE_STEP.lam)[0],),
+                "Your advantages are those of a critic that says 0 everywhere: GAE gets no values.",
+            ),
+            (
+                "padding in GAE",
+                (
+                    lambda t, y: gae(
+                        t.rewards, t.values, torch.ones_like(y.response_mask), ONE_STEP.gamma, ONE_STEP.lam
+                    )[0],
+                ),
+                "Padding enters your advantages: `gae` needs the mask of the answers.",
+            ),
+        )
+    ),  # fmt: skip
+    Symptom(
+        "values of another token",
+        lambda r: any(_is(r, "values", lambda t, y, k=k: t.values.roll(k, 1)) for k in (-1, 1)),  # type: ignore[misc]
+        "Your values are shifted by a token: V at token t is asked *before* the token is chosen, and stands in its "
+        "column.",
+    ),
     Symptom(
         "γ and λ",
         lambda r: _is(r, "advantages", lambda t, y: gae(t.rewards, t.values, y.response_mask)[0]),
@@ -242,6 +395,36 @@ SYMPTOMS = (
         lambda r: _is(r, "returns", lambda t, y: t.whitened + torch.where(y.response_mask, t.values, 0.0)),
         "Your returns are whitened advantages plus values. The critic must predict reward units: take the returns that "
         "`gae` gives, made before the whitening.",
+    ),
+    Symptom(
+        "returns are something else",
+        lambda r: any(
+            _is(r, "returns", rule)
+            for rule in (lambda t, y: t.advantages, lambda t, y: t.rewards, lambda t, y: _to_go(t.rewards))
+        ),
+        "Your returns are advantages, rewards or plain sums. The critic's target is the return of GAE: advantage "
+        "plus value.",
+    ),
+    Symptom(
+        "whitened otherwise",
+        lambda r: any(
+            _is(r, "whitened", rule)
+            for rule in (
+                lambda t, y: t.whitened.clamp(-1, 1),
+                lambda t, y: -t.whitened,
+                lambda t, y: t.whitened.sign(),
+                lambda t, y: t.advantages - t.advantages[y.response_mask].mean(),
+                lambda t, y: t.advantages / t.advantages[y.response_mask].std(),
+                lambda t, y: (
+                    (t.advantages - t.advantages[y.response_mask].mean()) / t.advantages[y.response_mask].var()
+                ),
+                lambda t, y: t.whitened + t.advantages[y.response_mask].mean(),
+                lambda t, y: masked_whiten(t.returns, y.response_mask),
+                lambda t, y: masked_whiten(t.rewards, y.response_mask),
+            )
+        ),
+        "Your whitened advantages are cut off, turned round, whitened by half, or made of something else than the "
+        "advantages: mean 0 and variance 1, no more and no less.",
     ),
     Symptom(
         "not whitened",
@@ -319,6 +502,64 @@ SYMPTOMS = (
         "The gradient of each pass is added to those before: set it to zero before every backward pass, or let "
         "`descend` do it.",
     ),
+    *(
+        Symptom(
+            name, lambda r, ways=ways: any(_ends_at(r, **(way(r) if callable(way) else way)) for way in ways), message
+        )
+        for name, ways, message in (
+            (
+                "a penalty in the loss as well",
+                tuple(
+                    lambda r, f=f, by=by: {"extra": lambda p, mask: f * by(p - r.truth.ref_log_probs, mask)}
+                    for f in (ONE_STEP.beta, 0.1, 1.0)
+                    for by in (lambda d, m: (d * m).sum(1).mean(), lambda d, m: d[m].mean())
+                ),
+                "The weights are those of a loss with a second leash in it. (7) has none: the KL is in the rewards.",
+            ),
+            (
+                "an entropy bonus",
+                tuple({"extra": lambda p, mask, f=f: f * p[mask].mean()} for f in (0.01, 0.1)),
+                "The weights are those of a loss with one more term. (7) has two.",
+            ),
+            (
+                "another learning rate",
+                tuple({"rate": f} for f in (0.01, 0.1, 0.5, 2.0, 10.0)),
+                "The weights are those of another learning rate: the optimizer that came in has the right one.",
+            ),
+            (
+                "a sum over tokens",
+                (
+                    lambda r: {"policy_coef": float(r.answers.response_mask.sum())},
+                    lambda r: {"policy_coef": float(r.answers.response_mask.sum(1).float().mean())},
+                    lambda r: {"policy_coef": float(r.answers.response_mask.float().mean())},
+                    lambda r: {"policy_coef": float(r.answers.response_mask.sum()), "value_coef": 1e-9},
+                ),
+                "The policy's loss is divided by another number than that of the real tokens, so that it weighs too "
+                "much or too little beside the critic's: (7) divides both by n.",
+            ),
+            (
+                "the critic's targets",
+                (
+                    lambda r: {"returns": r.truth.rewards},
+                    lambda r: {"returns": r.truth.advantages},
+                    lambda r: {"returns": r.truth.whitened},
+                    lambda r: {"returns": r.truth.values},
+                ),
+                "The critic is trained on rewards, advantages or its own values. Its targets are the returns of `gae`.",
+            ),
+            (
+                "other advantages in the loss",
+                (
+                    lambda r: {"advantages": r.truth.returns},
+                    lambda r: {"advantages": r.truth.rewards},
+                    lambda r: {"advantages": torch.ones_like(r.truth.whitened)},
+                    lambda r: {"advantages": r.truth.whitened.abs()},
+                ),
+                "The policy's loss is not made of the whitened advantages, but of returns, rewards, or their size "
+                "alone.",
+            ),
+        )
+    ),  # fmt: skip
     Symptom(
         "clip",
         lambda r: _ends_at(r, clip=1e6) or _ends_at(r, clip=0.2),

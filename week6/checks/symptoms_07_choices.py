@@ -4,15 +4,17 @@ import math
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from week6.checks.bench_07 import PRICES
+from week6.checks.bench_07 import PRICES, Frontier
 from week6.checks.capstone import Symptom
 from week6.checks.counterfactual import alike
 from week6.checks.instruments_07 import (
-    OTHER_FIGURES,
     CHOSEN,
     ERRORS,
     INTERVALS,
+    KEPT,
+    OTHER_FIGURES,
     REPORT,
     among_the_allowed,
     best,
@@ -25,6 +27,7 @@ from week6.checks.instruments_07 import (
     hull,
     in_places,
     in_their_own_seeds,
+    is_multiple,
     keeps,
     mean_like,
     over_the_prices,
@@ -32,6 +35,7 @@ from week6.checks.instruments_07 import (
     reports,
     seeds_moved,
     signed,
+    too_far,
     where_chosen,
     width,
     without,
@@ -39,6 +43,11 @@ from week6.checks.instruments_07 import (
 from week6.checks.judging import at
 from week6.checks.steps_07 import STEPS, STUDENT, unseen
 from week6.pictures.frontier import frontier_of
+
+
+def _by_means(f: Frontier) -> Tensor:
+    return frontier_of(f.part("kl_mean", len(PRICES)), f.part("gold_mean", len(PRICES)))
+
 
 OF_CHOICES = (
     Symptom(
@@ -134,6 +143,12 @@ OF_CHOICES = (
         "You return the whole width of the interval. Asked is half of it: mean ± half.",
     ),
     Symptom(
+        "another factor",
+        at(STEPS, INTERVALS, partial(first, holds=is_multiple)),
+        "Your half-widths are std/√S times a constant, and the constant is not 4.303: another factor, or another "
+        "divisor.",
+    ),
+    Symptom(
         "everything kept",
         keeps(lambda kl, gold: torch.ones_like(kl, dtype=torch.bool)),
         "You keep every price. The smallest ones here go too far: another one has less KL and more gold reward.",
@@ -161,6 +176,26 @@ OF_CHOICES = (
         keeps(hull),
         "You keep the prices that lie on the convex hull (dashed in section 2). Asked are all that no single one "
         "dominates.",
+    ),
+    Symptom(
+        "a dominated one kept",
+        at(
+            STEPS,
+            KEPT,
+            partial(first, holds=lambda f: bool((f.part("kept", len(PRICES)).bool() & ~_by_means(f)).any())),
+        ),
+        "You keep a price that another one dominates, with no more KL and no less gold reward: compare each with every "
+        "other one, on both axes at once.",
+    ),
+    Symptom(
+        "one lost that nothing dominates",
+        at(
+            STEPS,
+            KEPT,
+            partial(first, holds=lambda f: bool((_by_means(f) & ~f.part("kept", len(PRICES)).bool()).any())),
+        ),
+        "You drop a price that no other one dominates. A low reward is no reason if the KL is low, too: only one "
+        "that is at least as good on both axes, and better on one, drives it out.",
     ),
     Symptom(
         "chosen with all seeds",
@@ -223,6 +258,12 @@ OF_CHOICES = (
         "no budget",
         chooses(lambda f: f.choices(budget=math.inf)),
         "Your choice never asks whether the KL is within the budget (exercise 7.3).",
+    ),
+    Symptom(
+        "over the budget",
+        at(STEPS, CHOSEN, lambda record: any(first([f], too_far) for f in record)),
+        "You choose a price whose KL, by the seeds that choose, is not surely within the budget: their mean and two "
+        "standard errors (exercise 7.3).",
     ),
     Symptom(
         "reported where it was chosen",

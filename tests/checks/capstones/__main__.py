@@ -2,7 +2,8 @@
 
     python -m tests.checks.capstones 04 --seeds 20
 
-Each answer is tried on each seed by itself: a right one must pass all, a mistake must fail on all.
+Each answer is tried on each seed by itself: a right one must pass all, a mistake must fail on all and
+be told its symptom on all.
 """
 
 import argparse
@@ -16,7 +17,7 @@ FIRST = 1000
 
 
 def main() -> int:
-    """Print a table; 1 where an answer was misjudged."""
+    """Print a table; 1 where an answer was misjudged, or told another symptom than it has."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebook", help="its number, such as 04")
     parser.add_argument("--seeds", type=int, default=20)
@@ -36,6 +37,8 @@ def main() -> int:
             passed = sum(verdict.kind == "correct" for verdict in verdicts)
             told = [next((n for m, n in messages.items() if v.text.startswith(m)), "") for v in verdicts]
             misjudged += group != "unseen" and passed != (options.seeds if group == "right" else 0)
+            if group == "wrong":
+                misjudged += set(told) != {answers.RECOGNISED.get(name, "")}
             rejected += passed == 0
             recognised += all(told)
             symptoms = ", ".join(sorted(set(told) - {""})) or "no symptom"

@@ -125,6 +125,20 @@ MISTAKES = {
     "not shuffled": _loop(order=lambda n, epoch: torch.arange(n)),
     "with replacement": _loop(order=lambda n, epoch: torch.randint(n, (n,))),
     "one epoch": _loop(epochs_of=lambda epochs: 1),
+    "detached": _loop(trained=lambda loss, p, m: loss.detach()),
+    "first token left out": _loop(mask=lambda ids, is_answer: is_answer[:, 1:] & is_answer[:, :-1]),
+    "log of the mean": _loop(loss_of=lambda p, m: -((p.exp() * m).sum() / m.sum()).log()),
+    "rate rises": _loop(rate=lambda step, steps: step / steps),
+    "rate halved each step": _loop(rate=lambda step, steps: 0.5**step),
+    "plain gradient descent": _loop(make=torch.optim.SGD),
+    "prompts only": _loop(mask=lambda ids, is_answer: ~is_answer[:, 1:]),
+    "base 2": _loop(log_probs=lambda logits, ids: _gather(logits.log_softmax(-1)[:, :-1], ids[:, 1:]) / 0.6931),
+    "one order for all epochs": _loop(
+        order=lambda n, epoch: torch.randperm(n, generator=torch.Generator().manual_seed(7))
+    ),
+    "weight decay": _loop(make=lambda weights, lr: torch.optim.AdamW(weights, lr=lr, weight_decay=0.5)),
+    "trains on everything, reports the answers": _loop(trained=lambda loss, p, m: -p.mean()),
+    "loss of the longest answer": _loop(loss_of=lambda p, m: -(p * m).sum(1).min() / m.sum(1).max()),
 }
 RECOGNISED = {
     "a token after itself": "no shift",
@@ -147,20 +161,47 @@ RECOGNISED = {
     "a new optimizer each time": "a new optimizer in every step",
     "no decay": "the learning rate does not fall",
     "one batch": "always the same rows",
+    "first token left out": "first token left out",
+    "log of the mean": "logarithm of a mean",
+    "rate rises": "the learning rate rises",
+    "plain gradient descent": "plain gradient descent",
+    "prompts only": "prompts alone",
+    "base 2": "another unit",
+    "one order for all epochs": "one order for all epochs",
+    "weight decay": "weight decay",
+    "trains on everything, reports the answers": "steps by another loss",
+    "not shuffled": "one order for all epochs",
+    "with replacement": "drawn with repeats",
+    "one epoch": "another number of steps",
+    "rate halved each step": "the learning rate falls too soon",
 }
+
+
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
+
+
 UNSEEN = {
-    "detached": _loop(trained=lambda loss, p, m: loss.detach()),
-    "first token left out": _loop(mask=lambda ids, is_answer: is_answer[:, 1:] & is_answer[:, :-1]),
-    "log of the mean": _loop(loss_of=lambda p, m: -((p.exp() * m).sum() / m.sum()).log()),
-    "rate rises": _loop(rate=lambda step, steps: step / steps),
-    "rate halved each step": _loop(rate=lambda step, steps: 0.5**step),
-    "plain gradient descent": _loop(make=torch.optim.SGD),
-    "prompts only": _loop(mask=lambda ids, is_answer: ~is_answer[:, 1:]),
-    "base 2": _loop(log_probs=lambda logits, ids: _gather(logits.log_softmax(-1)[:, :-1], ids[:, 1:]) / 0.6931),
-    "one order for all epochs": _loop(
-        order=lambda n, epoch: torch.randperm(n, generator=torch.Generator().manual_seed(7))
+    "last word left out": _loop(mask=lambda ids, is_answer: is_answer[:, 1:] & is_answer[:, 1:].roll(-2, dims=1)),
+    "mask two columns off": _loop(mask=lambda ids, is_answer: is_answer.roll(1, dims=1)[:, 1:]),
+    "softmax for log-softmax, then log": _loop(
+        log_probs=lambda logits, ids: (_gather(logits[:, :-1].softmax(-1), ids[:, 1:]) + 0.1).log()
     ),
-    "weight decay": _loop(make=lambda weights, lr: torch.optim.AdamW(weights, lr=lr, weight_decay=0.5)),
-    "trains on everything, reports the answers": _loop(trained=lambda loss, p, m: -p.mean()),
-    "loss of the longest answer": _loop(loss_of=lambda p, m: -(p * m).sum(1).min() / m.sum(1).max()),
+    "log-softmax over the batch": _loop(
+        log_probs=lambda logits, ids: _gather(logits.log_softmax(0)[:, :-1], ids[:, 1:])
+    ),
+    "temperature of a half": _loop(
+        log_probs=lambda logits, ids: _gather((2 * logits).log_softmax(-1)[:, :-1], ids[:, 1:])
+    ),
+    "a loss in bits": _loop(loss_of=lambda p, m: -(p * m).sum() / m.sum() / 0.6931),
+    "squares": _loop(loss_of=lambda p, m: (p * m).square().sum() / m.sum()),
+    "perplexity": _loop(loss_of=lambda p, m: (-(p * m).sum() / m.sum()).exp()),
+    "median of the tokens": _loop(loss_of=lambda p, m: -p[m].median()),
+    "only every second batch": _loop(
+        trained=lambda loss, p, m: loss * (p.detach().sum() > p.detach().mean() * p.numel())
+    ),
+    "rate falls to a half": _loop(rate=lambda step, steps: 1 - step / steps / 2),
+    "rate ten times as small": _loop(rate=lambda step, steps: (1 - step / steps) / 10),
+    "RMSprop": _loop(make=torch.optim.RMSprop),
+    "schedule by epochs of one": _loop(rate=lambda step, steps: 1 - (step % 40) / 40),
+    "trains on the longest answers": _loop(trained=lambda loss, p, m: -(p * m).sum(1).min() / m.sum(1).max()),
 }

@@ -138,6 +138,8 @@ class RowByRow(nn.Module):
 
 
 RIGHT = {"by gather": ByGather, "row by row": RowByRow}
+
+
 MISTAKES = {
     "shape (B, 1)": _model(shape=lambda scores: scores),
     "every token": _model(read=lambda hidden, mask: hidden),
@@ -165,31 +167,6 @@ MISTAKES = {
     "one epoch": _model(epochs_of=lambda epochs: 1),
     "not shuffled": _model(order=lambda n, epoch: torch.arange(n)),
     "with replacement": _model(order=lambda n, epoch: torch.randint(n, (n,))),
-}
-RECOGNISED = {
-    "shape (B, 1)": "a column too many",
-    "every token": "every token",
-    "last column": "last column",
-    "number of tokens": "number of tokens",
-    "token before the end": "one too early",
-    "first token": "first token",
-    "mean of the real tokens": "all real tokens",
-    "mean of all": "all columns",
-    "tanh": "not linear",
-    "no mask": "padding seen",
-    "no positions": "padding seen",
-    "zero head": "a start of zero",
-    "default head": "PyTorch's own start",
-    "swapped": "rejected preferred",
-    "sum": "sum",
-    "each with each": "each with each",
-    "no logarithm": "no logarithm",
-    "margin": "margin itself",
-    "no step": "nothing moves",
-    "head only": "only the head learns",
-    "uphill": "upside down",
-}
-UNSEEN = {
     "largest of the real tokens": _model(
         read=lambda hidden, mask: hidden.masked_fill(~mask.unsqueeze(-1), -math.inf).amax(1)
     ),
@@ -213,4 +190,68 @@ UNSEEN = {
     "hinge": _model(loss_of=lambda chosen, rejected: F.relu(1 - chosen + rejected).mean()),
     "squared": _model(loss_of=lambda chosen, rejected: torch.sigmoid(rejected - chosen).square().mean()),
     "gradient descent": _model(make=torch.optim.SGD),
+}
+RECOGNISED = {
+    "shape (B, 1)": "a column too many",
+    "every token": "every token",
+    "last column": "last column",
+    "number of tokens": "number of tokens",
+    "token before the end": "one too early",
+    "first token": "first token",
+    "mean of the real tokens": "all real tokens",
+    "mean of all": "all columns",
+    "tanh": "not linear",
+    "no mask": "padding seen",
+    "no positions": "padding seen",
+    "zero head": "a start of zero",
+    "default head": "PyTorch's own start",
+    "swapped": "rejected preferred",
+    "sum": "sum",
+    "each with each": "each with each",
+    "no logarithm": "no logarithm",
+    "margin": "margin itself",
+    "no step": "nothing moves",
+    "head only": "only the head learns",
+    "uphill": "upside down",
+    "largest of the real tokens": "all real tokens",
+    "first padding": "one too late",
+    "sum of the last two": "several tokens",
+    "sigmoid": "not linear",
+    "positions of the columns": "padding seen",
+    "start ten times as wide": "a start too wide",
+    "rejected rows shuffled": "not the loss of these pairs",
+    "chosen twice": "an answer against itself",
+    "trains on the first half alone": "half of the loss",
+    "hinge": "another loss",
+    "squared": "another loss",
+}
+
+
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
+
+
+UNSEEN = {
+    "second token": _model(read=_one(lambda mask: mask.long().argmax(-1) + 1)),
+    "middle of the text": _model(read=_one(lambda mask: (mask.long().argmax(-1) + _last(mask)) // 2)),
+    "mean of the last two": _model(
+        read=lambda hidden, mask: (_one(_last)(hidden, mask) + _one(lambda m: _last(m) - 1)(hidden, mask)) / 2
+    ),
+    "clipped scores": _model(squash=lambda scores: scores.clamp(-1, 1)),
+    "mask inverted": _model(
+        inputs=lambda ids, mask: {"attention_mask": (~mask).long(), "position_ids": torch.zeros_like(ids)}
+    ),
+    "positions from one": _model(
+        inputs=lambda ids, mask: {"attention_mask": mask.long(), "position_ids": mask.long().cumsum(-1)}
+    ),
+    "weights of one": _model(start=lambda head, d: nn.init.ones_(head.weight)),
+    "uniform weights": _model(start=lambda head, d: nn.init.uniform_(head.weight, -1 / d**0.5, 1 / d**0.5)),
+    "a random bias": _model(
+        start=lambda head, d: (nn.init.normal_(head.weight, std=(d + 1) ** -0.5), nn.init.normal_(head.bias))
+    ),
+    "loss of the sum": _model(loss_of=lambda chosen, rejected: -F.logsigmoid(chosen + rejected).mean()),
+    "both directions": _model(loss_of=lambda chosen, rejected: _loss(chosen, rejected) + _loss(rejected, chosen)),
+    "largest difference": _model(loss_of=lambda chosen, rejected: -F.logsigmoid(chosen - rejected).min()),
+    "neighbouring rows": _model(both=lambda pairs, n: torch.cat([pairs, (pairs + n + 1) % (2 * n)])),
+    "ascent with the right loss": _model(trained=lambda loss, chosen, rejected: 1 / loss),
+    "learning rate forgotten": _model(make=lambda weights, lr: torch.optim.Adam(weights, lr=1e-6)),
 }

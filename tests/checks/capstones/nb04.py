@@ -189,6 +189,19 @@ def stored_batch(policy, reference, generator):
     return draw(reference, torch.Generator().manual_seed(0))
 
 
+# --- written after the symptoms and the tolerances ------------------------------------------------------------------
+
+
+def score_at_the_start(scores, old, ref, mask, beta):
+    rewards = -beta * (old - ref) * mask
+    rewards[:, 0] += scores
+    return rewards
+
+
+def score_per_token(scores, old, ref, mask, beta):
+    return shape_rewards(scores / mask.sum(1), old, ref, mask, beta)
+
+
 MISTAKES = {
     "samples of the reference": mistaken(sample=lambda policy, reference, g: draw(reference, g)),
     "the likeliest answer": mistaken(sample=lambda policy, reference, g: policy.argmax().repeat(128)),
@@ -220,6 +233,20 @@ MISTAKES = {
     "sign of the value loss": mistaken(value_loss=lambda v, ret, a, r, m: -squared(v, ret, a, r, m)),
     "policy not in the optimizer": mistaken(learns=("critic",)),
     "no copies": as_list,
+    "uniform answers": mistaken(sample=lambda policy, reference, g: draw(torch.ones_like(policy), g)),
+    "the score at the first token": mistaken(shape=score_at_the_start),
+    "the score divided by the length": mistaken(shape=score_per_token),
+    "β twice as large": mistaken(shape=lambda s, old, ref, m, beta: shape_rewards(s, old, ref, m, 2 * beta)),
+    "γ = 0.9": mistaken(advantage=lambda r, v, m: gae(r, v, m, 0.9, 0.95)),
+    "reward-to-go as target": mistaken(target=lambda raw, white, returns, values: raw),
+    "whitened with the sign turned": mistaken(whiten=lambda x, mask: -masked_whiten(x, mask)),
+    "advantages left out of the gain": mistaken(gain=lambda rho, a, clip: surrogate(rho, torch.ones_like(a), clip)),
+    "ε ten times as large": mistaken(gain=lambda rho, a, clip: surrogate(rho, a, 10 * clip)),
+    "learning rate of 0.001": mistaken(rate=0.001),
+    "values of the next token trained": mistaken(
+        value_loss=lambda v, ret, a, r, m: squared(v.roll(1, 1), ret, a, r, m)
+    ),
+    "targets are advantages": mistaken(value_loss=lambda v, ret, a, r, m: squared(v, a, a, r, m)),
 }
 RECOGNISED = {
     "samples of the reference": "samples of the reference",
@@ -248,33 +275,59 @@ RECOGNISED = {
     "sign of the value loss": "a critic that runs away",
     "policy not in the optimizer": "a policy that stands still",
     "no copies": "a list that was overwritten",
+    "uniform answers": "uniform answers",
+    "the score at the first token": "the score at the first token",
+    "the score divided by the length": "a share of the score",
+    "β twice as large": "another price",
+    "γ = 0.9": "another γ or λ",
+    "reward-to-go as target": "targets are advantages",
+    "whitened with the sign turned": "advantages turned round",
+    "advantages left out of the gain": "advantages left out",
+    "ε ten times as large": "no clip",
+    "learning rate of 0.001": "another learning rate",
+    "values of the next token trained": "a critic that learns the wrong thing",
 }
-# --- written after the symptoms and the tolerances ------------------------------------------------------------------
 
 
-def score_at_the_start(scores, old, ref, mask, beta):
-    rewards = -beta * (old - ref) * mask
-    rewards[:, 0] += scores
-    return rewards
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
 
 
-def score_per_token(scores, old, ref, mask, beta):
-    return shape_rewards(scores / mask.sum(1), old, ref, mask, beta)
+def paid_for_the_ratio(scores, old, ref, mask, beta):
+    return shape_rewards(scores, old.exp() - ref.exp(), torch.zeros_like(old), mask, beta)
+
+
+def score_standardised(scores, old, ref, mask, beta):
+    return shape_rewards((scores - scores.mean()) / scores.std(), old, ref, mask, beta)
+
+
+def leash_only_upwards(scores, old, ref, mask, beta):
+    return shape_rewards(scores, torch.maximum(old, ref), ref, mask, beta)
+
+
+def whole_return_everywhere(rewards, values, mask):
+    whole = rewards.sum(1, keepdim=True).expand_as(rewards) * mask
+    return whole - values * mask, whole
 
 
 UNSEEN = {
-    "uniform answers": mistaken(sample=lambda policy, reference, g: draw(torch.ones_like(policy), g)),
-    "the score at the first token": mistaken(shape=score_at_the_start),
-    "the score divided by the length": mistaken(shape=score_per_token),
-    "β twice as large": mistaken(shape=lambda s, old, ref, m, beta: shape_rewards(s, old, ref, m, 2 * beta)),
-    "γ = 0.9": mistaken(advantage=lambda r, v, m: gae(r, v, m, 0.9, 0.95)),
-    "reward-to-go as target": mistaken(target=lambda raw, white, returns, values: raw),
-    "whitened with the sign turned": mistaken(whiten=lambda x, mask: -masked_whiten(x, mask)),
-    "advantages left out of the gain": mistaken(gain=lambda rho, a, clip: surrogate(rho, torch.ones_like(a), clip)),
-    "ε ten times as large": mistaken(gain=lambda rho, a, clip: surrogate(rho, a, 10 * clip)),
-    "learning rate of 0.001": mistaken(rate=0.001),
-    "values of the next token trained": mistaken(
-        value_loss=lambda v, ret, a, r, m: squared(v.roll(1, 1), ret, a, r, m)
+    "sharpened samples": mistaken(sample=lambda policy, reference, g: draw(policy**2, g)),
+    "half of the batch from the reference": mistaken(
+        sample=lambda policy, reference, g: draw((policy + reference) / 2, g)
     ),
-    "targets are advantages": mistaken(value_loss=lambda v, ret, a, r, m: squared(v, a, a, r, m)),
+    "probabilities charged": mistaken(shape=paid_for_the_ratio),
+    "scores standardised": mistaken(shape=score_standardised),
+    "leash only upwards": mistaken(shape=leash_only_upwards),
+    "whole return at every token": mistaken(advantage=whole_return_everywhere),
+    "GAE of squared λ": mistaken(advantage=lambda r, v, m: gae(r, v, m, 1.0, 0.95**2)),
+    "advantages cut off at 1": mistaken(whiten=lambda x, mask: masked_whiten(x, mask).clamp(-1, 1)),
+    "no values in GAE": mistaken(advantage=lambda r, v, m: gae(r, torch.zeros_like(v), m)),
+    "clip around zero": mistaken(gain=lambda rho, a, clip: torch.minimum(rho * a, rho.clamp(-clip, clip) * a)),
+    "gain of log ρ": mistaken(gain=lambda rho, a, clip: rho.log() * a),
+    "clipped ratio only": mistaken(gain=lambda rho, a, clip: rho.clamp(1 - clip, 1 + clip) * a),
+    "ratio squared": mistaken(gain=lambda rho, a, clip: surrogate(rho**2, a, clip)),
+    "values pulled to 0": mistaken(value_loss=lambda v, ret, a, r, m: squared(v, 0 * ret, a, r, m)),
+    "half of the learning rate": mistaken(rate=0.05),
+    "targets of the batch's mean": mistaken(
+        value_loss=lambda v, ret, a, r, m: squared(v, ret[m].mean().expand_as(ret), a, r, m)
+    ),
 }

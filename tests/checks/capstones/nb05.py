@@ -174,6 +174,23 @@ def whitened_by_row(advantages, mask):
     return torch.stack(rows)
 
 
+@torch.no_grad()
+def too_cool(policy, prompts, prompt_mask, max_new_tokens, temperature, generator):
+    """Samples at half the temperature, noted as if they were at the whole."""
+    y = sample(policy, prompts, prompt_mask, max_new_tokens, temperature / 2, generator)
+    batch = (y.prompts, y.prompt_mask, y.responses, y.response_mask)
+    return Rollout(*batch, response_log_probs(policy, *batch, temperature), y.finished)
+
+
+def only_increases_charged(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    charged = torch.maximum(log_probs - ref_log_probs, torch.zeros_like(log_probs))
+    return ours(scores, finished, charged, torch.zeros_like(charged), mask, beta, penalty)
+
+
+def paid_by_length(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    return ours(scores / mask.sum(1), finished, log_probs, ref_log_probs, mask, beta, penalty)
+
+
 MISTAKES = {
     "dropout left on": wrong(("actor.eval()", "pass")),
     "sampled at temperature 1": wrong((SAMPLED, "config.max_new_tokens, 1.0, generator)")),
@@ -250,6 +267,32 @@ MISTAKES = {
         )
     ),
     "last minibatch only": wrong(("range(config.epochs)", "range(config.epochs - 1)")),
+    "sampled too cool": wrong(sample=too_cool),
+    "scores whitened": wrong(
+        ("= reward(answers)", "= reward(answers)\n        scores = (scores - scores.mean()) / scores.std()")
+    ),
+    "score divided by the length": wrong(token_rewards=paid_by_length),
+    "only increases charged": wrong(token_rewards=only_increases_charged),
+    "advantages are returns": wrong((f"whitened = {WHITE}", f"advantages = returns\n    whitened = {WHITE}")),
+    "λ is 1": wrong(("mask, config.gamma, config.lam)", "mask, config.gamma, 1.0)")),
+    "values of the next token": wrong(("    rewards = token", "    values = values.roll(-1, 1)\n    rewards = token")),
+    "half of the answers": wrong(("torch.randperm(len(answers)", "torch.randperm(len(answers) // 2")),
+    "KL in the loss as well": wrong(
+        (
+            DOWN,
+            DOWN.replace(
+                "policy_loss +", "policy_loss + config.beta * (log_probs - ref_log_probs[rows]).sum(1).mean() +"
+            ),
+        )
+    ),
+    "no step of the optimizer": wrong((DOWN, "(policy_loss + config.value_coef * value_loss).backward()")),
+    "advantages cut off at 1": wrong((f"= {WHITE}", f"= {WHITE}.clamp(-1, 1)")),
+    "reference made anew": wrong(
+        ("            reference, answers.prompts", "            copy.deepcopy(actor.policy), answers.prompts"),
+        copy=copy,
+    ),
+    "sum for mean": wrong((DOWN, DOWN.replace("policy_loss +", "policy_loss * mask[rows].sum() +"))),
+    "mask of ones": wrong(("mask = answers.response_mask", "mask = torch.ones_like(answers.response_mask)")),
 }
 RECOGNISED = {
     "dropout left on": "dropout",
@@ -290,52 +333,69 @@ RECOGNISED = {
     "whitened by row": "each answer whitened by itself",
     "two descents": "too many steps",
     "last minibatch only": "one pass",
+    "sampled too cool": "sampled too cool",
+    "scores whitened": "scores standardised",
+    "score divided by the length": "score by length",
+    "only increases charged": "another estimator",
+    "advantages are returns": "returns for advantages",
+    "λ is 1": "one of γ and λ",
+    "values of the next token": "values of another token",
+    "KL in the loss as well": "a penalty in the loss as well",
+    "no step of the optimizer": "nothing moves",
+    "advantages cut off at 1": "whitened otherwise",
+    "reference made anew": "policy for reference",
+    "sum for mean": "a sum over tokens",
+    "mask of ones": "score in the last column",
 }
 
 
-@torch.no_grad()
-def too_cool(policy, prompts, prompt_mask, max_new_tokens, temperature, generator):
-    """Samples at half the temperature, noted as if they were at the whole."""
-    y = sample(policy, prompts, prompt_mask, max_new_tokens, temperature / 2, generator)
-    batch = (y.prompts, y.prompt_mask, y.responses, y.response_mask)
-    return Rollout(*batch, response_log_probs(policy, *batch, temperature), y.finished)
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
 
 
-def only_increases_charged(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
-    charged = torch.maximum(log_probs - ref_log_probs, torch.zeros_like(log_probs))
-    return ours(scores, finished, charged, torch.zeros_like(charged), mask, beta, penalty)
+def leash_upwards_only_at_the_end(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    rewards = ours(scores, finished, log_probs, ref_log_probs, mask, 0.0, penalty)
+    return rewards - beta * torch.where(mask, log_probs - ref_log_probs, 0.0).mean(1, keepdim=True) * mask
 
 
-def paid_by_length(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
-    return ours(scores / mask.sum(1), finished, log_probs, ref_log_probs, mask, beta, penalty)
+def doubled_penalty(scores, finished, log_probs, ref_log_probs, mask, beta, penalty):
+    return ours(
+        scores + torch.where(finished, 0.0, penalty),
+        torch.ones_like(finished),
+        log_probs,
+        ref_log_probs,
+        mask,
+        beta,
+        penalty,
+    )
+
+
+def clip_on_one_side(log_probs, old_log_probs, advantages, mask, clip):
+    ratio = (log_probs - old_log_probs).exp()
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(max=1 + clip))[mask].mean(), {}
+
+
+def log_ratio_for_ratio(log_probs, old_log_probs, advantages, mask, clip):
+    d = log_probs - old_log_probs
+    return torch.maximum(-advantages * d, -advantages * d.clamp(-clip, clip))[mask].mean(), {}
 
 
 UNSEEN = {
-    "sampled too cool": wrong(sample=too_cool),
-    "scores whitened": wrong(
-        ("= reward(answers)", "= reward(answers)\n        scores = (scores - scores.mean()) / scores.std()")
+    "lukewarm": wrong((SAMPLED, "config.max_new_tokens, 0.8 * config.temperature, generator)")),
+    "answers cut at four tokens": wrong((SAMPLED, SAMPLED.replace("config.max_new_tokens", "4"))),
+    "scores with the sign turned": wrong(("= reward(answers)", "= -reward(answers)")),
+    "scores cut off": wrong(("= reward(answers)", "= reward(answers).clamp(-0.5, 0.5)")),
+    "mean log-ratio at every token": wrong(token_rewards=leash_upwards_only_at_the_end),
+    "penalty added": wrong(token_rewards=doubled_penalty),
+    "half of β": wrong((PAID, PAID.replace("config.beta", "config.beta / 2"))),
+    "γ and λ swapped": wrong(("mask, config.gamma, config.lam)", "mask, config.lam, config.gamma)")),
+    "Monte Carlo": wrong(("mask, config.gamma, config.lam)", "mask, 1.0, 1.0)")),
+    "whitened twice as wide": wrong((f"= {WHITE}", f"= 2 * {WHITE}")),
+    "clip on one side": wrong(clipped_policy_loss=clip_on_one_side),
+    "log-ratio for ratio": wrong(clipped_policy_loss=log_ratio_for_ratio),
+    "critic on advantages": wrong((VALUE_LOSS, VALUE_LOSS.replace("returns[rows]", "advantages[rows]"))),
+    "entropy bonus": wrong(
+        (DOWN, DOWN.replace("policy_loss +", "policy_loss + 0.01 * log_probs[mask[rows]].mean() +"))
     ),
-    "score divided by the length": wrong(token_rewards=paid_by_length),
-    "only increases charged": wrong(token_rewards=only_increases_charged),
-    "advantages are returns": wrong((f"whitened = {WHITE}", f"advantages = returns\n    whitened = {WHITE}")),
-    "λ is 1": wrong(("mask, config.gamma, config.lam)", "mask, config.gamma, 1.0)")),
-    "values of the next token": wrong(("    rewards = token", "    values = values.roll(-1, 1)\n    rewards = token")),
-    "half of the answers": wrong(("torch.randperm(len(answers)", "torch.randperm(len(answers) // 2")),
-    "KL in the loss as well": wrong(
-        (
-            DOWN,
-            DOWN.replace(
-                "policy_loss +", "policy_loss + config.beta * (log_probs - ref_log_probs[rows]).sum(1).mean() +"
-            ),
-        )
-    ),
-    "no step of the optimizer": wrong((DOWN, "(policy_loss + config.value_coef * value_loss).backward()")),
-    "advantages cut off at 1": wrong((f"= {WHITE}", f"= {WHITE}.clamp(-1, 1)")),
-    "reference made anew": wrong(
-        ("            reference, answers.prompts", "            copy.deepcopy(actor.policy), answers.prompts"),
-        copy=copy,
-    ),
-    "sum for mean": wrong((DOWN, DOWN.replace("policy_loss +", "policy_loss * mask[rows].sum() +"))),
-    "mask of ones": wrong(("mask = answers.response_mask", "mask = torch.ones_like(answers.response_mask)")),
+    "double passes": wrong(("range(config.epochs)", "range(2 * config.epochs)")),
+    "rewards for advantages in the loss": wrong((POLICY_LOSS, POLICY_LOSS.replace("whitened[rows]", "rewards[rows]"))),
 }
-"""Written after the symptoms; which of them are recognised is measured, and not mended."""

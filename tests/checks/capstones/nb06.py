@@ -160,6 +160,25 @@ MISTAKES = {
     "hinge": wrong(
         (LOSS, "torch.relu(1 - config.beta * (chosen - rejected - ref_chosen[rows] + ref_rejected[rows])).mean()")
     ),
+    "reference rewards swapped": wrong(
+        (
+            "reward_inside(chosen.detach(), ref_chosen[rows], config.beta)",
+            "reward_inside(chosen.detach(), ref_rejected[rows], config.beta)",
+        )
+    ),
+    "β twice": wrong((LOSS, LOSS.replace("config.beta", "config.beta**2"))),
+    "half of the steps": wrong(("range(config.steps)", "range(config.steps // 2)")),
+    "chosen twice": wrong((LOSS, LOSS.replace("chosen, rejected,", "chosen, chosen,"))),
+    "two steps a batch": wrong(
+        (
+            "        descend(loss, policy, optimizer)\n",
+            f"        descend(loss, policy, optimizer)\n        {ASKED}\n        descend({LOSS}, policy, optimizer)\n",
+        )
+    ),
+    "gradients add up": wrong(descend=without_zero_grad),
+    "accuracy of losses": wrong(("(margin > 0)", "(margin < 0)")),
+    "a constant yielded": wrong(('"margin": margin.mean().item()', '"margin": 0.0')),
+    "first pairs only": wrong(("minibatch(len(pairs),", "minibatch(config.batch_size,")),
 }
 RECOGNISED = {
     "dropout left on": "dropout",
@@ -185,26 +204,55 @@ RECOGNISED = {
     "reference of other rows": "not log 2 at the start",
     "sigmoid without log": "not log 2 at the start",
     "hinge": "not log 2 at the start",
+    "β twice": "β",
+    "half of the steps": "too few steps",
+    "chosen twice": "an unbalanced margin",
+    "two steps a batch": "several steps a batch",
+    "gradients add up": "gradients add up",
+    "accuracy of losses": "accuracy turned round",
+    "a constant yielded": "a metric of zero",
+    "first pairs only": "always the same pairs",
+    "reference rewards swapped": "the chosen reward alone",
 }
+
+
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
+
+LOG_SIGMA = "torch.nn.functional.logsigmoid"
+MARGIN = "config.beta * (chosen - rejected - ref_chosen[rows] + ref_rejected[rows])"
+
 UNSEEN = {
-    "reference rewards swapped": wrong(
+    "margin squared": wrong((LOSS, f"-torch.nn.functional.logsigmoid({MARGIN} ** 2).mean()")),
+    "exponential loss": wrong((LOSS, f"torch.exp(-{MARGIN}).mean()")),
+    "loss of the mean margin": wrong((LOSS, f"-torch.nn.functional.logsigmoid(({MARGIN}).mean())")),
+    "label smoothing": wrong(
         (
-            "reward_inside(chosen.detach(), ref_chosen[rows], config.beta)",
-            "reward_inside(chosen.detach(), ref_rejected[rows], config.beta)",
+            LOSS,
+            f"-(0.9 * {LOG_SIGMA}({MARGIN}) + 0.1 * {LOG_SIGMA}(-{MARGIN})).mean()",
         )
     ),
-    "β twice": wrong((LOSS, LOSS.replace("config.beta", "config.beta**2"))),
-    "half of the steps": wrong(("range(config.steps)", "range(config.steps // 2)")),
-    "chosen twice": wrong((LOSS, LOSS.replace("chosen, rejected,", "chosen, chosen,"))),
-    "two steps a batch": wrong(
+    "SFT on the chosen answers": wrong((LOSS, "-chosen.mean()")),
+    "DPO with SFT": wrong((LOSS, f"{LOSS} - 0.1 * chosen.mean()")),
+    "weights decay": wrong(
         (
-            "        descend(loss, policy, optimizer)\n",
-            f"        descend(loss, policy, optimizer)\n        {ASKED}\n        descend({LOSS}, policy, optimizer)\n",
+            "descend(loss, policy, optimizer)",
+            "descend(loss + 0.1 * sum(w.square().sum() for w in policy.parameters()), policy, optimizer)",
         )
     ),
-    "gradients add up": wrong(descend=without_zero_grad),
-    "accuracy of losses": wrong(("(margin > 0)", "(margin < 0)")),
-    "a constant yielded": wrong(('"margin": margin.mean().item()', '"margin": 0.0')),
-    "first pairs only": wrong(("minibatch(len(pairs),", "minibatch(config.batch_size,")),
+    "head only": wrong(
+        (
+            "policy.eval()",
+            "policy.eval(); [w.requires_grad_(False) for n, w in policy.named_parameters() if n[-1] == 's']",
+        )
+    ),
+    "double the steps": wrong(("range(config.steps)", "range(2 * config.steps)")),
+    "half of the batch": wrong(("config.batch_size, step", "config.batch_size // 2, step")),
+    "loss per β": wrong((LOSS, f"{LOSS} / config.beta")),
+    "accuracy of the chosen reward": wrong(("(margin > 0)", "(chosen_reward > 0)")),
+    "sum of the rewards for the margin": wrong(
+        ('"margin": margin.mean().item()', '"margin": (chosen_reward + rejected_reward).mean().item()')
+    ),
+    "rewards without the reference": wrong(
+        ("reward_inside(chosen.detach(), ref_chosen[rows], config.beta)", "config.beta * chosen.detach()")
+    ),
 }
-"""Written after the symptoms; which of them are recognised is measured, and not mended."""

@@ -211,6 +211,24 @@ def with_error(error):
     return rated
 
 
+def per_row(model, tokens, real, mask):
+    """Every conversation counts the same, whatever its length; then twice what (1) is."""
+    logits = model(input_ids=tokens, attention_mask=real.long()).logits[:, :-1]
+    return -(token_log_probs(logits, tokens[:, 1:]) * mask[:, 1:]).sum(1).mean()
+
+
+def end_left_out(model, tokens, real, mask):
+    return next_tokens(model, tokens, real, mask & (tokens != model.config.eos_token_id))
+
+
+def padding_learned(model, tokens, real, mask):
+    return next_tokens(model, tokens, real, mask | ~real)
+
+
+def greedy(model, prompts, real):
+    return sample(model, prompts, real, 6, temperature=0.01)
+
+
 MISTAKES = {
     "markers by hand": lambda tokenizer, a, model, talks, *rest: {"texts": [by_hand(tokenizer, t) for t in talks]},
     "generation prompt in training": built(text=functools.partial(template, reply=True)),
@@ -245,6 +263,35 @@ MISTAKES = {
     "independent answers": built(rated=with_error(lambda wins: wins.std() / wins.numel() ** 0.5)),
     "no root": built(rated=with_error(lambda wins: wins.mean(1).std())),
     "coins": built(rated=with_error(lambda wins: (wins.mean() * (1 - wins.mean()) / len(wins)) ** 0.5)),
+    "upper case": built(text=lambda tokenizer, talk: template(tokenizer, talk).lower().replace("?", " ?")),
+    "end token added": built(text=lambda tokenizer, talk: template(tokenizer, talk) + " " + tokenizer.eos_token),
+    "one turn a text": built(text=lambda tokenizer, talk: template(tokenizer, talk[:2])),
+    "first answer in the mask": built(
+        mask=lambda t, real, a, e: loss_mask(t, a, e) & ((t == a).long().cumsum(-1) == 1)
+    ),
+    "mask late": built(mask=lambda t, real, a, e: torch.cat([~real[:, :1] & False, loss_mask(t, a, e)[:, :-1]], 1)),
+    "padding in the mask": built(mask=lambda t, real, a, e: loss_mask(t, a, e) | ~real),
+    "sum over the tokens": built(loss=per_row),
+    "end left out of the loss": built(loss=end_left_out),
+    "padding learned": built(loss=padding_learned),
+    "large steps": built(rate=1.0),
+    "head only": built(trained=lambda model: model.requires_grad_(False).requires_grad_(True), steps=1),
+    "hot": built(draw=lambda model, prompts, real: sample(model, prompts, real, 6, temperature=3.0)),
+    "greedy": built(draw=greedy),
+    "two tokens": built(draw=lambda model, prompts, real: sample(model, prompts, real, 2)),
+    "one answer four times": built(
+        index=lambda n: torch.arange(n),
+        words=lambda tokenizer, said: [t for t in in_words(tokenizer, said) for _ in range(4)],
+    ),
+    "special tokens kept": built(words=lambda tokenizer, said: tokenizer.batch_decode(said.responses)),
+    "first turn asked": built(question=lambda tokenizer, talk: template(tokenizer, talk[:1], reply=True)),
+    "next conversation": built(judged=lambda judge, i, text: judge((i + 1) % 32, text)),
+    "difference for win": built(
+        rated=lambda gold, rival: ((gold.mean() - rival.mean()), rate_and_error(gold, rival)[1])
+    ),
+    "divided by M": built(rated=with_error(lambda wins: wins.mean(1).std() / len(wins))),
+    "variance": built(rated=with_error(lambda wins: wins.mean(1).var() / len(wins))),
+    "against the mean": built(rated=lambda gold, rival: rate_and_error(gold, rival.mean(1, keepdim=True))),
 }
 RECOGNISED = {
     "markers by hand": "markers of another template",
@@ -278,55 +325,67 @@ RECOGNISED = {
     "independent answers": "answers as if independent",
     "no root": "no root of M",
     "coins": "as for coins",
+    "upper case": "tidied otherwise",
+    "end token added": "something behind the texts",
+    "one turn a text": "texts end too early",
+    "first answer in the mask": "the first answer only",
+    "padding in the mask": "padding counted",
+    "end left out of the loss": "the end left out of the loss",
+    "large steps": "steps too large",
+    "head only": "a step or two",
+    "hot": "no generation prompt",
+    "greedy": "four times the same",
+    "two tokens": "cut off",
+    "one answer four times": "four times the same",
+    "special tokens kept": "special tokens kept",
+    "difference for win": "another comparison",
+    "divided by M": "M in place of its root",
+    "variance": "a variance for an error",
+    "against the mean": "means compared",
+    "sum over the tokens": "summed over the tokens",
+    "first turn asked": "another question answered",
+    "next conversation": "judged under other numbers",
 }
 
 
-def per_row(model, tokens, real, mask):
-    """Every conversation counts the same, whatever its length; then twice what (1) is."""
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
+
+
+def half_of_the_places(model, tokens, real, mask):
+    """The loss divided by the number of real tokens."""
+    log_probs = token_log_probs(model(input_ids=tokens).logits[:, :-1], tokens[:, 1:])
+    return -(log_probs * mask[:, 1:]).sum() / real[:, 1:].sum()
+
+
+def two_tokens_ahead(model, tokens, real, mask):
+    logits = model(input_ids=tokens, attention_mask=real.long()).logits[:, :-2]
+    return sft_loss(token_log_probs(logits, tokens[:, 2:]), mask[:, 2:])
+
+
+def not_in_logarithms(model, tokens, real, mask):
     logits = model(input_ids=tokens, attention_mask=real.long()).logits[:, :-1]
-    return -(token_log_probs(logits, tokens[:, 1:]) * mask[:, 1:]).sum(1).mean()
-
-
-def end_left_out(model, tokens, real, mask):
-    return next_tokens(model, tokens, real, mask & (tokens != model.config.eos_token_id))
-
-
-def padding_learned(model, tokens, real, mask):
-    return next_tokens(model, tokens, real, mask | ~real)
-
-
-def greedy(model, prompts, real):
-    return sample(model, prompts, real, 6, temperature=0.01)
+    return -sft_loss(token_log_probs(logits, tokens[:, 1:]).exp(), mask[:, 1:])
 
 
 UNSEEN = {
-    "upper case": built(text=lambda tokenizer, talk: template(tokenizer, talk).lower().replace("?", " ?")),
-    "end token added": built(text=lambda tokenizer, talk: template(tokenizer, talk) + " " + tokenizer.eos_token),
-    "one turn a text": built(text=lambda tokenizer, talk: template(tokenizer, talk[:2])),
-    "first answer in the mask": built(
-        mask=lambda t, real, a, e: loss_mask(t, a, e) & ((t == a).long().cumsum(-1) == 1)
+    "contents alone": built(text=lambda tokenizer, talk: " ".join(m["content"] for m in talk)),
+    "assistant first": built(text=lambda tokenizer, talk: template(tokenizer, talk[::-1])),
+    "one answer for each text": built(text=lambda tokenizer, talk: template(tokenizer, talk[1:])),
+    "user's marker in the mask": built(
+        mask=lambda t, real, a, e: loss_mask(t, a, e) | torch.cat([~real[:, :1], (t == e)[:, :-1] & real[:, 1:]], 1)
     ),
-    "mask late": built(mask=lambda t, real, a, e: torch.cat([~real[:, :1] & False, loss_mask(t, a, e)[:, :-1]], 1)),
-    "padding in the mask": built(mask=lambda t, real, a, e: loss_mask(t, a, e) | ~real),
-    "sum over the tokens": built(loss=per_row),
-    "end left out of the loss": built(loss=end_left_out),
-    "padding learned": built(loss=padding_learned),
-    "large steps": built(rate=1.0),
-    "head only": built(trained=lambda model: model.requires_grad_(False).requires_grad_(True), steps=1),
-    "hot": built(draw=lambda model, prompts, real: sample(model, prompts, real, 6, temperature=3.0)),
-    "greedy": built(draw=greedy),
-    "two tokens": built(draw=lambda model, prompts, real: sample(model, prompts, real, 2)),
-    "one answer four times": built(
-        index=lambda n: torch.arange(n),
-        words=lambda tokenizer, said: [t for t in in_words(tokenizer, said) for _ in range(4)],
+    "divided by the real tokens": built(loss=half_of_the_places),
+    "two tokens ahead": built(loss=two_tokens_ahead),
+    "probabilities for logarithms": built(loss=not_in_logarithms),
+    "rows of the first half": built(rows=lambda n, size, step, seed: torch.arange(size) % 8),
+    "three tokens": built(draw=lambda model, prompts, real: sample(model, prompts, real, 1)),
+    "lukewarm": built(draw=lambda model, prompts, real: sample(model, prompts, real, 6, temperature=0.4)),
+    "answers upside down": built(words=lambda tokenizer, said: in_words(tokenizer, said)[::-1]),
+    "the answer's length judged": built(judged=lambda judge, i, text: float(len(text.split()))),
+    "rewards from 0 to 1": built(judged=lambda judge, i, text: (judge(i, text) + 1) / 3),
+    "wins and losses": built(
+        rated=lambda gold, rival: (2 * rate_and_error(gold, rival)[0] - 1, rate_and_error(gold, rival)[1])
     ),
-    "special tokens kept": built(words=lambda tokenizer, said: tokenizer.batch_decode(said.responses)),
-    "first turn asked": built(question=lambda tokenizer, talk: template(tokenizer, talk[:1], reply=True)),
-    "next conversation": built(judged=lambda judge, i, text: judge((i + 1) % 32, text)),
-    "difference for win": built(
-        rated=lambda gold, rival: ((gold.mean() - rival.mean()), rate_and_error(gold, rival)[1])
-    ),
-    "divided by M": built(rated=with_error(lambda wins: wins.mean(1).std() / len(wins))),
-    "variance": built(rated=with_error(lambda wins: wins.mean(1).var() / len(wins))),
-    "against the mean": built(rated=lambda gold, rival: rate_and_error(gold, rival.mean(1, keepdim=True))),
+    "M − 1 in place of M": built(rated=with_error(lambda wins: wins.mean(1).std() / (len(wins) - 3) ** 0.5)),
+    "spread over the answers": built(rated=with_error(lambda wins: wins.mean(0).std() / wins.shape[1] ** 0.5)),
 }

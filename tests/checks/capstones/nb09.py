@@ -119,6 +119,21 @@ def standardised(r):
     return (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 1e-4)
 
 
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
+
+
+def same_draws(old, log_ref, k, g):
+    return torch.multinomial(old.exp(), k, replacement=True, generator=torch.Generator().manual_seed(0))
+
+
+def half_of_the_reference(old, log_ref, k, g):
+    return torch.multinomial((old.exp() + log_ref.exp()) / 2, k, replacement=True, generator=g)
+
+
+def ranks(r):
+    return r.argsort(1).argsort(1) - (r.shape[1] - 1) / 2
+
+
 MISTAKES = {
     "uniform start": loop(start=torch.zeros_like),
     "greedy": loop(answer=greedy),
@@ -136,26 +151,6 @@ MISTAKES = {
     "no step": loop(moves=False),
     "starts again each time": loop(restart=True),
     "divided by K": loop(advantage=lambda r: r - (r.sum(1, keepdim=True) - r) / r.shape[1]),
-}
-RECOGNISED = {
-    "uniform start": "uniform start",
-    "greedy": "the same answer K times",
-    "answers of the reference": "answers of the reference",
-    "KL left out": "no KL",
-    "KL added": "sign of the KL",
-    "β left out": "no β",
-    "mean of all": "mean of all",
-    "standardised": "divided by the spread",
-    "across prompts": "across prompts",
-    "no baseline": "no baseline",
-    "sign of the advantage": "sign of the advantage",
-    "sign of the loss": "downhill",
-    "no step": "nothing moves",
-    "starts again each time": "forgets",
-}
-
-
-UNSEEN = {
     "answers at another temperature": loop(
         answer=lambda old, ref, k, g: torch.multinomial((0.5 * old).softmax(-1), k, replacement=True, generator=g)
     ),
@@ -174,4 +169,98 @@ UNSEEN = {
     "loss of −log π without the sign of the advantage": loop(loss=lambda a, d, clip: -(a.abs() * d).mean()),
     "learning rate of a thousandth": loop(optimizer=lambda logits, rate: torch.optim.Adam([logits], lr=rate / 1000)),
     "new is old": loop(reported=lambda logits: torch.full_like(logits, math.log(1 / 6))),
+    "the same random numbers": loop(answer=same_draws),
+    "half of the reference": loop(answer=half_of_the_reference),
+    "sharpened answers": loop(
+        answer=lambda old, ref, k, g: torch.multinomial((2 * old).softmax(-1), k, replacement=True, generator=g)
+    ),
+    "KL in bits": loop(shape=lambda r, d, beta: r - beta * d / math.log(2)),
+    "KL cut off": loop(shape=lambda r, d, beta: r - beta * d.clamp(-0.2, 0.2)),
+    "verdicts of ±1": loop(shape=lambda r, d, beta: 2 * r - 1 - beta * d),
+    "KL of the whole group": loop(shape=lambda r, d, beta: r - beta * d.mean(1, keepdim=True)),
+    "ranks": loop(advantage=ranks),
+    "the neighbour as baseline": loop(advantage=lambda r: r - r.roll(1, 1)),
+    "only what is better": loop(advantage=lambda r: leave_one_out(r).clamp(min=0)),
+    "divided by the mean size": loop(
+        advantage=lambda r: leave_one_out(r) / leave_one_out(r).abs().mean(1, keepdim=True).clamp(min=1e-4)
+    ),
+    "ratio upside down": loop(loss=lambda a, d, clip: clipped(a, -d, clip)),
+    "clip around 0": loop(loss=lambda a, d, clip: -torch.minimum(a * d.exp(), a * d.exp().clamp(-clip, clip)).mean()),
+    "KL in the loss as well": loop(loss=lambda a, d, clip: clipped(a, d, clip) + 0.5 * d.exp().mean()),
+    "first prompt only": loop(loss=lambda a, d, clip: clipped(a[:1], d[:1], clip)),
+    "half of the learning rate": loop(optimizer=lambda logits, rate: torch.optim.Adam([logits], lr=rate / 1e4)),
+}
+RECOGNISED = {
+    "divided by K": "the sum of the others",
+    "uniform start": "uniform start",
+    "greedy": "the same answer K times",
+    "answers of the reference": "answers of the reference",
+    "KL left out": "no KL",
+    "KL added": "sign of the KL",
+    "β left out": "no β",
+    "mean of all": "mean of all",
+    "standardised": "divided by the spread",
+    "across prompts": "across prompts",
+    "no baseline": "no baseline",
+    "sign of the advantage": "sign of the advantage",
+    "sign of the loss": "the loss upside down",
+    "no step": "nothing moves",
+    "starts again each time": "forgets",
+    "answers at another temperature": "answers too unlikely",
+    "uniform answers": "uniform answers",
+    "k3 in place of k1": "another estimator",
+    "β divides": "another price",
+    "median of the group": "another middle",
+    "divided by the variance": "scaled by the group",
+    "whitened over the batch": "whitened over the batch",
+    "a ratio without gradient": "nothing moves",
+    "loss of −log π without the sign of the advantage": "downhill",
+    "learning rate of a thousandth": "another learning rate",
+    "new is old": "`new` is not what answers next",
+    "the same random numbers": "the same random numbers",
+    "half of the reference": "answers too unlikely",
+    "sharpened answers": "answers too likely",
+    "KL in bits": "another price",
+    "KL cut off": "the price otherwise",
+    "verdicts of ±1": "the verdict changed",
+    "KL of the whole group": "the price otherwise",
+    "ranks": "advantages by another rule",
+    "the neighbour as baseline": "another single answer",
+    "only what is better": "signs cut off",
+    "divided by the mean size": "advantages by another rule",
+    "ratio upside down": "downhill",
+    "first prompt only": "another first update",
+    "half of the learning rate": "another learning rate",
+    "β squared": "another price",
+}
+
+
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
+
+
+UNSEEN = {
+    "top three": loop(
+        answer=lambda old, ref, k, g: torch.multinomial(
+            torch.where(old >= old.topk(3).values[:, -1:], old.exp(), 0.0), k, replacement=True, generator=g
+        )
+    ),
+    "answers of the first prompt": loop(
+        answer=lambda old, ref, k, g: torch.multinomial(old[0].exp(), k, replacement=True, generator=g).expand(
+            len(old), k
+        )
+    ),
+    "half of β": loop(shape=lambda r, d, beta: r - beta / 2 * d),
+    "KL against uniform": loop(shape=lambda r, d, beta: r - beta * (d + 1)),
+    "product": loop(shape=lambda r, d, beta: r * (1 - beta * d)),
+    "exponential reward": loop(shape=lambda r, d, beta: (r / beta).exp() - beta * d),
+    "mean over two groups": loop(advantage=lambda r: r - r.view(len(r), 2, -1).mean(2).repeat_interleave(8, 1)),
+    "mean and minus the best": loop(advantage=lambda r: r - r.topk(2, 1).values.mean(1, keepdim=True)),
+    "centred, divided by the range": loop(
+        advantage=lambda r: leave_one_out(r) / (r.max(1, keepdim=True).values - r.min(1, keepdim=True).values + 1e-4)
+    ),
+    "half of the advantage": loop(advantage=lambda r: leave_one_out(r) / 2),
+    "squared ratio": loop(loss=lambda a, d, clip: clipped(a, 2 * d, clip) * 50 - 60 * d.mean()),
+    "loss of the old policy": loop(loss=lambda a, d, clip: clipped(a.roll(1, 1), d, clip)),
+    "entropy": loop(loss=lambda a, d, clip: clipped(a, d, clip) + 0.3 * d.mean()),
+    "rate falls at once": loop(optimizer=lambda logits, rate: torch.optim.Adagrad([logits], lr=rate / 5)),
 }
