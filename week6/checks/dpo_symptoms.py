@@ -187,8 +187,12 @@ SYMPTOMS = (
     ),
     Symptom(
         "β",
-        lambda r: any(_ends_at(r, beta=beta) for beta in (0.1, 0.5, 1.0, 1 / ONE_BATCH.beta)),
-        "The weights of the gradient do not fit the β of the settings: `config.beta` multiplies h inside the sigmoid.",
+        lambda r: any(
+            _ends_at(r, beta=beta)
+            for beta in (0.1, 0.5, 1.0, 1 / BETA, BETA**2, BETA / 2, 2 * BETA, BETA / 10, 10 * BETA)
+        ),
+        "The pairs are weighted as they would be with another β: `config.beta` multiplies h once, inside the "
+        "sigmoid, and the loss of each pair is −log σ of that.",
     ),
     Symptom(
         "chosen only",
@@ -203,11 +207,6 @@ SYMPTOMS = (
     *(
         Symptom(name, lambda r, ways=ways: any(_ends_at(r, **way) for way in ways), message)
         for name, ways, message in (
-            (
-                "another price",
-                tuple({"beta": f * BETA} for f in (BETA, 0.5, 2.0, 0.1, 10.0)),
-                "The weights are those of another β: `config.beta` multiplies h once, inside the sigmoid.",
-            ),
             (
                 "another learning rate",
                 tuple({"rate": f} for f in (0.01, 0.1, 0.5, 2.0, 10.0)),

@@ -347,7 +347,6 @@ SYMPTOMS = (
                     lambda t, y: t.returns,
                     lambda t, y: t.rewards,
                     lambda t, y: _to_go(t.rewards),
-                    lambda t, y: _to_go(t.rewards) - t.values,
                 ),
                 "Your advantages are returns or rewards. `gae` gives two tables: the advantages first, then the "
                 "returns.",

@@ -53,8 +53,9 @@ def _rearranged(c: Chatbot) -> bool:
     """Whether the answers would be far better if they belonged to the conversations in another order."""
     flat = [text for row in answers_of(c) for text in row]
     m = len(c.bench.heldout)
-    other = torch.tensor([c.bench.judge(i % m, text) for i, text in enumerate(flat)])
-    return bool(other.mean() > judged_answers(c).mean() + 0.3)
+    orders = ([i % m for i in range(len(flat))], [m - 1 - i // ANSWERS for i in range(len(flat))])
+    other = [sum(c.bench.judge(i, text) for i, text in zip(order, flat, strict=True)) / len(flat) for order in orders]
+    return max(other) > float(judged_answers(c).mean()) + 0.3
 
 
 def _rate(rule: Callable[[Chatbot], float], i: int = 0) -> Callable[[Chatbot], bool]:
@@ -475,8 +476,8 @@ SYMPTOMS = (
     Symptom(
         "answers in another order",
         _at_answering(_rearranged),
-        "Your answers belong to other conversations than you think: with repeat_interleave(K) the K answers to a "
-        "prompt stand together, with repeat they do not.",
+        "Your answers belong to other conversations than you think: the K answers to a prompt stand in one row, in "
+        "the order of the conversations; repeat_interleave(K) keeps them together, repeat does not.",
     ),
     Symptom(
         "another question answered",

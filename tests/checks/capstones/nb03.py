@@ -160,54 +160,6 @@ def naive_softmax(ref, r, beta):
     return (weights / weights.sum(-1, keepdim=True)).log(), None
 
 
-MISTAKES = {
-    "the best answer is out of reach": mistaken(reachable=lambda ref, r: r, slack=False),
-    "one best answer only": mistaken(mass=lambda of_best: of_best.amax(-1)),
-    "KLs added up": mistaken(average=lambda kl: kl.sum().item()),
-    "bits": mistaken(average=lambda kl: kl.mean().item() / math.log(2)),
-    "a slack leash at a tiny price": mistaken(slack=False),
-    "best answers share equally": mistaken(
-        at_zero=lambda of_best: torch.where(of_best > -torch.inf, 0.0, -torch.inf).log_softmax(-1)
-    ),
-    "a β for each prompt": one_each,
-    "KL(π_ref ‖ π)": mistaken(divergence=lambda log_p, log_q: unguarded(log_q, log_p)),
-    "β times the reward": mistaken(
-        solve=lambda ref, r, beta: ((ref + beta * r).log_softmax(-1), None),
-        too_much_means_up=False,
-        bracket=(1e-4, 1e4),
-    ),
-    "the reference left out": mistaken(
-        solve=lambda ref, r, beta: ((r / beta).log_softmax(-1), None), divergence=unguarded
-    ),
-    "no Z": mistaken(
-        solve=lambda ref, r, beta: (ref + r / beta, None), divergence=lambda p, q: kl_divergence(p.log_softmax(-1), q)
-    ),
-    "Z for log Z": mistaken(log_z_of=lambda ref, r, beta: (ref + r / beta).exp().sum(-1)),
-    "Z without the reference": mistaken(log_z_of=lambda ref, r, beta: (r / beta).logsumexp(-1)),
-    "the wrong half": mistaken(too_much_means_up=False),
-    "eight halvings": mistaken(halvings=8),
-    "β from 0.01 to 100": mistaken(bracket=(0.01, 100.0)),
-    "exp overflows": mistaken(solve=naive_softmax, divergence=unguarded),
-}
-RECOGNISED = {
-    "the best answer is out of reach": "an answer that is out of reach",
-    "one best answer only": "ties forgotten",
-    "KLs added up": "sum instead of mean",
-    "bits": "bits",
-    "a slack leash at a tiny price": "no leash needed",
-    "best answers share equally": "best answers share equally",
-    "a β for each prompt": "a β for each prompt",
-    "KL(π_ref ‖ π)": "the other KL",
-    "β times the reward": "β upside down",
-    "the reference left out": "reference forgotten",
-    "no Z": "not normalised",
-    "Z for log Z": "Z for log Z",
-    "Z without the reference": "Z without the reference",
-    "the wrong half": "the wrong half",
-    "eight halvings": "stopped too early",
-    "β from 0.01 to 100": "a fixed bracket",
-    "exp overflows": "overflow",
-}
 # --- written after the symptoms and the tolerances ------------------------------------------------------------------
 
 
@@ -248,7 +200,34 @@ def hottest(result, ref_log_probs, rewards):
     return result | {"log_probs": torch.full_like(rewards, -torch.inf).scatter(-1, best, 0.0)}
 
 
-UNSEEN = {
+MISTAKES = {
+    "the best answer is out of reach": mistaken(reachable=lambda ref, r: r, slack=False),
+    "one best answer only": mistaken(mass=lambda of_best: of_best.amax(-1)),
+    "KLs added up": mistaken(average=lambda kl: kl.sum().item()),
+    "bits": mistaken(average=lambda kl: kl.mean().item() / math.log(2)),
+    "a slack leash at a tiny price": mistaken(slack=False),
+    "best answers share equally": mistaken(
+        at_zero=lambda of_best: torch.where(of_best > -torch.inf, 0.0, -torch.inf).log_softmax(-1)
+    ),
+    "a β for each prompt": one_each,
+    "KL(π_ref ‖ π)": mistaken(divergence=lambda log_p, log_q: unguarded(log_q, log_p)),
+    "β times the reward": mistaken(
+        solve=lambda ref, r, beta: ((ref + beta * r).log_softmax(-1), None),
+        too_much_means_up=False,
+        bracket=(1e-4, 1e4),
+    ),
+    "the reference left out": mistaken(
+        solve=lambda ref, r, beta: ((r / beta).log_softmax(-1), None), divergence=unguarded
+    ),
+    "no Z": mistaken(
+        solve=lambda ref, r, beta: (ref + r / beta, None), divergence=lambda p, q: kl_divergence(p.log_softmax(-1), q)
+    ),
+    "Z for log Z": mistaken(log_z_of=lambda ref, r, beta: (ref + r / beta).exp().sum(-1)),
+    "Z without the reference": mistaken(log_z_of=lambda ref, r, beta: (r / beta).logsumexp(-1)),
+    "the wrong half": mistaken(too_much_means_up=False),
+    "eight halvings": mistaken(halvings=8),
+    "β from 0.01 to 100": mistaken(bracket=(0.01, 100.0)),
+    "exp overflows": mistaken(solve=naive_softmax, divergence=unguarded),
     "rewards divided by their standard deviation": scaled_first,
     "rewards centred": centred_first,
     "satisfied within one per cent": stops_at_a_hundredth,
@@ -267,4 +246,67 @@ UNSEEN = {
     "thirty halvings of the arithmetic mean": mistaken(
         bracket=(1e-6, 1e6), halvings=30, middle=lambda low, high: (low + high) / 2
     ),
+}
+RECOGNISED = {
+    "the best answer is out of reach": "an answer that is out of reach",
+    "one best answer only": "ties forgotten",
+    "KLs added up": "sum instead of mean",
+    "bits": "bits",
+    "a slack leash at a tiny price": "no leash needed",
+    "best answers share equally": "best answers share equally",
+    "a β for each prompt": "a β for each prompt",
+    "KL(π_ref ‖ π)": "the other KL",
+    "β times the reward": "β upside down",
+    "the reference left out": "reference forgotten",
+    "no Z": "not normalised",
+    "Z for log Z": "Z for log Z",
+    "Z without the reference": "Z without the reference",
+    "the wrong half": "the wrong half",
+    "eight halvings": "stopped too early",
+    "β from 0.01 to 100": "a fixed bracket",
+    "exp overflows": "overflow",
+    "rewards divided by their standard deviation": "another reward",
+    "rewards centred": "Z of shifted rewards",
+    "satisfied within one per cent": "stopped too early",
+    "a single best answer at β = 0": "one best answer at β = 0",
+    "probabilities instead of logarithms": "probabilities",
+    "mean of log Z over the prompts": "one Z for all prompts",
+    "β in nats per reward": "β upside down",
+    "the largest KL of a prompt": "another limit",
+    "the limit is log N": "another limit",
+    "log-ratios averaged without weights": "the wrong half",
+    "the reference tempered too": "the reference tempered too",
+    "thirty halvings of the arithmetic mean": "stopped too early",
+}
+
+
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
+
+
+UNSEEN = {
+    "the limit of the first prompt": changed(
+        lambda out, ref, r: out | {"limit": -float(ref[0].gather(-1, r[0].argmax(-1, keepdim=True)))}
+    ),
+    "the limit with its sign turned": changed(lambda out, ref, r: out | {"limit": -out["limit"]}),
+    "a hundredth of the rewards": lambda ref, r, budget: build(ref, r / 100, budget),
+    "ranks for rewards": lambda ref, r, budget: build(ref, r.argsort(-1).argsort(-1).double(), budget),
+    "half of the budget": lambda ref, r, budget: build(ref, r, budget / 2),
+    "the reference sharpened": lambda ref, r, budget: build((2 * ref).log_softmax(-1), r, budget),
+    "log Z without β": changed(lambda out, ref, r: out | {"log_z": (ref + r).logsumexp(-1)}),
+    "log Z of the uniform reference": changed(
+        lambda out, ref, r: (
+            out | ({"log_z": (r / out["beta"]).logsumexp(-1) - math.log(r.shape[-1])} if out["beta"] else {})
+        )
+    ),
+    "policy not centred": changed(lambda out, ref, r: out | {"log_probs": out["log_probs"] + 0.1}),
+    "greedy policy": changed(
+        lambda out, ref, r: (
+            out | {"log_probs": torch.full_like(r, -torch.inf).scatter(-1, (ref + r).argmax(-1, keepdim=True), 0.0)}
+        )
+    ),
+    "log β returned": changed(lambda out, ref, r: out | {"beta": math.log(out["beta"]) if out["beta"] else 0.0}),
+    "mixture of reference and policy": changed(
+        lambda out, ref, r: out | {"log_probs": torch.logaddexp(ref, out["log_probs"]) - math.log(2)}
+    ),
+    "entropy for KL": mistaken(divergence=lambda p, q: (p.exp() * torch.where(p > -torch.inf, p, 0.0)).sum(-1) + 3),
 }
