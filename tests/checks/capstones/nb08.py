@@ -229,6 +229,25 @@ def greedy(model, prompts, real):
     return sample(model, prompts, real, 6, temperature=0.01)
 
 
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
+
+
+def half_of_the_places(model, tokens, real, mask):
+    """The loss divided by the number of real tokens."""
+    log_probs = token_log_probs(model(input_ids=tokens).logits[:, :-1], tokens[:, 1:])
+    return -(log_probs * mask[:, 1:]).sum() / real[:, 1:].sum()
+
+
+def two_tokens_ahead(model, tokens, real, mask):
+    logits = model(input_ids=tokens, attention_mask=real.long()).logits[:, :-2]
+    return sft_loss(token_log_probs(logits, tokens[:, 2:]), mask[:, 2:])
+
+
+def not_in_logarithms(model, tokens, real, mask):
+    logits = model(input_ids=tokens, attention_mask=real.long()).logits[:, :-1]
+    return -sft_loss(token_log_probs(logits, tokens[:, 1:]).exp(), mask[:, 1:])
+
+
 MISTAKES = {
     "markers by hand": lambda tokenizer, a, model, talks, *rest: {"texts": [by_hand(tokenizer, t) for t in talks]},
     "generation prompt in training": built(text=functools.partial(template, reply=True)),
@@ -292,6 +311,26 @@ MISTAKES = {
     "divided by M": built(rated=with_error(lambda wins: wins.mean(1).std() / len(wins))),
     "variance": built(rated=with_error(lambda wins: wins.mean(1).var() / len(wins))),
     "against the mean": built(rated=lambda gold, rival: rate_and_error(gold, rival.mean(1, keepdim=True))),
+    "contents alone": built(text=lambda tokenizer, talk: " ".join(m["content"] for m in talk)),
+    "assistant first": built(text=lambda tokenizer, talk: template(tokenizer, talk[::-1])),
+    "one answer for each text": built(text=lambda tokenizer, talk: template(tokenizer, talk[1:])),
+    "user's marker in the mask": built(
+        mask=lambda t, real, a, e: loss_mask(t, a, e) | torch.cat([~real[:, :1], (t == e)[:, :-1] & real[:, 1:]], 1)
+    ),
+    "divided by the real tokens": built(loss=half_of_the_places),
+    "two tokens ahead": built(loss=two_tokens_ahead),
+    "probabilities for logarithms": built(loss=not_in_logarithms),
+    "rows of the first half": built(rows=lambda n, size, step, seed: torch.arange(size) % 8),
+    "three tokens": built(draw=lambda model, prompts, real: sample(model, prompts, real, 1)),
+    "lukewarm": built(draw=lambda model, prompts, real: sample(model, prompts, real, 6, temperature=0.4)),
+    "answers upside down": built(words=lambda tokenizer, said: in_words(tokenizer, said)[::-1]),
+    "the answer's length judged": built(judged=lambda judge, i, text: float(len(text.split()))),
+    "rewards from 0 to 1": built(judged=lambda judge, i, text: (judge(i, text) + 1) / 3),
+    "wins and losses": built(
+        rated=lambda gold, rival: (2 * rate_and_error(gold, rival)[0] - 1, rate_and_error(gold, rival)[1])
+    ),
+    "M − 1 in place of M": built(rated=with_error(lambda wins: wins.mean(1).std() / (len(wins) - 3) ** 0.5)),
+    "spread over the answers": built(rated=with_error(lambda wins: wins.mean(0).std() / wins.shape[1] ** 0.5)),
 }
 RECOGNISED = {
     "markers by hand": "markers of another template",
@@ -345,47 +384,41 @@ RECOGNISED = {
     "sum over the tokens": "summed over the tokens",
     "first turn asked": "another question answered",
     "next conversation": "judged under other numbers",
+    "one answer for each text": "texts begin too late",
+    "user's marker in the mask": "the user's marker counted",
+    "divided by the real tokens": "divided by all places",
+    "two tokens ahead": "another loss",
+    "probabilities for logarithms": "another loss",
+    "rows of the first half": "too few rows",
+    "three tokens": "cut off",
+    "lukewarm": "too likely",
+    "answers upside down": "no generation prompt",
+    "the answer's length judged": "never judged",
+    "rewards from 0 to 1": "the rewards in another unit",
 }
 
 
 # --- written after the symptoms and the tolerances --------------------------------------------------------------------
 
 
-def half_of_the_places(model, tokens, real, mask):
-    """The loss divided by the number of real tokens."""
-    log_probs = token_log_probs(model(input_ids=tokens).logits[:, :-1], tokens[:, 1:])
-    return -(log_probs * mask[:, 1:]).sum() / real[:, 1:].sum()
-
-
-def two_tokens_ahead(model, tokens, real, mask):
-    logits = model(input_ids=tokens, attention_mask=real.long()).logits[:, :-2]
-    return sft_loss(token_log_probs(logits, tokens[:, 2:]), mask[:, 2:])
-
-
-def not_in_logarithms(model, tokens, real, mask):
-    logits = model(input_ids=tokens, attention_mask=real.long()).logits[:, :-1]
-    return -sft_loss(token_log_probs(logits, tokens[:, 1:]).exp(), mask[:, 1:])
+def two_losses(model, tokens, real, mask):
+    return next_tokens(model, tokens, real, mask) + next_tokens(model, tokens, real, real)
 
 
 UNSEEN = {
-    "contents alone": built(text=lambda tokenizer, talk: " ".join(m["content"] for m in talk)),
-    "assistant first": built(text=lambda tokenizer, talk: template(tokenizer, talk[::-1])),
-    "one answer for each text": built(text=lambda tokenizer, talk: template(tokenizer, talk[1:])),
-    "user's marker in the mask": built(
-        mask=lambda t, real, a, e: loss_mask(t, a, e) | torch.cat([~real[:, :1], (t == e)[:, :-1] & real[:, 1:]], 1)
-    ),
-    "divided by the real tokens": built(loss=half_of_the_places),
-    "two tokens ahead": built(loss=two_tokens_ahead),
-    "probabilities for logarithms": built(loss=not_in_logarithms),
-    "rows of the first half": built(rows=lambda n, size, step, seed: torch.arange(size) % 8),
-    "three tokens": built(draw=lambda model, prompts, real: sample(model, prompts, real, 1)),
-    "lukewarm": built(draw=lambda model, prompts, real: sample(model, prompts, real, 6, temperature=0.4)),
-    "answers upside down": built(words=lambda tokenizer, said: in_words(tokenizer, said)[::-1]),
-    "the answer's length judged": built(judged=lambda judge, i, text: float(len(text.split()))),
-    "rewards from 0 to 1": built(judged=lambda judge, i, text: (judge(i, text) + 1) / 3),
-    "wins and losses": built(
-        rated=lambda gold, rival: (2 * rate_and_error(gold, rival)[0] - 1, rate_and_error(gold, rival)[1])
-    ),
-    "M − 1 in place of M": built(rated=with_error(lambda wins: wins.mean(1).std() / (len(wins) - 3) ** 0.5)),
-    "spread over the answers": built(rated=with_error(lambda wins: wins.mean(0).std() / wins.shape[1] ** 0.5)),
+    "one turn in place of the talk": built(text=lambda tokenizer, talk: template(tokenizer, talk[:1])),
+    "newline behind the texts": built(text=lambda tokenizer, talk: template(tokenizer, talk) + "\n"),
+    "the user's turns in the mask as well": built(mask=lambda t, real, a, e: real & (t != a)),
+    "no last token": built(mask=lambda t, real, a, e: loss_mask(t, a, e) & loss_mask(t, a, e).roll(-1, 1)),
+    "two losses": built(loss=two_losses),
+    "divided by the batch": built(loss=lambda m, t, real, mask: next_tokens(m, t, real, mask) * mask[:, 1:].sum() / 32),
+    "twenty steps": built(steps=20),
+    "four rows": built(rows=lambda n, size, step, seed: torch.arange(4)),
+    "three words": built(draw=lambda model, prompts, real: sample(model, prompts, real, 3)),
+    "at temperature 2": built(draw=lambda model, prompts, real: sample(model, prompts, real, 6, temperature=2.0)),
+    "judged against the answer before": built(judged=lambda judge, i, text: judge(max(i - 1, 0), text)),
+    "squared rewards": built(judged=lambda judge, i, text: judge(i, text) ** 2),
+    "best of four": built(rated=lambda gold, rival: rate_and_error(gold.max(1, keepdim=True).values, rival)),
+    "rate against one of the rival's": built(rated=lambda gold, rival: rate_and_error(gold, rival[:, :1])),
+    "two errors": built(rated=lambda gold, rival: (rate_and_error(gold, rival)[0], 2 * rate_and_error(gold, rival)[1])),
 }
