@@ -1,39 +1,20 @@
 """Counterfactuals: what a part of an answer would be, had one certain mistake been made.
 
-A part that is wrong, and equals number for number what a mistake makes of it, names that mistake. What equals none
-of them names nothing, so that no diagnosis is a guess.
+A part that is wrong, and equals number for number what a mistake makes of it, names that mistake. What equals none of them
+names nothing, so that no diagnosis is a guess.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from week6.checks.capstone import Record, Symptom
 from week6.checks.judging import plain
 
 NUMBERS = 1e-4
 """How far two numbers may be apart, as a share of their size: two ways to compute one in float32 differ by less."""
-Part = Callable[[Record], Any]
-Counterfactual = tuple[str, Part, str]
-"""Name, what the mistake makes of the part, message."""
 
 
 def alike(came: Any, other: Any, tolerance: float = NUMBERS) -> bool:
     """Whether two tables have the same shape and agree at every place."""
     a, b = (torch.as_tensor(plain(x)).detach().double() for x in (came, other))
     return a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance)
-
-
-def instead(came: Part, right: Part, *mistakes: Counterfactual, tolerance: float = NUMBERS) -> tuple[Symptom, ...]:
-    """A symptom for each mistake: the part is not what is right, and is what the mistake makes of it.
-
-    What a record lacks shows no symptom: an exception of one of the functions counts as not seen.
-    """
-
-    def seen(wrong: Part) -> Callable[[Record], bool]:
-        return lambda record: (
-            not alike(came(record), right(record), tolerance) and alike(came(record), wrong(record), tolerance)
-        )
-
-    return tuple(Symptom(name, seen(wrong), message) for name, wrong, message in mistakes)

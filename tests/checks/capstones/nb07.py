@@ -207,6 +207,19 @@ def last_policy_for_all(train, draw, betas, seeds, budget):
     return built(train=lambda train, beta, seed, seeds: policies[-1])(train, draw, betas, seeds, budget)
 
 
+# --- written after the symptoms and the tolerances --------------------------------------------------------------------
+
+
+def with_the_parts(**changed):
+    """Parts of the answer replaced by others, made from all of them."""
+    return built(finish=lambda parts: parts | {name: make(parts) for name, make in changed.items()})
+
+
+def without_replacement_of_the_seed(kl, gold, budget):
+    """The seed left out is the only one that is looked at."""
+    return [int(torch.where(kl[:, s] <= budget, gold[:, s], -math.inf).argmax()) for s in range(kl.shape[1])]
+
+
 MISTAKES = {
     "one seed": built(train=lambda train, beta, seed, seeds: train(beta, seeds[0])),
     "price and seed swapped": built(train=lambda train, beta, seed, seeds: train(seed, beta)),
@@ -280,6 +293,26 @@ MISTAKES = {
     "the choice reported": built(
         finish=lambda parts: parts | {"report": (parts["gold_mean"].max(), parts["report"][1])}
     ),
+    "KL of the first prompts": built(figures=lambda kl, gold: (kl[:10].mean(), gold.mean())),
+    "KL summed over a prompt's answers": built(figures=lambda kl, gold: (kl.sum(1).mean(), gold.mean())),
+    "gold reward of the answers above the mean": built(
+        figures=lambda kl, gold: (kl.mean(), gold[gold > gold.mean()].mean())
+    ),
+    "every run with β and the seed's number as β": built(
+        train=lambda train, beta, seed, seeds: train(beta * (seed + 1), seed)
+    ),
+    "root of M left as M · K": built(error=lambda gold: gold.mean(1).std() / gold.numel() ** 0.5),
+    "95 % over the prompts": built(error=lambda gold: 1.96 * gold.mean(1).std() / len(gold) ** 0.5),
+    "mean absolute deviation": built(error=lambda gold: (gold.mean(1) - gold.mean()).abs().mean() / len(gold) ** 0.5),
+    "half of the factor": built(half=lambda x: T / 2 * x.std(-1) / x.shape[-1] ** 0.5),
+    "no factor and no root": built(half=lambda x: x.std(-1)),
+    "KL alone": built(kept=lambda kl, gold: kl <= kl.mean()),
+    "median price kept": built(kept=lambda kl, gold: gold >= gold.median()),
+    "dominated by less KL": built(kept=lambda kl, gold: frontier_of(kl, kl)),
+    "the seed itself within the budget": built(choose=without_replacement_of_the_seed),
+    "half of the budget": built(choose=lambda kl, gold, budget: without_each_seed(kl, gold, budget / 2)),
+    "report of the KL": with_the_parts(report=lambda parts: (parts["kl"].mean(), parts["report"][1])),
+    "a standard error in the report": with_the_parts(report=lambda parts: (parts["report"][0], parts["report"][1] / T)),
 }
 RECOGNISED = {
     "one seed": "one seed for all runs",
@@ -340,41 +373,42 @@ RECOGNISED = {
     "reported in the next seed": "reported in other seeds",
     "interval of the chosen means": "intervals of the table in the report",
     "the choice reported": "the best mean reported",
+    "KL summed over a prompt's answers": "sums in place of means",
+    "root of M left as M · K": "a multiple of the error",
+    "95 % over the prompts": "an interval for an error",
+    "half of the factor": "another factor",
+    "no factor and no root": "another factor",
+    "KL alone": "one lost that nothing dominates",
+    "median price kept": "one lost that nothing dominates",
+    "dominated by less KL": "everything kept",
+    "the seed itself within the budget": "over the budget",
+    "a standard error in the report": "another interval in the report",
 }
 
 
 # --- written after the symptoms and the tolerances --------------------------------------------------------------------
 
 
-def with_the_parts(**changed):
-    """Parts of the answer replaced by others, made from all of them."""
-    return built(finish=lambda parts: parts | {name: make(parts) for name, make in changed.items()})
-
-
-def without_replacement_of_the_seed(kl, gold, budget):
-    """The seed left out is the only one that is looked at."""
-    return [int(torch.where(kl[:, s] <= budget, gold[:, s], -math.inf).argmax()) for s in range(kl.shape[1])]
+def first_that_fits(kl, gold, budget):
+    """The first price within the budget, whatever its reward."""
+    keep = [others_of(s, kl.shape[1]) for s in range(kl.shape[1])]
+    return [int((surely(kl[:, o]) <= budget).int().argmax()) for o in keep]
 
 
 UNSEEN = {
-    "KL of the first prompts": built(figures=lambda kl, gold: (kl[:10].mean(), gold.mean())),
-    "KL summed over a prompt's answers": built(figures=lambda kl, gold: (kl.sum(1).mean(), gold.mean())),
-    "gold reward of the answers above the mean": built(
-        figures=lambda kl, gold: (kl.mean(), gold[gold > gold.mean()].mean())
-    ),
-    "every run with β and the seed's number as β": built(
-        train=lambda train, beta, seed, seeds: train(beta * (seed + 1), seed)
-    ),
-    "root of M left as M · K": built(error=lambda gold: gold.mean(1).std() / gold.numel() ** 0.5),
-    "95 % over the prompts": built(error=lambda gold: 1.96 * gold.mean(1).std() / len(gold) ** 0.5),
-    "mean absolute deviation": built(error=lambda gold: (gold.mean(1) - gold.mean()).abs().mean() / len(gold) ** 0.5),
-    "half of the factor": built(half=lambda x: T / 2 * x.std(-1) / x.shape[-1] ** 0.5),
-    "no factor and no root": built(half=lambda x: x.std(-1)),
-    "KL alone": built(kept=lambda kl, gold: kl <= kl.mean()),
-    "median price kept": built(kept=lambda kl, gold: gold >= gold.median()),
-    "dominated by less KL": built(kept=lambda kl, gold: frontier_of(kl, kl)),
-    "the seed itself within the budget": built(choose=without_replacement_of_the_seed),
-    "half of the budget": built(choose=lambda kl, gold, budget: without_each_seed(kl, gold, budget / 2)),
-    "report of the KL": with_the_parts(report=lambda parts: (parts["kl"].mean(), parts["report"][1])),
-    "a standard error in the report": with_the_parts(report=lambda parts: (parts["report"][0], parts["report"][1] / T)),
+    "KL without the smallest": built(figures=lambda kl, gold: (kl.flatten().sort().values[10:].mean(), gold.mean())),
+    "KL in bits": built(figures=lambda kl, gold: (kl.mean() / math.log(2), gold.mean())),
+    "gold less half of the KL": built(figures=lambda kl, gold: (kl.mean(), gold.mean() - 0.5 * kl.mean())),
+    "sum over prompts": built(figures=lambda kl, gold: (kl.mean(1).sum(), gold.mean())),
+    "only the first seed": built(train=lambda train, beta, seed, seeds: train(beta, seeds[-1])),
+    "variance over the prompts": built(error=lambda gold: gold.mean(1).var()),
+    "errors of the spread of all": built(error=lambda gold: gold.std()),
+    "three standard errors": built(half=lambda x: 3 * x.std(-1) / x.shape[-1] ** 0.5),
+    "range": built(half=lambda x: (x.max(-1).values - x.min(-1).values) / 2),
+    "two best kept": built(kept=lambda kl, gold: gold >= gold.topk(2).values[-1]),
+    "strictly rising": built(kept=lambda kl, gold: (gold[:, None] >= gold).all(1) | (kl[:, None] <= kl).all(1)),
+    "the first that fits": built(choose=first_that_fits),
+    "five standard errors": built(choose=lambda *tables: without_each_seed(*tables, errors=5.0)),
+    "the median of the unseen": with_the_parts(report=lambda parts: (parts["gold"].median(), parts["report"][1])),
+    "the whole interval reported": with_the_parts(report=lambda parts: (parts["report"][0], 2 * parts["report"][1])),
 }
