@@ -1,7 +1,7 @@
 """Counterfactuals: what a part of an answer would be, had one certain mistake been made.
 
-A part that is wrong, and equals number for number what a mistake makes of it, names that mistake. What equals none of them
-names nothing, so that no diagnosis is a guess.
+A part that is wrong, and equals number for number what a mistake makes of it, names that mistake. What equals none of
+them names nothing, so that no diagnosis is a guess.
 """
 
 from typing import Any
