@@ -943,6 +943,8 @@ def _pair_losses(record: Training) -> str | None:
 
 
 def _learns(record: Training) -> str:
+    if record.moved and any(record.still):
+        return f"training has left all weights of the {'trunk' if record.still[0] else 'head'} as they were"
     if record.accuracies[-1] > record.ceiling - BELOW_CEILING:
         return ""
     course = " → ".join(f"{a:.3f}" for a in record.accuracies)

@@ -189,7 +189,6 @@ MISTAKES = {
     "trunk only": _model(weights=lambda model: model.trunk.parameters()),
     "hinge": _model(loss_of=lambda chosen, rejected: F.relu(1 - chosen + rejected).mean()),
     "squared": _model(loss_of=lambda chosen, rejected: torch.sigmoid(rejected - chosen).square().mean()),
-    "gradient descent": _model(make=torch.optim.SGD),
 }
 RECOGNISED = {
     "shape (B, 1)": "a column too many",
@@ -212,7 +211,7 @@ RECOGNISED = {
     "margin": "margin itself",
     "no step": "nothing moves",
     "head only": "only the head learns",
-    "uphill": "upside down",
+    "uphill": "uphill",
     "largest of the real tokens": "all real tokens",
     "first padding": "one too late",
     "sum of the last two": "several tokens",
@@ -224,6 +223,7 @@ RECOGNISED = {
     "trains on the first half alone": "half of the loss",
     "hinge": "another loss",
     "squared": "another loss",
+    "trunk only": "only the trunk learns",
 }
 
 
