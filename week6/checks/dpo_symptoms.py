@@ -205,7 +205,7 @@ SYMPTOMS = (
         "Only the rejected answers are trained: the chosen ones have no share in the gradient. Both have one in (14).",
     ),
     *(
-        Symptom(name, lambda r, ways=ways: any(_ends_at(r, **way) for way in ways), message)
+        Symptom(name, lambda r, ways=ways: any(_ends_at(r, **way) for way in ways), message)  # type: ignore[misc]
         for name, ways, message in (
             (
                 "another learning rate",
@@ -265,7 +265,11 @@ SYMPTOMS = (
         "gradients set to zero before each.",
     ),
     *(
-        Symptom(name, lambda r, rule=rule: bool(reported(r)) and rule(_second(r), second_metrics(r.seed)), message)
+        Symptom(
+            name,
+            lambda r, rule=rule: bool(reported(r)) and rule(_second(r), second_metrics(r.seed)),  # type: ignore[misc]
+            message,
+        )
         for name, rule, message in (
             (
                 "chosen and rejected swapped",

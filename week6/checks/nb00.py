@@ -1012,7 +1012,7 @@ capstone = Capstone(
         Symptom(
             "last tokens left out",
             lambda record: any(
-                _loss_is(lambda p, mask, real, k=k: -p[(mask & mask.roll(-k, dims=1))[:, 1:]].mean())(record)
+                _loss_is(lambda p, mask, real, k=k: -p[(mask & mask.roll(-k, dims=1))[:, 1:]].mean())(record)  # type: ignore[misc]
                 for k in (1, 2, 3)
             ),
             "The last tokens of each answer are not in your loss. (2) counts every token of the answer, the end too.",
@@ -1064,7 +1064,7 @@ capstone = Capstone(
             lambda record: (
                 _batches(record) not in (None, "")
                 and len(record.parts) == record.steps
-                and 0.5 < len(_epochs(record)[0].unique()) / len(record.ids) < 0.75
+                and 0.5 < len(set(_epochs(record)[0].tolist())) / len(record.ids) < 0.75
             ),
             "In an epoch some demonstrations come several times and others never: they are drawn anew each time. "
             "Shuffle all of them, and go through.",

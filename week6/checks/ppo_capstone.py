@@ -156,6 +156,12 @@ def sampled(record: Record) -> str | None:
     is_eos = (y.responses == EOS).long()
     if not torch.equal(y.response_mask, is_eos.cumsum(1) - is_eos == 0):
         return "the mask is not True up to and including the first EOS, and False behind it"
+    cut_off = y.response_mask.sum(1)[is_eos.sum(1) == 0]
+    if bool((cut_off != ONE_STEP.max_new_tokens).any()):
+        return (
+            f"an answer without EOS has {int(cut_off.min())} tokens, expected are config.max_new_tokens = "
+            f"{ONE_STEP.max_new_tokens}"
+        )
     off = float((y.log_probs - record.truth.log_probs)[y.response_mask].abs().max())
     if off > NUMBERS:
         return (

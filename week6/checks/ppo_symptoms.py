@@ -160,6 +160,13 @@ SYMPTOMS = (
         "pass (section 2, detail four). Is `actor.eval()` called before anything is sampled?",
     ),
     Symptom(
+        "another length",
+        lambda r: bool(
+            (r.answers.response_mask.sum(1)[(r.answers.responses != EOS).all(1)] != ONE_STEP.max_new_tokens).any()
+        ),
+        "Answers are cut off at another length than `config.max_new_tokens`, or go on behind it: hand it to `sample`.",
+    ),
+    Symptom(
         "temperature of sampling",
         lambda r: _noted(r, _at_temperature_1(r).log_probs),
         "The ratio at the first pass is not 1: the answers were sampled at temperature 1, and the setting is another "
@@ -252,7 +259,7 @@ SYMPTOMS = (
         "all others. The last token of an answer has index mask.sum(1) − 1.",
     ),
     *(
-        Symptom(name, lambda r, rules=rules: any(_is(r, "rewards", rule) for rule in rules), message)
+        Symptom(name, lambda r, rules=rules: any(_is(r, "rewards", rule) for rule in rules), message)  # type: ignore[misc]
         for name, rules, message in (
             (
                 "score by length",
@@ -339,7 +346,7 @@ SYMPTOMS = (
         "Else the loss can also be lowered by moving the target.",
     ),
     *(
-        Symptom(name, lambda r, rules=rules: any(_is(r, "advantages", rule) for rule in rules), message)
+        Symptom(name, lambda r, rules=rules: any(_is(r, "advantages", rule) for rule in rules), message)  # type: ignore[misc]
         for name, rules, message in (
             (
                 "returns for advantages",
@@ -503,7 +510,9 @@ SYMPTOMS = (
     ),
     *(
         Symptom(
-            name, lambda r, ways=ways: any(_ends_at(r, **(way(r) if callable(way) else way)) for way in ways), message
+            name,
+            lambda r, ways=ways: any(_ends_at(r, **(way(r) if callable(way) else way)) for way in ways),  # type: ignore[misc]
+            message,
         )
         for name, ways, message in (
             (

@@ -216,8 +216,9 @@ OF_CHOICES = (
     Symptom(
         "another margin in the budget",
         lambda record: any(
-            chooses(lambda f, e=e: f.choices(errors=e))(record) for e in (1.0, 1.96, STUDENT, -2.0, 8**0.5)
-        ),  # type: ignore[misc]
+            chooses(lambda f, e=e: f.choices(errors=e))(record)  # type: ignore[misc]
+            for e in (1.0, 1.96, STUDENT, -2.0, 8**0.5)
+        ),
         "You allow for another number of standard errors than two in the budget, over the two seeds that choose "
         "(exercise 7.3).",
     ),

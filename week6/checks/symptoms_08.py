@@ -69,6 +69,11 @@ def _rate(rule: Callable[[Chatbot], float], i: int = 0) -> Callable[[Chatbot], b
     return at(STEPS, STEPS[5].title, follows)
 
 
+def _first(c: Chatbot) -> Tensor:
+    assert c.first_batch is not None
+    return c.first_batch
+
+
 def _late(mask: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], 1)
 
@@ -104,7 +109,7 @@ def _over(log_probs: Tensor, mask: Tensor) -> Tensor:
 
 def _also(extra: Callable[[Chatbot, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor, Chatbot], Tensor]:
     """Loss (1) with more tokens counted, given by a rule from the tokens."""
-    return lambda now, unshifted, mask, c: _over(now, (mask | extra(c, c.first_batch))[:, 1:])  # type: ignore[arg-type]
+    return lambda now, unshifted, mask, c: _over(now, (mask | extra(c, _first(c)))[:, 1:])
 
 
 def _fits(c: Chatbot, message: int) -> float:
@@ -305,8 +310,8 @@ SYMPTOMS = (
         "divided by all places",
         _first_loss(
             lambda now, unshifted, mask, c: -(now * mask[:, 1:]).mean(),
-            lambda now, unshifted, mask, c: -(now * mask[:, 1:]).sum() / (c.first_batch != c.bench.pad).sum(),  # type: ignore[operator]
-            lambda now, unshifted, mask, c: -(now * mask[:, 1:]).sum() / (c.first_batch != c.bench.pad)[:, 1:].sum(),  # type: ignore[index]
+            lambda now, unshifted, mask, c: -(now * mask[:, 1:]).sum() / (_first(c) != c.bench.pad).sum(),
+            lambda now, unshifted, mask, c: -(now * mask[:, 1:]).sum() / (_first(c) != c.bench.pad)[:, 1:].sum(),
         ),
         "Your first loss has the right sum in it and divides by all places, not by the number of counted tokens, Σ "
         "m_t: (1) is a mean over what counts.",
@@ -326,7 +331,7 @@ SYMPTOMS = (
         _first_loss(
             lambda now, unshifted, mask, c: _over(
                 now,
-                (mask & (c.first_batch != c.bench.tokenizer.eos_token_id))[:, 1:],  # type: ignore[arg-type]
+                (mask & (_first(c) != c.bench.tokenizer.eos_token_id))[:, 1:],
             )
         ),
         "Your first loss leaves out the end tokens: the model will never learn to stop. The mask counts them.",
@@ -380,7 +385,7 @@ SYMPTOMS = (
     ),
     Symptom(
         "everything in the loss",
-        _first_loss(lambda now, unshifted, mask, c: _over(now, (c.first_batch != c.bench.pad)[:, 1:])),  # type: ignore[index]
+        _first_loss(lambda now, unshifted, mask, c: _over(now, (_first(c) != c.bench.pad)[:, 1:])),
         "Your first loss counts every token of the conversations, the user's too. They are read, not imitated: use the "
         "mask in the loss.",
     ),
@@ -531,7 +536,7 @@ SYMPTOMS = (
     ),
     Symptom(
         "the rewards in another order",
-        _at_gold(lambda c: alike(*(x.flatten().sort().values for x in _gold(c)))),
+        _at_gold(lambda c: alike(_gold(c)[0].flatten().sort().values, _gold(c)[1].flatten().sort().values)),
         "`gold` holds the right rewards in another order: its row i, column k belongs to `answers[i][k]`.",
     ),
     Symptom(
