@@ -520,6 +520,11 @@ def test_html_and_text_say_the_same(message):
     assert plain == repr(message).replace("`", "")
 
 
+def test_a_word_between_stars_is_emphasised_and_no_product_is():
+    html = Message("hint", "t", "the *same* one, *all of it*; `a *b* c`, 2 * a * b, x*y*z, π* and π*")._repr_html_()
+    assert "the <em>same</em> one, <em>all of it</em>; <code>a *b* c</code>, 2 * a * b, x*y*z, π* and π*" in html
+
+
 MEANINGS = ("It would fly.", "Gravity.", "It would float.")
 
 

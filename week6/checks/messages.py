@@ -20,6 +20,7 @@ _HEADS: dict[Kind, tuple[str, str, str]] = {  # icon, words, colour
     "note": ("→", "Note", "#0969da"),
     "prediction": ("→", "Your prediction", "#0969da"),
 }
+_EMPHASIS = re.compile(r"(?<![\w*])\*([A-Za-z](?:[A-Za-z '-]*[A-Za-z])?)\*(?![\w*])")  # words only: π* and a * b stay
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,11 @@ class Message:
     def _repr_html_(self) -> str:
         """The same text. MathJax must leave it alone: a student's dollar sign is no formula."""
         _, _, colour = _HEADS[self.kind]
-        text = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(self.text))
+        prose_and_code = re.split(r"`([^`\n]+)`", html.escape(self.text))  # in turns
+        text = "".join(
+            f"<code>{part}</code>" if i % 2 else _EMPHASIS.sub(r"<em>\1</em>", part)
+            for i, part in enumerate(prose_and_code)
+        )
         code = f"<pre>{html.escape(self.code.rstrip())}</pre>" if self.code else ""
         return (
             f'<div role="status" class="tex2jax_ignore mathjax_ignore" '
