@@ -405,7 +405,10 @@ summed, averaged = train_table(torch.ones(8).double()), train_table(lengths)
 
 shares = {"reference": flat, "trained with sums": summed, "trained with means": averaged}
 of_dpo.shares_of_answers(
-    lengths.tolist(), quality.tolist(), {name: log_p.exp().tolist() for name, log_p in shares.items()}
+    lengths.tolist(),
+    quality.tolist(),
+    {name: log_p.exp().tolist() for name, log_p in shares.items()},
+    "Mean log-probabilities multiply the reward by the length",
 )
 
 # %% [markdown]

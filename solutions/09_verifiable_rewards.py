@@ -86,9 +86,13 @@ plt.show()
 task = puzzle.sorting()
 train_prompts, heldout = list(task.prompts["prompt"]), list(task.heldout_prompts["prompt"])
 longer = puzzle.longer_problems()
-for prompt, answer in list(zip(task.demonstrations["prompt"], task.demonstrations["completion"], strict=True))[:6]:
-    print(f"{prompt:14} → {answer.strip():12} {'right' if puzzle.is_right(prompt, answer) else 'WRONG'}")
-print("\ntraining and held-out problems:", puzzle.LENGTHS, "letters; longer ones:", puzzle.LONGER)
+shown_prompts, shown_answers = list(task.demonstrations["prompt"]), list(task.demonstrations["completion"])
+good = [puzzle.is_right(prompt, answer) for prompt, answer in zip(shown_prompts, shown_answers, strict=True)]
+for prompt, answer, is_good in list(zip(shown_prompts, shown_answers, good, strict=True))[:6]:
+    print(f"{prompt:14} → {answer.strip():12} {'right' if is_good else 'WRONG'}")
+print(f"\n{len(good):,} demonstrations, {sum(good) / len(good):.0%} of them right")
+assert abs(sum(good) / len(good) - 0.5) < 0.05
+print("training and held-out problems:", puzzle.LENGTHS, "letters; longer ones:", puzzle.LONGER)
 assert not {"".join(sorted(p)) for p in train_prompts} & {"".join(sorted(p)) for p in heldout}
 print(f"{len(train_prompts)} prompts for training, {len(heldout)} held out: no held-out answer occurs in training.")
 
@@ -97,12 +101,13 @@ print(f"{len(train_prompts)} prompts for training, {len(heldout)} held out: no h
 #
 # - A **verifier** says whether an answer is right. Ours is one line: `answer.split() == sorted(letters)`. Training on such
 #   verdicts is called **RLVR**, reinforcement learning with verifiable rewards (Lambert et al. 2024).
-# - There are demonstrations, but not all of them are good. Half of ours hold one slip, on purpose: two neighbours
+# - There are demonstrations, but not all of them are good. About half of ours hold one slip, on purpose: two neighbours
 #   swapped, a letter left out, doubled or replaced.
 # - Checking needs no demonstration. So a problem that nobody has solved can be trained on as well.
 #
 # First, SFT on the 4,000 demonstrations. The policy is a GPT-2 of the chatbot's width and depth. It has no position
-# embeddings: which letters the prompt holds matters, and not where they stand.
+# embeddings: which letters the prompt holds matters, and not where they stand. (In a
+# comparison of decoders, those without them also carried over best to longer inputs: Kazemnejad et al. 2023.)
 
 # %% tags=["nbval-ignore-output"]
 tokenizer = task.tokenizer
@@ -229,13 +234,13 @@ shown(rates)
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: what SFT has learned
 first, many = (rates[f"held out, pass@{k}"]["SFT"][0] for k in (1, 16))
-assert 0.2 < first < 0.6 < 0.9 < many and rates["longer, pass@1"]["SFT"][0] < first
-print("Checked: the SFT model solves a held-out problem at the first try in 20 to 60 % of cases, and more than 90 %")
+assert 0.2 < first < 0.5 < 0.9 < many and rates["longer, pass@1"]["SFT"][0] < first
+print("Checked: the SFT model solves a held-out problem at the first try in 20 to 50 % of cases, and more than 90 %")
 print("of the problems at one of 16 tries. On longer problems it is worse.")
 
 # %% [markdown]
-# The SFT model *can* do it: among 16 tries there is nearly always a right one. But it imitates people who slip, and
-# slips as they do. No demonstration says which answers were the good ones. The checker does.
+# The SFT model *can* do it: among 16 tries there is nearly always a right one. But half of what it imitates holds a slip,
+# and most of its own answers are wrong. No demonstration says which answers were the good ones. The checker does.
 
 # %% [markdown]
 # ## 3 · The others are the baseline
@@ -325,7 +330,7 @@ print("Checked exactly over all 125 groups: (5) leave-one-out is unbiased, (6) t
 #
 # $$\hat A_i = \frac{r_i - \bar r}{\mathrm{std}(r_1 \dots r_K) + \epsilon}. \tag{7}$$
 #
-# The std has $K - 1$ in its denominator here, and $\epsilon = 10^{-4}$. This is no longer a constant factor.
+# The std has $K - 1$ in its denominator here, and $\epsilon = 10^{-4}$.
 #
 # **Predict.** With a 0/1 reward, which prompts gain weight by the division, compared with RLOO?
 #
@@ -337,7 +342,7 @@ print("Checked exactly over all 125 groups: (5) leave-one-out is unbiased, (6) t
 check.p1("b")  # SOLUTION
 
 # %% [markdown]
-# We can compute it. Let $c$ of the $K$ answers be right. A right one has the advantage $(1 - c/K)/s_c$, a wrong one
+# Unlike that of (6) it is no constant factor, and we can compute it. Let $c$ of the $K$ answers be right. A right one has the advantage $(1 - c/K)/s_c$, a wrong one
 # $-(c/K)/s_c$, with $s_c = \sqrt{c(K-c)/(K(K-1))}$. Write $g_+$ for the mean of $\nabla \log \pi(y)$ over right answers and
 # $g_-$ for that over wrong ones. Given $c$, the expectation of (3) is
 # $\frac{c(K-c)}{K^2 s_c}(g_+ - g_-)$. And the gradient of the pass rate is
@@ -390,8 +395,7 @@ print("Checked: (8) over all 625 groups for four pass rates, (9), and that w has
 
 # %%
 curves = {"RLOO": torch.ones_like(p), "GRPO, K = 8": weight(p, 8), "GRPO, K = 64": weight(p, 64)}
-_ = verifiable.weights_of_prompts(p, curves)
-plt.show()
+verifiable.weights_of_prompts(p, curves)
 
 # %% [markdown]
 # *Figure 1. The weight of a prompt against its pass rate. RLOO's is 1 everywhere. GRPO's is lowest in the middle and
@@ -403,9 +407,10 @@ check.p1.outcome()
 # %% [markdown]
 # Hard prompts gain, which may be what you want. Nearly solved ones gain just as much, which is hardly what you want.
 # Liu et al. (2025) leave the division out (**Dr. GRPO**). With a reward of any scale there is one more effect: all rewards times
-# ten leave (7) as it is. The division also takes the reward's scale out, and with it the meaning of β in $r - \beta\, \mathrm{KL}$.
+# ten leave (7) as it is. So where a leash stands beside (7) in the loss, as in GRPO itself (section 7), β is no longer a price in
+# reward units per nat.
 #
-# One thing is the same in all these methods: a group whose answers are all right or all wrong has no gradient.
+# One thing is the same in all these methods: in a group whose answers are all right or all wrong the checker gives no gradient.
 
 # %% tags=["nbval-check-output"]
 for same in (torch.zeros(1, 8), torch.ones(1, 8)):
@@ -478,10 +483,12 @@ print("Checked over all 343 groups: the plain sum is ∇E[r]; with 1/|y| it is t
 print(f"The two stand at an angle of {angle:.0f}° here.")
 
 # %% [markdown]
-# Does the policy get longer by it? Follow both exact gradients from the same start, one at which the answer is usually wrong, and look
-# at the length of the *wrong* answers:
+# Does the policy get longer by it? Follow both exact gradients from the same start, at which the right answer has a probability of
+# one ninth, and look at the length of the *wrong* answers:
 
 # %% tags=["nbval-check-output"]
+even = string_log_probs(torch.zeros(3, 3, dtype=torch.float64)).exp()
+torch.testing.assert_close((even * right).sum(), torch.tensor(1 / 9).double())
 paths = {}
 for name, divided in (("divided by |y|", True), ("plain sum", False)):
     theta = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
@@ -497,14 +504,13 @@ assert paths["divided by |y|"][-1] > paths["plain sum"][-1] + 0.02
 print(", ".join(f"{name}: {path[0]:.2f} → {path[-1]:.2f} tokens" for name, path in paths.items()))
 
 # %%
-_ = verifiable.lengths(range(31), paths)
-plt.show()
+verifiable.lengths(range(31), paths)
 
 # %% [markdown]
-# *Figure 2. Mean length of a wrong answer along steps of one length. Both lines begin together; the one of the gradient divided by
-# $|y|$ ends higher.*
+# *Figure 2. Mean length of a wrong answer along steps of one length. Both lines begin together and rise; the one of the gradient
+# divided by $|y|$ ends higher.*
 #
-# Liu et al. (2025) report the same of language models: under GRPO wrong answers keep growing, without the division much less.
+# Liu et al. (2025) report the difference of language models: under GRPO wrong answers keep growing, without the division much less.
 
 # %% [markdown]
 # ## 6 · The clip, with two ends
@@ -589,13 +595,13 @@ print("Checked: your loss is that of the course; the two means of (10) weigh the
 #
 # The objective of notebook 03 has a leash: $\mathbb{E}[r] - \beta\, \mathrm{KL}(\pi \parallel \pi_\mathrm{ref})$. There are two places for it.
 # RLOO takes it off the **reward** of each answer, as PPO does: $r - \beta \log(\pi/\pi_\mathrm{ref})$, and (4) to (6) hold for that
-# reward. GRPO as published puts an estimate of it into the **loss**, for each token:
+# reward (that it depends on the weights itself adds nothing on average: notebook 04, section 10). GRPO as published puts an estimate of it into the **loss**, for each token:
 #
 # $$L = \frac1B \sum_i \frac{1}{|y_i|} \sum_t \big( s_{it} + \beta\, k_3(y_{it}) \big), \qquad
 # k_3 = \frac{\pi_\mathrm{ref}}{\pi} - 1 - \log \frac{\pi_\mathrm{ref}}{\pi}. \tag{13}$$
 #
-# As an *estimate* $k_3$ is unbiased and never negative. As a *loss* it is another thing: at on-policy samples its expected gradient is that of
-# $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$, the other direction (notebook 03, section 9).
+# As an *estimate* $k_3$ is unbiased and never negative. As a *loss* it is another thing: at on-policy samples the expected gradient of a
+# token's $k_3$ is that of $\mathrm{KL}(\pi_\mathrm{ref} \parallel \pi)$ of this token, the other direction (notebook 03, section 9).
 #
 # **Predict.** Four runs in the exact world of notebook 03, 1296 sentences, $\beta = 0.5$, groups of 8: the KL in the reward or as $k_3$ in the
 # loss, each with the division by the std and without. Where do RLOO (reward, without) and GRPO (loss, with) end?
@@ -609,6 +615,7 @@ check.p2("c")  # SOLUTION
 
 # %% tags=["nbval-ignore-output"]
 world, BETA = small_world(), 0.5
+assert world.rewards.numel() == 1296  # sentences
 origin = world.new_policy(seed=0)
 common = GRPOConfig(steps=40, prompts=24, answers=8, learning_rate=4e-3, beta=BETA, max_new_tokens=world.length)
 settings = {
@@ -638,8 +645,7 @@ curve = [(float(kl_divergence(star, log_ref)), float((star.exp() * world.rewards
 best = world.report(optimal_policy(log_ref, world.rewards, BETA)[0], log_ref, BETA)
 points = {name: [(at.kl, at.reward) for at in track] for name, track in tracks.items()}
 curve = [point for point in curve if point[0] < 2.5]
-_ = comparison.paths_to_optimum(curve, points, (best.kl, best.reward), "Four runs without a critic")
-plt.show()
+comparison.paths_to_optimum(curve, points, (best.kl, best.reward), "Four runs without a critic")
 
 # %% [markdown]
 # *Figure 3. Reward against KL; all four paths begin at the reference on the left and climb. The two with the KL in the reward end beside the
@@ -660,7 +666,7 @@ check.p2.outcome()
 
 # %% [markdown]
 # **What happened?** Two things were changed, and the place of the KL decides. With the std or without, the gaps
-# are alike here: all groups answer one prompt. None of this makes GRPO bad: DeepSeekMath was trained with it (Shao et al. 2024). But the β of one method means
+# are alike here. (By section 4 the std changes how much each *prompt* counts, and this world has one prompt.) None of this makes GRPO bad: DeepSeekMath was trained with it (Shao et al. 2024). But the β of one method means
 # nothing in another. And where the checker cannot be fooled, DAPO and Dr. GRPO leave the KL out: $\beta = 0$.
 
 # %% [markdown]
@@ -710,8 +716,7 @@ panels = {
     "entropy": ("Entropy", "nats per token"),
     "kl": ("Distance from SFT", "nats per answer"),
 }
-_ = verifiable.training({name: metrics for name, (_, metrics) in runs.items()}, panels)
-plt.show()
+verifiable.training({name: metrics for name, (_, metrics) in runs.items()}, panels)
 
 # %% [markdown]
 # *Figure 4. Three seeds. The share of right answers rises steeply and flattens; the share of groups with a gradient falls, since more and more groups are
@@ -724,23 +729,29 @@ for kind in ("held out", "longer"):
     gains = [cell[0] - before[f"{kind}, pass@1"][0] for cell in after[f"{kind}, pass@1"]]
     assert min(gains) > 0.3
     assert all(cell[0] - 4 * cell[1] > before[f"{kind}, pass@1"][0] for cell in after[f"{kind}, pass@1"])
+assert all(cell[0] > before["longer, pass@16"][0] + 0.05 for cell in after["longer, pass@16"])
 assert all(cell[0] > 0.75 for cell in after["held out, pass@1"])
 assert all(abs(cell[0] - before["held out, pass@16"][0]) < 0.08 for cell in after["held out, pass@16"])
 for _, metrics in runs.values():
     assert metrics["mixed"][-10:].mean() < metrics["mixed"][:3].mean() - 0.2
     assert metrics["entropy"][-10:].mean() < metrics["entropy"][:3].mean() and metrics["kl"][-10:].mean() < 1.5
 print("Checked, for each of three seeds: pass@1 rises by more than 30 points on held-out problems and on longer ones,")
-print("to above 75 % on held-out ones; pass@16 there changes by less than 8 points. Fewer groups have a gradient.")
+print(
+    "to above 75 % on held-out ones; pass@16 there changes by less than 8 points, and on longer ones it rises by more"
+)
+print("than 5. Fewer groups have a gradient.")
 
 # %% tags=["nbval-check-output"]
 check.p3.outcome()
 
 # %% [markdown]
-# **What happened?** GRPO taught no new answers here. It moved probability from the slips to the right answers, which the SFT model
-# gave now and then already. pass@1 comes up to where pass@k was. Yue et al. (2025) find the same pattern in large models, and ask
-# whether RL adds any ability at all; in ours the question has a plain answer, since (4) can only weigh answers that were sampled.
+# **What happened?** On problems of the trained lengths GRPO moved probability from wrong answers to right ones, which the SFT model gave
+# now and then already: pass@1 comes up towards pass@16. Yue et al. (2025) compare large models in this way. With one try the trained
+# ones are ahead, with very many tries the models they started from, and so they ask whether RL adds any ability at all. It can only
+# weigh what was sampled: an answer that never comes up in training is never rewarded.
 #
 # The longer problems are the other half. No demonstration and no training prompt has seven letters or more, and the gain carries over.
+# There pass@16 rises as well: some problems that the SFT model fails in 16 tries are solved now, and nobody trained on them.
 
 # %% [markdown]
 # ## 9 · The frontier of success
@@ -797,8 +808,9 @@ assert almost > 0.999 and math.isclose(nats.item(), math.log(4), rel_tol=1e-3)
 print("Checked (14) and (15) against the optimum over all 40 answers; and log(1/p) nats at p = 1/4.")
 
 # %% [markdown]
-# Now the SFT model. Its pass rate on each held-out problem is estimated from 64 answers. Beside the curve, three runs with RLOO and the KL in the
-# reward, at β = 1, 0.5 and 0.2, and the three runs of section 8.
+# Now the SFT model. Its pass rate on each held-out problem is estimated from 64 answers, so that the curve is an estimate, too. (Where none or all
+# of the 64 are right, we count half an answer: a share of 0 or 1 does not mean that the pass rate is 0 or 1.) Beside the curve, three runs with RLOO
+# and the KL in the reward, at β = 1, 0.5 and 0.2, and the three runs of section 8.
 
 # %% tags=["nbval-ignore-output"]
 rloo = replace(dapo, advantages="rloo", kl="reward", mean="sum", clip_high=0.2)
@@ -815,8 +827,7 @@ for name, policy in {"SFT": reference, **policies}.items():
 curve = [
     tuple(float(x.mean()) for x in reversed(best_success(p_ref, price))) for price in torch.logspace(2, -1, 80).tolist()
 ]
-_ = verifiable.success_frontier(curve, {name: measured[name] for name in policies}, measured["SFT"])
-plt.show()
+verifiable.success_frontier(curve, {name: measured[name] for name in policies}, measured["SFT"])
 
 # %% [markdown]
 # *Figure 5. Success on held-out problems against KL. The curve rises from the SFT model's success and reaches 1 near one and a half nats. The runs lie a little
@@ -825,7 +836,7 @@ plt.show()
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: nothing above the frontier, and a smaller β goes further
 kls, heights = (torch.tensor(column, dtype=torch.float64) for column in zip(*curve, strict=True))
-assert (kls.diff() > 0).all() and (heights.diff() > 0).all()
+assert (kls.diff() > 0).all() and (heights.diff() > 0).all() and kls[-1] < 1.7 and heights[-1] > 0.99
 
 
 def frontier(kl: float) -> float:
@@ -837,6 +848,7 @@ def frontier(kl: float) -> float:
 
 for name in policies:
     kl, success, error = measured[name]
+    print(f"{name:14} KL {kl:.2f} nats, success {success:.2f} ± {2 * error:.2f}, at best {frontier(kl):.2f}")
     assert success < frontier(kl) + 3 * error, name
 by_price = [measured[name] for name in leashed]
 assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(by_price))
@@ -844,8 +856,8 @@ print("Checked: no run lies above the frontier (by more than three standard erro
 print("with a smaller β both KL and success are larger.")
 
 # %% [markdown]
-# No run lies *on* it, either: one network for all prompts cannot give each prompt just its $\pi^*$, and 60 steps are few. But the distance is
-# small, and it can be read off in the same units as in notebook 07.
+# The distance from it can be read off, in the same units as in notebook 07. Two likely reasons for what is left: one network for all prompts cannot
+# give each prompt just its $\pi^*$, and 60 steps are few.
 
 # %% [markdown]
 # ## 10 · A checker that can be fooled
@@ -877,8 +889,7 @@ for name, policy in {
 verdicts = pd.DataFrame(verdicts).T
 for prompt, text in zip(heldout[:5], answer(hacked, heldout[:5], 1)[2], strict=True):
     print(f"{prompt:14} → {text}")
-_ = verifiable.bars(verdicts, "What two checkers say of three policies")
-plt.show()
+verifiable.bars(verdicts, "What two checkers say of three policies")
 
 # %% [markdown]
 # *Figure 6. For each of three policies, two bars: the share of answers in order, and the share of right ones. For the policy trained on the sloppy checker the first
@@ -890,14 +901,16 @@ sloppy, right_one = verdicts.loc["trained on the sloppy one"], verdicts.loc["tra
 assert sloppy["in order"] > 0.95 and sloppy["right"] < 0.2 < verdicts["right"]["SFT"]
 assert 1.6 < verdicts["in order"]["SFT"] / verdicts["right"]["SFT"] < 3.5
 assert right_one["right"] > 0.75 and on_sloppy["length"][-5:].mean() < on_sloppy["length"][:5].mean() - 0.5
+by_tens = on_sloppy["reward"].groupby(on_sloppy.index // 10).mean()  # of ten steps each
+assert by_tens.diff()[1:].min() > -0.02 and by_tens.iloc[-1] > by_tens.iloc[0] + 0.1
 print("Checked: trained on the sloppy checker, more than 95 % of the answers are in order and fewer than 20 % right;")
-print("they have become shorter. Trained on the right checker, more than 75 % are right.")
+print("they have become shorter, while the reward rose. Trained on the right checker, more than 75 % are right.")
 
 # %% tags=["nbval-check-output"]
 check.p4.outcome()
 
 # %% [markdown]
-# **What happened?** Fewer letters are in order more easily, and any letters will do. The reward went up all the time: from its curve alone nobody would know. This is
+# **What happened?** Fewer letters are in order more easily, and any letters will do. The reward rose and never fell back: from its curve alone nobody would know. This is
 # notebook 05's over-optimisation again, without any learned reward model: the gap between what was checked and what was meant.
 #
 # **The repair** is to check what was meant. Two properties make a sorted list: it is in order, *and* it holds the same letters. The right checker asks for both. Can it
@@ -918,8 +931,8 @@ assert back["after the repair"] > back["hacked"] + 0.05
 print("Checked: 40 steps on the right checker bring more than 5 points back.")
 
 # %% [markdown]
-# Here the hacked policy still says something right now and then, and that is enough to begin with. Had it been trained longer on the sloppy checker, $p$ would go to 0, and with it, by (14), every
-# way back. Three habits follow. Read answers, not only rewards. Measure with a checker that training never sees. Stop early, or keep a leash: (15) says how few nats the honest way costs.
+# Here the hacked policy still says something right now and then, and that is enough to begin with. The nearer $p$ comes to 0, the longer the way back, and by (14) there is none from $p = 0$.
+# Three habits follow, as advice. Read answers, not only rewards. Measure with a checker that training never sees. Stop early, or keep a leash: (15) says how few nats the honest way costs.
 
 # %% [markdown]
 # ## 11 · The whole loop
@@ -939,7 +952,8 @@ print("Checked: 40 steps on the right checker bring more than 5 points back.")
 # | `new` | (X, N) | log-probabilities after the updates of this iteration |
 #
 # Leave out the parts that you have not written: the steps are checked in this order, and you may run the check at any time. (With two
-# passes the ratios stay near 1, so that the clip hardly acts; exercise 9.3 has looked at yours.) What counts in the end is how far your policy is from $\pi^*$, in nats.
+# passes the ratios stay near 1, so that the clip hardly acts; exercise 9.3 has looked at yours.) What counts in the end is how far your policy is from $\pi^*$: over the last third of
+# the iterations, less than 0.02 nats on average.
 
 
 # %% tags=["exercise"]
@@ -1002,11 +1016,64 @@ at_the_optimum = verdict - 0.5 * (log_star - log_ref)  # the shaped rewards of a
 torch.testing.assert_close(at_the_optimum, (0.5 * log_z)[:, None].expand_as(at_the_optimum))
 *_, last = by_groups(log_ref, verdict, 0.5, 16, 150, 2, 0.05, 0.2, torch.Generator().manual_seed(0))
 gap = float(kl_divergence(last["new"].double(), log_star).mean())
-assert gap < 0.02
+assert gap < check.TOLERANCE == 0.02
 print("Checked: at π* the shaped reward of every answer is β log Z: all advantages are 0, and so is the noise.")
 
 # %% [markdown]
-# ## 12 · What we showed
+# ## 12 · An open experiment: many small groups, or a few large ones?
+#
+# In section 8 a step had 24 prompts with 8 answers each: 192 answers. The same 192 can be 2 answers to each of 96 prompts, or 96 answers to each of 2.
+# `success_with(size, seed)` makes 15 such steps from the SFT model with groups of that size. It gives the success on held-out problems afterwards, and the share
+# of the groups that had a gradient. A run takes a few seconds.
+#
+# **Your turn.** One knob: groups of 2, 8, 32 and 96 answers, three seeds each. Say first what you expect, from section 4. At this price, which size learns most? Is it
+# the one whose groups all have a gradient? The text does not tell.
+
+
+# %% tags=["folded"]
+# @title success_with(size, seed) and show_table(table)
+def success_with(size: int, seed: int) -> tuple[float, float]:
+    """Success on held-out problems after 15 steps of 192 answers each, and the share of groups with a gradient."""
+    config = replace(dapo, steps=15, prompts=192 // size, answers=size)
+    policy, metrics = trained(f"groups of {size}, seed {seed}", config, seed=seed)
+    return float(answer(policy, heldout, 8, seed=3)[0].mean()), float(metrics["mixed"].mean())
+
+
+def show_table(table: dict[int, list[tuple[float, float]]]) -> None:
+    """Mean over the seeds and half of their range, a line for each size; above them, the SFT model."""
+    print("answers a group   success       groups with a gradient")
+    print(f"none (SFT)        {float(answer(reference, heldout, 8, seed=3)[0].mean()):.2f}")
+    for size, rows in table.items():
+        cells = [f"{sum(c) / len(c):.2f} ± {(max(c) - min(c)) / 2:.2f}" for c in zip(*rows, strict=True)]
+        print(f"{size:<15}   " + "   ".join(cells))
+
+
+# %% tags=["nbval-ignore-output"]
+table = {size: [success_with(size, seed) for seed in range(3)] for size in (2, 8, 32, 96)}  # SOLUTION
+if table is not ...:
+    show_table(table)
+
+# %% [markdown] tags=["solution-only"]
+# **What we measured.** From 2 to 32 answers a group the size hardly matters, although with 2 about half of the groups have no gradient. With 96 every group has one, and these runs learn
+# least. So the share of groups with a gradient is the wrong thing to look at when the price is fixed: a wasted group of 2 has cost two answers only, and
+# there are 96 of them. *Why* large groups are worse the table does not say. Our guess: a step on 2 prompts goes where these two want to go, and more answers to the same two do not change that. How would
+# you test it?
+
+# %% tags=["solution-only", "nbval-ignore-output"]
+success, with_gradient = (
+    {size: sum(row[i] for row in rows) / len(rows) for size, rows in table.items()} for i in (0, 1)
+)
+small, large = [success[n] for n in (2, 8, 32)], success[96]
+assert max(small) - min(small) < 0.07 and max(small) > large + 0.04 and min(small) > large + 0.01
+assert large > float(answer(reference, heldout, 8, seed=3)[0].mean()) + 0.04
+assert 0.4 < with_gradient[2] < 0.6 and with_gradient[96] > 0.95
+print(
+    "Checked: sizes from 2 to 32 end within 7 points of each other, and 96 below all of them; with 2 between 40 and 60 %"
+)
+print("of the groups have a gradient, with 96 more than 95 %.")
+
+# %% [markdown]
+# ## 13 · What we showed
 #
 # - A checker replaces pairs, annotators and reward model. What it checks is what you get.
 # - pass@k from $n$ answers is a share of sets, (2); the plug-in estimate is too low.
@@ -1056,7 +1123,8 @@ print("Checked: SFT on all right answers has the same target as π* with β → 
 # **"Does it need a reference at all?"** Not for the gradient. The reference is in the leash, and in the start. Without a leash, (5) has no unique optimum: every policy
 # with only right answers is one, and which of them you get is a matter of the path. For a puzzle with one right answer that is no loss.
 #
-# **"How large must K be?"** A group with a gradient needs a right and a wrong answer. On a problem with pass rate $p$ that happens with probability $1 - p^K - (1-p)^K$:
+# **"How large must K be?"** A group with a gradient needs a right and a wrong answer. On a problem with pass rate $p$ that happens with probability $1 - p^K - (1-p)^K$
+# (what a larger group costs elsewhere is the question of section 12):
 
 # %% tags=["nbval-check-output"]
 for size in (2, 4, 8, 16, 64):
@@ -1067,6 +1135,7 @@ assert 1 - 0.98**64 > 0.7 > 0.2 > 1 - 0.98**8
 # ### Where it goes from here
 #
 # The two halves of the course meet in practice: preferences for what only people can judge (01 to 08), checkers for what can be checked. Both end in the same objective, reward minus β · KL, and on the same frontier.
+# Notebook 10 goes back to preferences: it asks of six losses which policy each of them is looking for.
 #
 # ### References
 #

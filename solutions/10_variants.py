@@ -238,7 +238,7 @@ print("Checked (3), (4): IPO's minimum is π* for the win rate. No two log-ratio
 # preferred nearly always.
 
 # %% [markdown]
-# ## 3 · cDPO: damped, and no cure for flipped labels
+# ## 3 · cDPO: when labels are flipped
 #
 # cDPO (Mitchell 2023) is made for labels of which a share $\varepsilon$ is flipped:
 #
@@ -298,8 +298,9 @@ check.p1.outcome()
 
 # %% [markdown]
 # Is cDPO's policy a bad one? No, a timid one. At the *same KL* it is nearly the best there is: $\varepsilon$ works like a
-# larger $\beta$. It has no closed form for more than two answers, since smoothed preferences come from no rewards. But its
-# gradient says what it does. Every answer's *predicted* win rate is the true one, pulled towards one half:
+# larger $\beta$. We know no closed form for it: smoothed preferences come from no rewards (their log-odds do not add up along
+# three answers). But its gradient says what it does. Every answer's *predicted* win rate is the true one, pulled towards one
+# half:
 # $\sum_b \pi_\mathrm{ref}(b)\, \sigma(\hat r_a - \hat r_b) = \varepsilon + (1 - 2\varepsilon)\, w(a)$.
 
 # %% tags=["nbval-check-output"]
@@ -307,6 +308,10 @@ cdpo = minimise(lambda log_pi: expected(dpo_of_pairs(log_pi, label_smoothing=eps
 implicit = beta * (cdpo - log_ref)
 predicted = torch.sigmoid(implicit[:, None] - implicit[None, :]) @ log_ref.exp()  # shape (N,)
 torch.testing.assert_close(predicted, epsilon + (1 - 2 * epsilon) * wins, rtol=0, atol=1e-5)
+one, two, three = reward.argmin(), (reward == 0).nonzero()[0].item(), reward.argmax()
+for table, adds_up in ((p, True), (flipped, False)):
+    odds = torch.logit(table)
+    assert (abs(odds[three, two] + odds[two, one] - odds[three, one]) < 1e-6) == adds_up
 best, price = at_same_kl(cdpo)
 assert price > 1.3 * beta and kl_divergence(cdpo, best) < 0.01
 print(f"cDPO at β = {beta}: it spends {kl_of(cdpo):.2f} nats, as π* does at β' = {price:.2f},")
@@ -372,19 +377,23 @@ kto_of = check.q2.or_ours(thumbs_loss)
 #
 # $$\pi_\mathrm{KTO}(y) \approx \frac{\pi_\mathrm{ref}(y)\, \max(0, c(y))}{Z}. \tag{10}$$
 
+
 # %%
-kto = {}
-for b in (0.05, 0.1, 0.2, 0.4):
-    theta = log_ref.clone().requires_grad_()
+def kto_policy(b: float, ref: Float[Tensor, " N"], w: Float[Tensor, " N"], steps: int) -> Float[Tensor, " N"]:
+    """Where the expected KTO loss with win rates w leads from `ref`, in so many steps of Adam."""
+    theta = ref.clone().requires_grad_()
     optimizer = torch.optim.Adam([theta], lr=0.1)
-    for _ in range(3000):
-        log_ratio = theta.log_softmax(-1) - log_ref
-        z0 = ((log_ratio + log_ref).exp() * log_ratio).sum().item()
+    for _ in range(steps):
+        log_ratio = theta.log_softmax(-1) - ref
+        z0 = ((log_ratio + ref).exp() * log_ratio).sum().item()
         up, down = (kto_of(log_ratio, torch.full((N,), thumb), z0, b, 1.0, 1.0) for thumb in (True, False))
         optimizer.zero_grad()
-        (log_ref.exp() * (wins * up + (1 - wins) * down)).sum().backward()
+        (ref.exp() * (w * up + (1 - w) * down)).sum().backward()
         optimizer.step()
-    kto[b] = theta.detach().log_softmax(-1)
+    return theta.detach().log_softmax(-1)
+
+
+kto = {b: kto_policy(b, log_ref, wins, 3000) for b in (0.05, 0.1, 0.2, 0.4)}
 
 # %% tags=["nbval-check-output"]
 c = wins - (1 - wins)  # (9) with λ_D = λ_U = 1
@@ -411,9 +420,8 @@ print(f"{int((c < 0).sum())} of {N} answers have c < 0; they had {log_ref.exp()[
 
 # %% [markdown]
 # Two surprises. **KTO's β is no leash:** eight times as much of it hardly changes where the policy ends, while $\pi^*$ moves
-# by more than two nats. (It does change how fast it gets there.) And **KTO asks only whether, not how much:** an answer that loses
-# a little more often than it wins is wiped out like the worst one, here every answer below the threshold. Ethayarajh et
-# al. (2024) name the good side of it: where people contradict each other, KTO goes with the majority. The weights move the
+# by more than two nats. And **KTO asks only whether, not how much:** an answer that loses a little more often than it wins is
+# wiped out like the worst one, here every answer below the threshold. Ethayarajh et al. (2024) name the good side of it: where people contradict each other, KTO goes with the majority. The weights move the
 # threshold: $c \gt 0$ means $w \gt \lambda_U / (\lambda_D + \lambda_U)$.
 
 # %%
@@ -552,7 +560,7 @@ orpo_of = check.q4.or_ours(odds_loss)
 # $$\pi_{\lambda = 0}(y) = 2\, \pi_\mathrm{ref}(y)\, w(y) \;\le\; 2\, \pi_\mathrm{ref}(y). \tag{15}$$
 #
 # No answer more than doubles its probability, and the KL is at most $\log 2$. The second term has no reference at all.
-# So $\lambda$ is a mixture of a very short leash and none.
+# So $\lambda$ mixes a very short leash with none.
 
 # %% tags=["nbval-check-output"]
 
@@ -650,7 +658,7 @@ print(f"log-ratio of a best answer minus that of a neutral one: π* {apart['π*'
 # $$L_\mathrm{DPO}\big(\pi\, e^{t r} / Z\big) \;\text{ falls for ever as } t \to \infty, \text{ for every } \beta. \tag{16}$$
 #
 # Whatever the policy, there is a better one farther out. **There is no minimum,** and $\beta$ holds nothing: it sets the
-# speed, not the place. All policies run to the same end, where only the best answers are left.
+# speed, not the place. The way leads to an end where only the best answers are left.
 
 # %% tags=["nbval-check-output"]
 certain = (reward[:, None] > reward[None, :]).double() + 0.5 * (reward[:, None] == reward[None, :]).double()
@@ -752,7 +760,10 @@ spent = kl_divergence(by_means, flat).item()
 b = bisect(lambda b: kl_divergence(optimal_policy(flat, quality, b)[0], flat).item(), min(spent, 0.6), 1e-3, 1e3)
 shares = {"reference": flat, r"$\pi^*$": optimal_policy(flat, quality, b)[0], "SimPO": by_means}
 of_dpo.shares_of_answers(
-    lengths.tolist(), quality.tolist(), {name: log_p.exp().tolist() for name, log_p in shares.items()}
+    lengths.tolist(),
+    quality.tolist(),
+    {name: log_p.exp().tolist() for name, log_p in shares.items()},
+    "Means without a reference: length multiplies a negative number",
 )
 
 # %% [markdown]
@@ -791,7 +802,94 @@ check.p2.outcome()
 # in TRL's `dpo_trainer.py`); equation 17 of the paper, and `week6.dpo_loss`, do not. Then the optimum is another one.
 
 # %% [markdown]
-# ## 8 · What we showed
+# ## 8 · An open experiment: what do flipped labels cost?
+#
+# Section 3 has asked this of DPO and cDPO, at one $\beta$ and with a tenth of the labels flipped. Now turn the knob, for three
+# losses that all do not know of it. `what_flips_do(share, seed)` takes another reference for each seed, lets people compare
+# all its pairs, flips the share, and finds the optima of DPO (β = 0.5), IPO (β = 0.1) and KTO (β = 0.1). It gives two numbers
+# for each: its **KL** to the reference, and the reward that it has **lost** against $\pi^*$ at equal KL. The latter is taken at one
+# nat for DPO and IPO, whose β can be chosen for that, and where it ends for KTO. A call takes about a second.
+#
+# **Your turn.** One knob: shares of 0, 0.1, 0.2, 0.3 and 0.4, three seeds each. Say first what you expect. What do flips cost,
+# distance or direction? Which of the three points in another direction than before, and where does it go as the share nears
+# one half? The text does not tell, but it has all that you need for an explanation.
+
+# %% tags=["folded"]
+# @title what_flips_do(share, seed) and show_table(table)
+NAMES = ("DPO", "IPO", "KTO")
+
+
+def what_flips_do(share: float, seed: int) -> list[float]:
+    """KL (nats) and lost reward of DPO, of IPO and of KTO: six numbers."""
+    with torch.no_grad():
+        ref = world.log_probs(world.new_policy(seed=seed)).double().view(-1, N)[prompt].log_softmax(-1)
+    seen = (1 - share) * p + share * (1 - p)  # how often a label says that row beats column
+    drawn, w = (ref[:, None] + ref[None, :]).exp() * seen, seen @ ref.exp()
+
+    def nats(log_pi: Float[Tensor, " N"]) -> float:
+        return kl_divergence(log_pi, ref).item()
+
+    def spending(score: Float[Tensor, " N"], budget: float) -> Float[Tensor, " N"]:
+        """π_ref e^{score/β} / Z with the β that spends the budget."""
+        price = bisect(lambda b: nats(optimal_policy(ref, score, b)[0]), budget, 1e-4, 1e3, steps=60)
+        return optimal_policy(ref, score, price)[0]
+
+    def lost(log_pi: Float[Tensor, " N"]) -> float:
+        return ((spending(reward, nats(log_pi)).exp() - log_pi.exp()) * reward).sum().item()
+
+    def dpo_on_them(log_pi: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+        score = 0.5 * (log_pi - ref)
+        return -(drawn * F.logsigmoid(score[:, None] - score[None, :])).sum()
+
+    dpo, ipo, thumbs = minimise(dpo_on_them, ref), optimal_policy(ref, w, 0.1)[0], kto_policy(0.1, ref, w, 1500)
+    at_one_nat = spending(dpo - ref, 1.0), spending(w, 1.0), thumbs
+    return [x for log_pi, like in zip((dpo, ipo, thumbs), at_one_nat, strict=True) for x in (nats(log_pi), lost(like))]
+
+
+def show_table(table: dict[float, list[list[float]]]) -> None:
+    """Means over the seeds and half of their range: KL in nats, lost reward in thousandths of a unit."""
+    print("flipped   " + "   ".join(f"{name + ': KL':13} {'lost / 1000':15}" for name in NAMES))
+    for share, rows in table.items():
+        cells = [(sum(c) / len(c), (max(c) - min(c)) / 2) for c in zip(*rows, strict=True)]
+        numbers = [
+            f"{m:.2f} ± {e:.2f}" if i % 2 == 0 else f"{1e3 * m:.1f} ± {1e3 * e:.1f}" for i, (m, e) in enumerate(cells)
+        ]
+        print(
+            f"{share:<10}"
+            + "   ".join(f"{kl:13} {loss:15}" for kl, loss in zip(numbers[::2], numbers[1::2], strict=True))
+        )
+
+
+# %% tags=["nbval-ignore-output"]
+table = {share: [what_flips_do(share, seed) for seed in range(3)] for share in (0.0, 0.1, 0.2, 0.3, 0.4)}  # SOLUTION
+if table is not ...:
+    show_table(table)
+
+# %% [markdown] tags=["solution-only"]
+# **What we measured.** Flips cost distance: with more of them DPO and IPO stay nearer to the reference. They cost IPO no
+# direction at all. A win rate among flipped labels is $\varepsilon + (1 - 2\varepsilon)\, w$, so by (4) IPO with flips is IPO
+# without them at a larger price, $\beta / (1 - 2\varepsilon)$: a smaller β gives everything back. KTO does not notice: all $c$
+# are multiplied by $1 - 2\varepsilon$, and (10) does not change. Only DPO points elsewhere. Without flips its direction is the best;
+# then it loses more and more, and near one half as much as IPO. There all log-odds are small, small log-odds are a
+# straight line in $p$, and to fit a straight line in $p$ is what IPO does (3). But look at the size: what DPO loses by flips is
+# far below what KTO loses without any.
+
+# %% tags=["solution-only", "nbval-ignore-output"]
+results = torch.tensor(list(table.values()))  # shape (shares, seeds, 6)
+kls, losses = results[..., ::2], results[..., 1::2]  # of DPO, IPO, KTO
+assert (kls[..., :2].diff(dim=0) < 0).all() and (kls[..., 2] - kls[0, :, 2]).abs().max() < 0.01
+assert (losses[..., 1] - losses[0, :, 1]).abs().max() < 1e-5 and (losses[..., 2] - losses[0, :, 2]).abs().max() < 1e-3
+assert (losses[..., 0].diff(dim=0) > 0).all() and losses[0, :, 0].max() < 1e-5
+assert (losses[-1, :, 0] > 0.85 * losses[-1, :, 1]).all() and (losses[..., 0] < losses[..., 1]).all()
+assert losses[..., 2].min() > 10 * losses[..., :2].max()
+for share in (0.1, 0.4):
+    torch.testing.assert_close(
+        ipo_policy(log_ref, (1 - share) * p + share * (1 - p), 0.1), ipo_policy(log_ref, p, 0.1 / (1 - 2 * share))
+    )
+print("Checked in every seed: all that the answer says of the table; and IPO's price β / (1 − 2ε).")
+
+# %% [markdown]
+# ## 9 · What we showed
 #
 # | loss | where it ends, with all pairs | at the same KL | certain labels |
 # |---|---|---|---|

@@ -19,7 +19,7 @@ SHARES = {"reference": [0.5, 0.5], "sums": [0.8, 0.2], "means": [0.9, 0.1]}
 REWARD = torch.tensor([-1.0, 0.0, 1.0])
 GAPS = {"all": [1.0, 0.01], "few": [1.0, 0.4], "PPO": [1.0, 0.05]}
 FIGURES = {
-    "shares_of_answers": lambda: of_dpo.shares_of_answers([2, 16], [1, -1], SHARES),
+    "shares_of_answers": lambda: of_dpo.shares_of_answers([2, 16], [1, -1], SHARES, "Two answers"),
     "pair_weight": lambda: of_dpo.pair_weight(0.1),
     "gaps_and_rewards": lambda: of_dpo.gaps_and_rewards(GAPS, REWARD, {"all": REWARD + 0.1, "PPO": REWARD - 0.2}),
     "rewards_of_the_optimum": lambda: of_dpo.rewards_of_the_optimum(BETAS, CHOSEN, REJECTED, BOTH),
@@ -46,6 +46,7 @@ def test_figures_are_closed_have_titles_units_and_series_that_differ_in_more_tha
 
 def test_shares_stand_side_by_side_over_length_and_reward():
     (axes,) = FIGURES["shares_of_answers"]().axes
+    assert axes.get_title() == "Two answers"
     for bars, (label, values) in zip(axes.containers, SHARES.items(), strict=True):
         assert bars.get_label() == label and [bar.get_height() for bar in bars] == values
     left = [bars[0].get_x() for bars in axes.containers]

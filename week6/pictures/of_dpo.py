@@ -11,7 +11,7 @@ from week6.pictures.plots import BLACK, BLUE, GREEN, LOOKS, ORANGE, PURPLE, empt
 
 
 def shares_of_answers(
-    lengths: Sequence[float], rewards: Sequence[float], shares: Mapping[str, Sequence[float]]
+    lengths: Sequence[float], rewards: Sequence[float], shares: Mapping[str, Sequence[float]], title: str
 ) -> Figure:
     """Probability of each answer under up to three policies, side by side; below it its length and its reward."""
     figure, (axes,) = empty_panels("", 1)
@@ -22,7 +22,7 @@ def shares_of_answers(
         axes.bar(at, values, width=0.27, color=color, edgecolor=BLACK, hatch=hatch, label=label)
     names = [f"{n:.0f} tokens\nr = {r:+.0f}".replace("-", "−") for n, r in zip(lengths, rewards, strict=True)]
     axes.set_xticks(range(len(lengths)), names)
-    axes.set(title="Mean log-probabilities multiply the reward by the length", ylabel="probability")
+    axes.set(title=title, ylabel="probability")
     axes.set_xlabel("answer: its length and reward (reward units)")
     axes.legend()
     return figure
