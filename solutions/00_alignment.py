@@ -15,8 +15,8 @@
 # - Draw the pipeline of RLHF, and say where each notebook of this course stands in it.
 #
 # **You need:** the softmax function and gradient descent. **Time:** {minutes} minutes of work; the cells run in about
-# a minute on a laptop CPU. A GPU does not help here: the model is small. All terms of the course are explained at the end
-# of section 8.
+# a minute on a laptop CPU. A GPU does not help here: the model is small. All terms of the course are explained in the
+# glossary at the end.
 
 # %% tags=["folded"]
 # @title Set-up: imports

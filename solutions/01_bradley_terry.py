@@ -1311,9 +1311,9 @@ print("Checked: the table of section 4 gets the rewards of Newton's method, and 
 # ## 8 · An open experiment: how careful should annotators be?
 #
 # You know the scale of true rewards from elsewhere, and you can choose your annotators: careful ones, whose noise $s$ in (5)
-# is small, or careless ones. Each of the 15 pairs is compared ten times. From the table you fit $r/s$ with the penalty that
-# is the true belief, and multiply by $s$: then all fits have the same unit, and you can ask how far they are from the true
-# rewards.
+# is small, or careless ones. Each of the 15 pairs is compared ten times. From the table you fit $r/s$, with the penalty (18)
+# that belongs to the true spread of the rewards, and multiply by $s$: then all fits have the same unit, and you can ask how
+# far they are from the true rewards.
 #
 # `ask_annotators(noise, seed)` does that twenty times and gives two numbers: the error of the rewards (root mean square)
 # and the share of the pairs in the right order. Choose six values of the noise from 0.1 to 10, three seeds each. **The
@@ -1362,8 +1362,8 @@ show_table(measured)
 
 # %% [markdown] tags=["solution-only"]
 # **Our answer.** For the order: the most careful ones, who put all pairs in the right order. For the distances: neither the
-# most careful nor the most careless, but those whose noise is a fraction of the distances to be measured. Who never errs
-# says ten times out of ten that $y_0$ is better than $y_1$, and ten of ten again for $y_0$ against $y_5$: the two tables
+# most careful nor the most careless, but those whose noise is a fraction of the distances to be measured. An annotator who
+# never errs says ten times out of ten that $y_0$ is better than $y_1$, and ten of ten again for $y_0$ against $y_5$: the two tables
 # look alike, and only the penalty decides how far apart the rewards are. It is the *errors* that measure: how often
 # people err tells how close two answers are. With much noise the errors tell it too, but too vaguely for ten comparisons.
 # (Electronics uses the same effect, dither: a little noise before a coarse measurement; Schuchman 1964.)

@@ -1531,8 +1531,8 @@ if table is not ...:
     show_table(table)
 
 # %% [markdown] tags=["solution-only"]
-# **What we measured.** One step wastes the answers; from two to eight steps the gap is small, and the differences between them lie within the
-# spread of the seeds. With 16 it grows again, and with 32 it is more than twice that of eight, in spite of the clip. Without the
+# **What we measured.** One step wastes the answers; from two to eight steps the gap is small, and five seeds do not tell which of them is
+# best: they differ by less than two standard deviations. With 16 it grows again, and with 32 it is more than twice that of eight, in spite of the clip. Without the
 # clip 16 steps are several times worse. So the clip makes more steps safe, but not as many as one likes. *Why* the gap grows,
 # this table does not say. Our guess is that 128 answers are learned by heart: the clip looks at ratios only, so a token whose
 # advantage is mostly luck gets the same room as any other. How would you test that?
@@ -1540,11 +1540,13 @@ if table is not ...:
 # %% tags=["solution-only", "nbval-ignore-output"]
 mean = {epochs: sum(gaps) / len(gaps) for epochs, gaps in table.items()}
 assert max(mean[2], mean[4], mean[8]) < 0.6 * mean[1] and mean[16] > 1.3 * mean[8] and mean[32] > 2 * mean[8]
-assert max(mean[2], mean[4], mean[8]) - min(mean[2], mean[4], mean[8]) < torch.tensor(table[4]).std() + 0.02
+few = {epochs: mean[epochs] for epochs in (2, 4, 8)}
+assert max(few.values()) - min(few.values()) < 2 * max(torch.tensor(table[epochs]).std() for epochs in few)
 free_gaps = [late_gap(16, seed, clip=1e6) for seed in range(5)]
 assert sum(free_gaps) / 5 > 3 * mean[16]
 print(f"16 steps without the clip: {sum(free_gaps) / 5:.2f} nats.")
 print("Checked: all that the answer says of the table.")
+
 # %% [markdown]
 # ## 13 · What we showed
 #

@@ -1244,10 +1244,11 @@ print("Checked: with β = 0.3 the seeds differ more than five times as much as w
 # %% [markdown]
 # ### The challenge
 #
-# Now you. Everybody starts from the lesson's SFT model and its 10,000 pairs, and trains by any method, for three minutes of
-# one core at most. Who gets the highest gold reward at a KL of at most 3 nats, on prompts that no notebook shows? Save your
-# policy with `policy.save_pretrained("ada")`; `week6 challenge ada` in a terminal gives it a row in the table. The rules, and
-# what is a matter of honour, stand in `docs/challenge.md`. The course's own entries, with standard errors:
+# Now you. Everybody starts from the lesson's SFT model and its 10,000 pairs (`lesson("sft")` gives both, as in section 3:
+# `course.sft` and `course.pairs`), and trains by any method, for three minutes of one core at most. Who gets the highest
+# gold reward at a KL of at most 3 nats, on prompts that no notebook shows? Save your policy with
+# `policy.save_pretrained("ada")`; `week6 challenge ada` in a terminal gives it a row in the table. The rules, and what is a
+# matter of honour, stand in [docs/challenge.md](../docs/challenge.md). The course's own entries, with standard errors:
 
 # %% tags=["nbval-check-output"]
 entries = recorded("challenge")

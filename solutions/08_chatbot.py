@@ -122,7 +122,7 @@ print({name: tokenizer.convert_tokens_to_ids(name) for name in ("<|user|>", "<|a
 # 3. The string ends with `<|assistant|>`. This is the **generation prompt**: what comes next is the answer.
 #
 # ### Exercise 8.1 · The chat template
-# *Difficulty 1 · Importance 4 · 8 minutes*
+# *difficulty 1/5 · importance 4/5 · 8 minutes*
 #
 # Write the printed template as a Python function. Every message gives its marker, a space and its content; the content is
 # trimmed (`strip`) and in lower case. Any role has a marker, `system` too. An assistant's content is followed by a space
@@ -266,7 +266,7 @@ print(f"neutralised: {safe}\n             {count_markers(safe)} control tokens, 
 # words; two token ids are enough.
 #
 # ### Exercise 8.2 · The loss mask
-# *Difficulty 3 · Importance 5 · 12 minutes*
+# *difficulty 3/5 · importance 5/5 · 12 minutes*
 #
 # `tokens` has shape (B, L): one conversation a row, padded on the right. An answer begins after `assistant_id` and
 # ends with `end_id`, which counts. A row may have several answers. In a row that was cut off the last answer lacks its end:
@@ -657,7 +657,7 @@ print("Checked (4) against 4000 repetitions, within 5 %.")
 
 # %% [markdown]
 # ### Exercise 8.3 · The evaluation table
-# *Difficulty 3 · Importance 5 · 15 minutes*
+# *difficulty 3/5 · importance 5/5 · 15 minutes*
 #
 # Inputs: `gold` (M, K), rewards of a policy's answers; `sft_gold` (M, J), those of the SFT model to the same prompts;
 # `harmful` (M,), which prompts are harmful (all others are harmless here); `refused` (M, K), which of the policy's
@@ -967,7 +967,7 @@ print("Checked (7) on the embedded model's own cache, and on a small one with gr
 # seen.
 #
 # ### Exercise 8.4 · Capstone: from conversations to a chatbot that is judged
-# *Difficulty 4 · Importance 5 · 45 minutes*
+# *difficulty 4/5 · importance 5/5 · 45 minutes*
 #
 # In come a `tokenizer` with a template of its own (other markers, another end token: `tokenizer.eos_token_id`), the id of its
 # assistant's marker, an untrained `model` like the ones above but smaller, $N$ `talks` to learn from and $M$ `heldout` ones,

@@ -232,6 +232,17 @@ def test_plots_have_captions(path):
             assert re.match(r"[*_]\w", text), cell.source
 
 
+@pytest.mark.parametrize("path", SOLVED, ids=lambda p: p.stem)
+def test_captions_have_plots(path):
+    """Between one caption and the next the cells show a picture: a figure that was closed unseen leaves none."""
+    pictures = 0
+    for cell in nbformat.read(path, as_version=4).cells:
+        pictures += sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        if cell.cell_type == "markdown" and (captions := re.findall(r"(?m)^[*_](?:Figure|Roadmap)\b", cell.source)):
+            assert pictures >= len(captions), cell.source
+            pictures = 0
+
+
 @pytest.mark.parametrize("path", STUDENT, ids=lambda path: path.stem)
 def test_colab_opens_a_notebook_on_a_t4(path):
     metadata = nbformat.read(path, nbformat.NO_CONVERT).metadata

@@ -10,6 +10,8 @@ import io
 import pytest
 
 from tests.checks.test_catalogue import MODULES
+from tools.build_notebooks import ROOT
+from week6.checks import capstone_03, capstone_04, capstone_07, capstone_08, nb09
 from week6.checks.capstone import Capstone
 
 CAPSTONES = {
@@ -57,3 +59,22 @@ def test_a_stub_is_not_attempted_and_the_course_goes_on(number):
     with contextlib.redirect_stdout(io.StringIO()):
         assert CAPSTONES[number].grade(stub).kind == CAPSTONES[number].grade(...).kind == "not attempted"
         assert CAPSTONES[number].or_ours(stub) is CAPSTONES[number].reference
+
+
+@pytest.mark.parametrize(
+    ("number", "asked", "value", "words"),
+    [
+        ("03", capstone_03.TOLERANCE, 1e-4, "$10^{-4}$ nats"),
+        ("04", capstone_04.ITERATIONS, 30, "runs 30 iterations"),
+        ("04", capstone_04.CLIMB, 0.7, "five iterations bring seven tenths"),
+        ("04", capstone_04.EXPLAINED, 0.5, "explains half of the variance"),
+        ("04", capstone_04.GAP, 0.2, "below 0.2 nats"),
+        ("07", capstone_07.SLACK, 0.1, "the factor of the intervals within 10 %"),
+        ("08", capstone_08.EXCESS, 0.1, "within 0.1 nats per token"),
+        ("09", nb09.TOLERANCE, 0.02, "less than 0.02 nats"),
+    ],
+)
+def test_the_exercise_says_what_is_asked(number, asked, value, words):
+    """The other capstones' limits are asserted in a cell of their notebook."""
+    (source,) = (ROOT / "solutions").glob(f"{number}_*.py")
+    assert asked == value and words in " ".join(source.read_text().replace("\n#", " ").split())
