@@ -811,7 +811,7 @@ check.p2.outcome()
 # nat for DPO and IPO, whose β can be chosen for that, and where it ends for KTO. A call takes about a second.
 #
 # **Your turn.** One knob: shares of 0, 0.1, 0.2, 0.3 and 0.4, three seeds each. Say first what you expect. What do flips cost,
-# distance or direction? Which of the three points in another direction than before, and where does it go as the share nears
+# distance or direction? Which of the three point in another direction than before, and where do they go as the share nears
 # one half? The text does not tell, but it has all that you need for an explanation.
 
 # %% tags=["folded"]
