@@ -808,7 +808,8 @@ check.p2.outcome()
 # losses that all do not know of it. `what_flips_do(share, seed)` takes another reference for each seed, lets people compare
 # all its pairs, flips the share, and finds the optima of DPO (β = 0.5), IPO (β = 0.1) and KTO (β = 0.1). It gives two numbers
 # for each: its **KL** to the reference, and the reward that it has **lost** against $\pi^*$ at equal KL. The latter is taken at one
-# nat for DPO and IPO, whose β can be chosen for that, and where it ends for KTO. A call takes about a second.
+# nat for DPO and IPO, whose β can be chosen for that, and where it ends for KTO; the table shows it in thousandths of a reward
+# unit. A call takes about a second.
 #
 # **Your turn.** One knob: shares of 0, 0.1, 0.2, 0.3 and 0.4, three seeds each. Say first what you expect. What do flips cost,
 # distance or direction? Which of the three point in another direction than before, and where do they go as the share nears
