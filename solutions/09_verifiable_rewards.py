@@ -830,13 +830,13 @@ curve = [
 verifiable.success_frontier(curve, {name: measured[name] for name in policies}, measured["SFT"])
 
 # %% [markdown]
-# *Figure 5. Success on held-out problems against KL. The curve rises from the SFT model's success and reaches 1 near one and a half nats. The runs lie a little
-# below it: those with a larger β on the left, those without a leash on the right.*
+# *Figure 5. Success on held-out problems against KL. The curve rises from the SFT model's success and reaches 1 between one and one and a half nats. The runs
+# lie a little below it: those with a larger β on the left, those without a leash on the right.*
 
 # %% tags=["nbval-ignore-output", "folded"]
 # @title Checked: nothing above the frontier, and a smaller β goes further
 kls, heights = (torch.tensor(column, dtype=torch.float64) for column in zip(*curve, strict=True))
-assert (kls.diff() > 0).all() and (heights.diff() > 0).all() and kls[-1] < 1.7 and heights[-1] > 0.99
+assert (kls.diff() > 0).all() and (heights.diff() > 0).all() and 1 < kls[-1] < 1.5 and heights[-1] > 0.99
 
 
 def frontier(kl: float) -> float:
@@ -863,7 +863,7 @@ print("with a smaller β both KL and success are larger.")
 # ## 10 · A checker written in a hurry
 #
 # "The letters are in order" sounds like the same task. It is how one would test a sorting routine in a hurry:
-# `answer.split() == sorted(answer.split())`. The SFT model's answers get about twice as often past this checker as past the right one. We train on it.
+# `answer.split() == sorted(answer.split())`. The SFT model's answers get past this checker about two and a half times as often as past the right one. We train on it.
 #
 # **Predict.** After training on the sloppy checker, which share of the answers is really right?
 #
@@ -899,7 +899,7 @@ verifiable.bars(verdicts, "What two checkers say of three policies")
 # @title Checked: the hack
 sloppy, right_one = verdicts.loc["trained on the sloppy one"], verdicts.loc["trained on the right one"]
 assert sloppy["in order"] > 0.95 and sloppy["right"] < 0.2 < verdicts["right"]["SFT"]
-assert 1.6 < verdicts["in order"]["SFT"] / verdicts["right"]["SFT"] < 3.5
+assert 2 < verdicts["in order"]["SFT"] / verdicts["right"]["SFT"] < 3.3
 assert right_one["right"] > 0.75 and on_sloppy["length"][-5:].mean() < on_sloppy["length"][:5].mean() - 0.5
 by_tens = on_sloppy["reward"].groupby(on_sloppy.index // 10).mean()  # of ten steps each
 assert by_tens.diff()[1:].min() > -0.02 and by_tens.iloc[-1] > by_tens.iloc[0] + 0.05

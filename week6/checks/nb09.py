@@ -1225,7 +1225,7 @@ p3 = Prediction(
     meanings=(
         "It would have meant problems that 16 tries of the SFT model do not solve. There are few.",
         "It would have meant problems that the SFT model solves now and then and the trained policy never.",
-        "With 16 tries the SFT model solves nearly every problem. GRPO makes the first try as good.",
+        "With 16 tries the SFT model solves nearly every problem. GRPO brings the first try closer to that.",
     ),
 )
 p4 = Prediction(
@@ -1238,7 +1238,8 @@ p4 = Prediction(
     answer=0,
     meanings=(
         "Short answers of any letters are in order more surely than right ones, and nothing else is asked.",
-        "That holds for the SFT model's answers. Training moves to other answers, where it does not hold.",
+        "It would have meant that what is in order is mostly right. Of the SFT model's answers in order more than half "
+        "are wrong, and training moves to others still.",
         "It would have meant that the hack replaces wrong answers only. It replaces right ones too.",
     ),
 )
