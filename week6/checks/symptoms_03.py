@@ -38,7 +38,12 @@ def _factor(record: Record, factor: float) -> bool:
 def _z_is(trial: Trial, wrong: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """Whether "log_z" is a wrong function of log π_ref and r/β."""
     assert trial.log_z is not None and trial.beta is not None
-    values = wrong(trial.ref_log_probs, trial.rewards / trial.beta)
+    x = trial.rewards / trial.beta
+    if trial.log_z.shape == x.shape[:1] and torch.allclose(
+        trial.log_z, (trial.ref_log_probs + x).logsumexp(-1), rtol=1e-6
+    ):
+        return False  # it is right
+    values = wrong(trial.ref_log_probs, x)
     return trial.log_z.shape == values.shape and torch.allclose(trial.log_z, values, rtol=1e-6)
 
 
