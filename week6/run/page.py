@@ -13,10 +13,12 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 STYLE = """
-:root { color-scheme: light dark; --line: #c8ccd0; --quiet: #57606a; --link: #0550ae; }
-@media (prefers-color-scheme: dark) { :root { --line: #444c56; --quiet: #9aa4ae; --link: #6cb6ff; } }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --line: #c8ccd0; --quiet: #57606a; --link: #0550ae; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #0d1117; --ink: #e6edf3; --line: #444c56; --quiet: #9aa4ae; --link: #6cb6ff; }
+}
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
-body { overflow-wrap: break-word; }
+body { overflow-wrap: break-word; background: var(--paper); color: var(--ink); }
 h1, h2 { line-height: 1.2; }
 h2 { margin-top: 2rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 a { color: var(--link); }
