@@ -64,8 +64,8 @@ def test_called_again_it_grades_what_is_new(place, graders, monkeypatch):
     table, said = run(place)
     assert graders == ["a/01", "b/01", "b/01"] and "done already" in said
     assert table["b/01"] == table["in/c"] == "correct"
-    stored = next((place / "out" / "results").iterdir())
-    stored.write_text("{")
+    last = max((place / "out" / "results").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    last.write_text("{")  # that of b/01
     run(place)
     assert len(graders) == 4
     monkeypatch.setattr(command, "version", lambda: "another")

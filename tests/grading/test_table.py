@@ -33,6 +33,7 @@ def test_shares_and_misconceptions_of_each_exercise():
     first, second, third, *_ = table.by_exercise(CLASS)
     assert (first.correct, first.not_yet, first.not_attempted, first.students) == (1, 2, 0, 3)
     assert first.misconceptions == ((WRONG.name, WRONG.message, 2),) and first.share == 1 / 3
+    assert (third.correct, third.not_attempted, third.share) == (1, 2, 1 / 3)
     assert (first.repeat, second.repeat, third.repeat) == (True, False, False)
     assert len(table.by_exercise(CLASS)) == len(questions("nb01"))
     assert len(table.by_exercise([someone("x", "correct")])) == 1
