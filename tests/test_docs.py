@@ -13,7 +13,7 @@ INDEX = DOCS / "README.md"
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (README, *DOCS.glob("*.md"))}
 FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
-MADE_BY_USERS = ("runs/", ".venv", "grades/")
+MADE_BY_USERS = ("runs/", ".venv", "grades/", "build/")
 
 
 def code(text):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.checks.test_catalogue import MODULES
 from tools.build_notebooks import ROOT
-from week6.checks import capstone_03, capstone_04, capstone_07, capstone_08, nb09
+from week6.checks import bench_03, bench_04, nb09, steps_04, steps_07, steps_08
 from week6.checks.capstone import Capstone
 
 CAPSTONES = {
@@ -64,13 +64,13 @@ def test_a_stub_is_not_attempted_and_the_course_goes_on(number):
 @pytest.mark.parametrize(
     ("number", "asked", "value", "words"),
     [
-        ("03", capstone_03.TOLERANCE, 1e-4, "$10^{-4}$ nats"),
-        ("04", capstone_04.ITERATIONS, 30, "runs 30 iterations"),
-        ("04", capstone_04.CLIMB, 0.7, "five iterations bring seven tenths"),
-        ("04", capstone_04.EXPLAINED, 0.5, "explains half of the variance"),
-        ("04", capstone_04.GAP, 0.2, "below 0.2 nats"),
-        ("07", capstone_07.SLACK, 0.1, "the factor of the intervals within 10 %"),
-        ("08", capstone_08.EXCESS, 0.1, "within 0.1 nats per token"),
+        ("03", bench_03.TOLERANCE, 1e-4, "$10^{-4}$ nats"),
+        ("04", bench_04.ITERATIONS, 30, "runs 30 iterations"),
+        ("04", steps_04.CLIMB, 0.7, "five iterations bring seven tenths"),
+        ("04", steps_04.EXPLAINED, 0.5, "explains half of the variance"),
+        ("04", steps_04.GAP, 0.2, "below 0.2 nats"),
+        ("07", steps_07.SLACK, 0.1, "the factor of the intervals within 10 %"),
+        ("08", steps_08.EXCESS, 0.1, "within 0.1 nats per token"),
         ("09", nb09.TOLERANCE, 0.02, "less than 0.02 nats"),
     ],
 )
