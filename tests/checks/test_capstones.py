@@ -20,7 +20,7 @@ CAPSTONES = {
     if isinstance(capstone := getattr(importlib.import_module(f"week6.checks.{module}"), "capstone", None), Capstone)
 }
 each = pytest.mark.parametrize("number", CAPSTONES)
-SHARE = {"02": 3, "05": 6, "06": 3, "07": 3, "08": 6}
+SHARE = {"00": 3, "02": 4, "03": 2, "04": 6, "05": 9, "06": 4, "07": 4, "08": 12}
 """Where a mistake costs much, one of so many is tried here; `make capstones` tries all of them, on twenty seeds."""
 
 
@@ -67,7 +67,7 @@ def test_a_stub_is_not_attempted_and_the_course_goes_on(number):
         ("03", bench_03.TOLERANCE, 1e-4, "$10^{-4}$ nats"),
         ("04", bench_04.ITERATIONS, 30, "runs 30 iterations"),
         ("04", steps_04.CLIMB, 0.7, "five iterations bring seven tenths"),
-        ("04", steps_04.EXPLAINED, 0.5, "explains half of the variance"),
+        ("04", steps_04.EXPLAINED, 0.9, "explains nine tenths of the variance"),
         ("04", steps_04.GAP, 0.2, "below 0.2 nats"),
         ("07", steps_07.SLACK, 0.1, "the factor of the intervals within 10 %"),
         ("08", steps_08.EXCESS, 0.1, "within 0.1 nats per token"),

@@ -295,6 +295,7 @@ MISTAKES = {
     "mask of ones": wrong(("mask = answers.response_mask", "mask = torch.ones_like(answers.response_mask)")),
 }
 RECOGNISED = {
+    "returns are the rewards": "the critic's targets",
     "dropout left on": "dropout",
     "sampled at temperature 1": "temperature of sampling",
     "the reference gives the answers": "sampled from the reference",

@@ -315,6 +315,7 @@ MISTAKES = {
     "a standard error in the report": with_the_parts(report=lambda parts: (parts["report"][0], parts["report"][1] / T)),
 }
 RECOGNISED = {
+    "better than the price before": "one lost that nothing dominates",
     "one seed": "one seed for all runs",
     "price and seed swapped": "price and seed swapped",
     "axes swapped": "axes swapped",
