@@ -249,6 +249,7 @@ MISTAKES = {
     "targets are advantages": mistaken(value_loss=lambda v, ret, a, r, m: squared(v, a, a, r, m)),
 }
 RECOGNISED = {
+    "targets are advantages": "a critic that learns the wrong thing",
     "samples of the reference": "samples of the reference",
     "the likeliest answer": "no chance",
     "a new generator each time": "one batch for ever",
