@@ -20,25 +20,29 @@ import jupytext  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
 from IPython.display import display  # noqa: E402
 
+from tests.checks.test_capstones import CAPSTONES, answers  # noqa: E402
 from tests.checks.test_catalogue import QUESTIONS, right_answers  # noqa: E402
 from tools.build_notebooks import ROOT, solution_text  # noqa: E402
+from week6.checks.capstone import Capstone  # noqa: E402
 from week6.checks.engine import Question  # noqa: E402
 
 NAMES = {id(question): name for name, question in QUESTIONS}
+LOOPS = {id(capstone): number for number, capstone in CAPSTONES.items()}
 
 
 def run(source, which):
-    """The notebook with the `which`-th right answer to each question; raises what a cell raises."""
-    own = Question.or_ours
+    """The notebook with the `which`-th right answer to each question and capstone; raises what a cell raises."""
 
-    def another(question, answer):
-        answers = right_answers(NAMES[id(question)])
-        chosen = answers[which % len(answers)]
-        assert question.grade(chosen), f"{question.title}: this answer is not accepted"
-        return own(question, chosen)
+    def another(asked, answer):
+        loop = LOOPS.get(id(asked))
+        right = right_answers(NAMES[id(asked)]) if loop is None else list(answers(loop).RIGHT.values())
+        chosen = right[which % len(right)]
+        verdict = asked._judge(chosen)
+        assert verdict.kind == "correct", f"{asked.title}: this answer is not accepted: {verdict.text}"
+        return asked._usable(chosen, verdict)
 
     namespace = {"__name__": "__main__", "display": display}
-    with mock.patch.object(Question, "or_ours", another):
+    with mock.patch.object(Question, "or_ours", another), mock.patch.object(Capstone, "or_ours", another):
         for i, cell in enumerate(jupytext.read(source, fmt="py:percent").cells):
             if cell.cell_type == "code" and "student-only" not in cell.metadata.get("tags", []):
                 exec(compile(solution_text(cell.source), f"{source.stem} cell {i}", "exec"), namespace)
