@@ -253,13 +253,13 @@ class TestConversations:
         """Through a session: the ids that the policy is given, and those that it was trained on."""
         tokenizer = speaking(name)
         asked = render(tokenizer, self.MESSAGES[:1], reply=True)
-        seen, right = [], session.sample
+        seen, right = [], session.answer
 
-        def watched(model, prompt, *rest):
-            seen.append(prompt[0].tolist())
-            return right(model, prompt, *rest)
+        def watched(reader, prompt, *rest):
+            seen.append(list(prompt))
+            return right(reader, prompt, *rest)
 
-        monkeypatch.setattr(session, "sample", watched)
+        monkeypatch.setattr(session, "answer", watched)
         session.ChatSession({"sft": policy(tokenizer)}, tokenizer, max_new_tokens=2).send(self.TALK[0][1])
         assert seen == [plain(tokenizer, asked)]
         check_texts(tokenizer, [asked], [" so ."], [" great !"])

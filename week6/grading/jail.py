@@ -15,12 +15,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+with contextlib.suppress(ModuleNotFoundError):  # Windows, where nothing is graded
+    import resource
 
 CPU_SECONDS = 300
 MEMORY = 3 * 2**30

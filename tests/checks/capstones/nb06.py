@@ -185,7 +185,7 @@ RECOGNISED = {
     "no reference": "no reference",
     "reference asked is the policy": "the reference is the policy",
     "reference with gradient": "the reference is the policy",
-    "swapped": "not log 2 at the start",
+    "swapped": "references crossed",
     "upwards": "upwards",
     "means": "means",
     "β forgotten": "β",
