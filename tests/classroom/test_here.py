@@ -43,8 +43,8 @@ def test_each_check_can_fail(tmp_path, monkeypatch, without_trl):
     monkeypatch.setattr(here, "response_log_probs", lambda *rest: right(*rest) + 0.5)
     monkeypatch.setattr(here, "MINUTES", 0.0)
     monkeypatch.setattr(here.training, "load_checkpoint", lambda path, module, optimizer, tag: {"step": 3})
-    monkeypatch.setattr(here, "train_ppo", lambda *rest: iter([(dict.fromkeys(
-        ("first_ratio_deviation", "policy_loss", "value_loss", "tokens"), float("nan")), None)] * 3))  # fmt: skip
+    far = {"first_ratio_deviation": 1.0, "policy_loss": 0.0, "value_loss": 0.0, "tokens": 1}
+    monkeypatch.setattr(here, "train_ppo", lambda *rest: iter([(far, None)] * 3))
     told = []
     limits = Limits(ratio=dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), 0.1))
     assert here.confirm_here(tmp_path, told.append, limits) is False
