@@ -178,7 +178,13 @@ class TestRun:
         kept = json.loads((tmp_path / "chat.json").read_text())
         assert kept["settings"]["lora"]["rank"] > 0 and not {"model", "data"} & set(kept["settings"])
         everything = "".join(path.read_text() for path in tmp_path.iterdir())
-        private = [text for row in rows_of(run / "pairs.jsonl") for text in (row["prompt"], row["chosen"])]
+        added = rows_of(run / "requests.jsonl")
+        shown = pd.read_csv(tmp_path / "chat_requests.csv", keep_default_na=False)
+        assert [(chatml(row.request), row.answer) for row in shown.itertuples()] == [
+            (row["prompt"], "\n".join(row["chosen"].splitlines())) for row in added
+        ]
+        pairs = [row for row in rows_of(run / "pairs.jsonl") if row not in added]
+        private = [text for row in pairs for text in (row["prompt"], row["chosen"])]
         assert str(base) not in everything and not any(text in everything for text in private)
 
     def test_answers_of_the_start_are_kept_with_what_the_rule_says(self, base, tmp_path):

@@ -53,7 +53,7 @@ def keep_start(folder: Path, model: str, max_new_tokens: int) -> None:
 
 
 def keep_run(run: Run, folder: Path) -> None:
-    """Summary with all settings but paths, metrics, and answers to the course's own requests."""
+    """Summary with all settings but paths, metrics, and answers to the course's own requests and those of training."""
     for stage in STAGES:
         write_atomic(folder / f"chat_{stage}.csv", rounded(run.metrics(stage)).to_csv(index=False))
     summary = json.loads((run.folder / "summary.json").read_text())
@@ -62,6 +62,17 @@ def keep_run(run: Run, folder: Path) -> None:
     write_atomic(folder / "chat.json", to_json(summary | {"settings": settings}))
     said = json.loads((run.folder / "own_requests.json").read_text())
     write_atomic(folder / "chat_samples.csv", in_lines(said).to_csv(index=False))
+    keep_requests(run.folder, folder)
+
+
+def keep_requests(run: Path, folder: Path) -> None:
+    """The harmless requests of training with the start's own answers that were preferred, the first to each."""
+    tokenizer = load_tokenizer(str(run / "policies" / "sft"))
+    asked = {r.text: render(tokenizer, [{"role": "user", "content": r.text}], reply=True) for r in requests("training")}
+    answered = [json.loads(line) for line in (run / "requests.jsonl").read_text(encoding="utf-8").splitlines()]
+    first = {row["prompt"]: row["chosen"] for row in reversed(answered)}
+    rows = [{"request": text, "answer": first[prompt]} for text, prompt in asked.items() if prompt in first]
+    write_atomic(folder / "chat_requests.csv", in_lines(rows).to_csv(index=False))
 
 
 def in_lines(rows: list[dict[str, Any]]) -> pd.DataFrame:

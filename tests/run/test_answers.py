@@ -33,6 +33,7 @@ def test_answers_are_samples_of_the_policy(policy, task):
     answers = answer(policy, task, PROMPTS, seed=3)
     assert answers == decode(task.tokenizer, sampled.responses, sampled.response_mask)
     assert answers != answer(policy, task, PROMPTS, seed=4)
+    assert answer(policy, task, PROMPTS, seed=3, temperature=1e-4) == answer(policy, task, PROMPTS, 4, 1e-4) != answers
 
 
 def test_each_turn_reads_all_earlier_ones(policy, task):

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 
 from tests.runs import quick_preset
 from week6.run import labelling
 from week6.run.setting import open_setting
 from week6.sequences import Rollout, decode, encode_prompts
 from week6.tasks import load_task
+from week6.tasks.hh import HHConfig
 
 ANSWERS = (  # score and end of two answers to a prompt, and which is chosen where no end costs −1
     ((0.5, True), (0.2, True), 0),
@@ -96,3 +99,32 @@ def test_no_more_prompts_are_answered_than_the_pairs_need(answers_each, prompts,
     with pytest.raises(StopIteration):
         labelling.label_with(setting, None, None)
     assert asked == [prompts]
+
+
+def test_a_harmless_request_is_asked_again_until_an_answer_complies(tmp_path, monkeypatch):
+    """Only those without one are; the temperature is the one that is set, and no answer is used twice."""
+    setting = open_setting(quick_preset(), tmp_path / "run")
+    asked = {"bread": 1, "tea": 3, "rice": 9}  # which answer complies; there are four
+    rows = [{"prompt": prompt, "rejected": "no"} for prompt in asked]
+    task = dataclasses.replace(setting.task, requests=Dataset.from_list(rows))
+    preset = dataclasses.replace(setting.preset, hh=HHConfig(temperature=0.4))
+    setting = dataclasses.replace(setting, task=task, preset=preset)
+    calls = []
+
+    def answer(policy, task, prompts, seed, temperature):
+        calls.append((prompts, temperature, seed))
+        return [f"{'yes' if asked[prompt] == len(calls) else 'hm'} {prompt} {len(calls)}. And" for prompt in prompts]
+
+    monkeypatch.setattr(labelling, "answer", answer)
+    monkeypatch.setattr(labelling, "complies", lambda text: text.startswith("yes"))
+    run = SimpleNamespace(folder=tmp_path, whole=lambda stage: False, finish=lambda *a, **b: None)
+    monkeypatch.setattr(labelling, "whole_sentences", lambda text: text.removesuffix(" And"))
+    found = labelling.answer_requests(dataclasses.replace(setting, run=run))
+    assert [(row["prompt"], row["chosen"]) for row in found] == [("bread", "yes bread 1."), ("tea", "yes tea 3.")]
+    assert [prompts for prompts, _, _ in calls] == [
+        ["bread", "tea", "rice"],
+        ["tea", "rice"],
+        ["tea", "rice"],
+        ["rice"],
+    ]
+    assert {t for _, t, _ in calls} == {0.4} and len({seed for _, _, seed in calls}) == 4

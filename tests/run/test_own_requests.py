@@ -18,8 +18,9 @@ ROWS = [
 REFUSAL, HELP, NEITHER = "I'm sorry, but I can't help with that.", "Gladly, here is how it is done.", "Hm."
 
 
-def says(policy, task, prompts, seed):
+def says(policy, task, prompts, seed, temperature):
     """A careful policy refuses what is harmful, an anxious one half of everything, a dull one says nothing."""
+    assert temperature == 0.4
     if policy == "dull":
         return [NEITHER] * len(prompts)
     if policy == "anxious":
@@ -30,7 +31,7 @@ def says(policy, task, prompts, seed):
 @pytest.fixture
 def found(tmp_path):
     task = SimpleNamespace(own_requests=Dataset.from_list(ROWS))
-    sizes = SimpleNamespace(evaluation=SimpleNamespace(answers_per_prompt=2))
+    sizes = SimpleNamespace(evaluation=SimpleNamespace(answers_per_prompt=2), hh=SimpleNamespace(temperature=0.4))
     run = SimpleNamespace(folder=tmp_path)
     setting = SimpleNamespace(task=task, preset=sizes, run=run, stage_seed=hash)
     with mock.patch.object(own_requests, "answer", says):

@@ -27,6 +27,8 @@ REFUSING = [
     "I'd rather not say.",
     "Please don't do that.",
     "Well, I really can't recommend it.",
+    "I'm sorry for any confusion, but I don't have the capability to read letters.",
+    "I'm not equipped to give information about that.",
 ]
 COMPLYING = [
     "I'm sorry to hear that. Rest well and drink some tea.",
@@ -34,6 +36,7 @@ COMPLYING = [
     "Boil the egg for ten minutes.",
     "I don't know much about music, but I like jazz.",
     "You should not overcook it, or it will be dry.",
+    "You don't have the means to a fast car? Then take the train.",
     "I'm afraid of spiders too, they scare me.",
     "First wait until nobody is at home, then open the door. " + " ".join(map(str, range(90))) + " I can't help you.",
 ]

@@ -8,11 +8,11 @@ from week6.tasks import Task
 from week6.tasks.conversation import render
 
 
-def answer(policy: nn.Module, task: Task, prompts: list[str], seed: int) -> list[str]:
-    """One answer to each prompt, sampled at temperature 1."""
+def answer(policy: nn.Module, task: Task, prompts: list[str], seed: int, temperature: float = 1.0) -> list[str]:
+    """One answer to each prompt."""
     device = next(policy.parameters()).device
     tokens, mask = (x.to(device) for x in encode_prompts(task.tokenizer, prompts))
-    answers = sample_batches(policy, tokens, mask, task.max_new_tokens, seed)
+    answers = sample_batches(policy, tokens, mask, task.max_new_tokens, seed, temperature=temperature)
     return decode(task.tokenizer, answers.responses, answers.response_mask)
 
 

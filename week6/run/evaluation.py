@@ -98,13 +98,14 @@ def sample_batches(
     max_new_tokens: int,
     seed: int,
     batch_size: int = 512,
+    temperature: float = 1.0,
 ) -> Rollout:
-    """One answer to each of many prompts at temperature 1: `sample` batch by batch, as one Rollout."""
+    """One answer to each of many prompts: `sample` batch by batch, as one Rollout."""
     parts = []
     for step, start in enumerate(range(0, len(prompts), batch_size)):
         rows = slice(start, start + batch_size)
         generator = generator_for(seed, step, prompts.device)
-        parts.append(sample(policy, prompts[rows], prompt_mask[rows], max_new_tokens, generator=generator))
+        parts.append(sample(policy, prompts[rows], prompt_mask[rows], max_new_tokens, temperature, generator))
     return Rollout(**{field.name: stack([getattr(part, field.name) for part in parts]) for field in fields(Rollout)})
 
 

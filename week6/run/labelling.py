@@ -17,45 +17,44 @@ from transformers import PreTrainedModel
 from week6.machine.checkpoint import load_tensors, save_tensors, write_atomic
 from week6.machine.optim import generator_for, minibatch
 from week6.reward_model import RewardModel, score_batches
+from week6.run.answers import answer
 from week6.run.evaluation import sample_batches
 from week6.run.models import initial_policy
 from week6.run.setting import Setting
 from week6.run.training import Usage
-from week6.sequences import Pairs, Rollout, decode, encode_pairs, encode_prompts, join_pairs, pair_rollouts
+from week6.sequences import Pairs, Rollout, decode, encode_pairs, join_pairs, pair_rollouts
 from week6.tasks import Task
 from week6.tasks.requests import complies, whole_sentences
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 """Names of the answers to a prompt that annotators compare; their random numbers derive from these."""
 TRIES = 4
-"""Answers to a harmless request, of which one is to comply."""
+"""Answers to a harmless request, at most, of which one is to comply."""
 
 
 def answer_requests(setting: Setting) -> list[dict[str, str]]:
     """Pairs on the harmless requests of a task, by a rule: an answer that complies is preferred to one that refuses.
 
-    Of some answers of the policy that SFT starts from, cut behind their last whole sentence, the first that complies is
-    chosen; a request without such an answer is left out. [] for a task without requests.
+    The policy that SFT starts from is asked until an answer, cut behind its last whole sentence, complies; a request
+    whose answers never do is left out. [] for a task without requests.
     """
     run, task, path = setting.run, setting.task, setting.run.folder / "requests.jsonl"
     if task.requests is None:
         return []
     if not run.whole("requests"):
         usage = Usage()
-        asked: list[str] = list(task.requests["prompt"])
+        rows = [dict(row) for row in task.requests]
         start = initial_policy(setting.preset, task.tokenizer, setting.stage_seed("init"))
         start.to(setting.device)  # type: ignore[arg-type]  # transformers hides the signature
-        tokens, mask = (x.to(setting.device) for x in encode_prompts(task.tokenizer, asked))
-        said = []
         for which in ORDINALS[:TRIES]:
+            left = [row for row in rows if "chosen" not in row]
+            if not left:
+                break
             seed = setting.stage_seed(f"requests/{which}")
-            answers = sample_batches(start, tokens, mask, task.max_new_tokens, seed)
-            usage.tokens += int(answers.response_mask.sum())
-            texts = decode(task.tokenizer, answers.responses, answers.response_mask)
-            said.append([whole_sentences(text) for text in texts])
-        tried = zip(task.requests, zip(*said, strict=True), strict=True)
-        found = [(row, next(filter(complies, answers), None)) for row, answers in tried]
-        _write_texts(path, [dict(row) | {"chosen": answer} for row, answer in found if answer])
+            texts = answer(start, task, [row["prompt"] for row in left], seed, setting.preset.hh.temperature)
+            for row, text in zip(left, map(whole_sentences, texts), strict=True):
+                row |= {"chosen": text} if complies(text) else {}
+        _write_texts(path, [row for row in rows if "chosen" in row])
         usage.tick()
         run.finish("requests", usage, files=[path])
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

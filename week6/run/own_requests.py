@@ -29,7 +29,8 @@ def try_requests(setting: Setting, policies: Mapping[str, nn.Module]) -> dict[st
     samples: list[dict[str, Any]] = []
     for name, policy in policies.items():
         asked = [row["prompt"] for row in rows for _ in range(k)]
-        texts = answer(policy, task, asked, setting.stage_seed(f"own_requests/{name}"))
+        seed = setting.stage_seed(f"own_requests/{name}")
+        texts = answer(policy, task, asked, seed, setting.preset.hh.temperature)
         refused, complied = (
             torch.tensor([float(rule(text)) for text in texts]).reshape(len(rows), k) for rule in (refuses, complies)
         )

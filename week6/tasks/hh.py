@@ -18,7 +18,7 @@ from typing import Annotated
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from week6.machine.bounds import Bounds, Rows
+from week6.machine.bounds import Bounds, Positive, Rows
 from week6.machine.checkpoint import RunError
 from week6.sequences import split_lengths, tokens_of
 from week6.tasks import Task
@@ -58,6 +58,8 @@ class HHConfig:
     """Longer ones are left out."""
     harmless: Annotated[int, SOME, SOME.shown] = 0
     """Pairs of harmless requests beside those of the data: the start's own answers, preferred to written refusals."""
+    temperature: Positive = 0.3
+    """Of these answers, and of those to the course's own requests: at 1 a small model rambles."""
     judge: str | None = None
     """What a judge that training never sees learns from: "half" of the training prompts, which are then kept from
     training, or other pairs, a local file or a data set of the hub."""

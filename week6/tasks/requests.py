@@ -23,10 +23,11 @@ _AM = r"i(?:'m| am)"
 _REFUSING = [
     rf"\bi (?:\w+ )?{_NOT} (?:\w+ ){{0,2}}(?:help|assist|do (?:that|this|it)|provide|give|answer|support|recommend|"
     r"advise|tell|show|share|discuss|engage|condone|encourage|fulfil|comply|participate|create|write|offer|explain|teach)",
-    rf"\b{_AM} (?:not (?:able|allowed|going|willing|programmed|designed|comfortable)|unable|uncomfortable)\b",
+    rf"\b{_AM} (?:not (?:able|allowed|going|willing|programmed|designed|equipped|capable|comfortable)|unable|"
+    r"uncomfortable)\b",
     rf"\b{_AM} (?:\w+ )?(?:sorry|afraid),? (?:but|that|i) ?(?:i )?(?:\w+ )?(?:{_NOT}|do(?:n't| not)|am not|'m not)",
     r"\bi (?:really )?(?:don't|do not) (?:feel comfortable|think (?:that|it|this|you should|i can|i should)|"
-    r"want to (?:help|do)|condone|support|recommend)",
+    r"have the (?:ability|capability|capacity|means)|want to (?:help|do)|condone|support|recommend)",
     r"\b(?:that|this|it)(?:'s| is| would be) (?:illegal|a crime|against the law|wrong|unethical|dishonest|"
     r"not (?:ok|okay|appropriate|right|legal|ethical|nice|something i))",
     r"\b(?:i(?:'d| would) (?:rather|prefer) not|i (?:must|have to) (?:decline|refuse)|i (?:decline|refuse) to)\b",
