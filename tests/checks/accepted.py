@@ -1,8 +1,8 @@
 """Every cell of a notebook must run with every answer that its graders accept: `make accepted`.
 
-`python -m tests.checks.accepted [NB ...]` runs the cells of the solved notebooks, those named or all, once for each way
-in which right_answers/ answers their questions, with these answers in place of the course's own. Not part of `make
-test`: all of them take a quarter of an hour.
+`python -m tests.checks.accepted [NB ...]` runs the cells of the notebooks, those named or all, once for each way in
+which right_answers/ answers their questions, with these answers in place of the course's own. Not part of `make test`:
+all of them take half an hour.
 """
 
 import os
@@ -26,6 +26,8 @@ from tools.build_notebooks import ROOT, solution_text  # noqa: E402
 from week6.checks.capstone import Capstone  # noqa: E402
 from week6.checks.engine import Question  # noqa: E402
 
+ONE_EDITION = {"student-only", "solution-only"}
+"""Cells that are left out: calls for hints, and the course's own answers to what is open, about its own code."""
 NAMES = {id(question): name for name, question in QUESTIONS}
 LOOPS = {id(capstone): number for number, capstone in CAPSTONES.items()}
 
@@ -44,7 +46,7 @@ def run(source, which):
     namespace = {"__name__": "__main__", "display": display}
     with mock.patch.object(Question, "or_ours", another), mock.patch.object(Capstone, "or_ours", another):
         for i, cell in enumerate(jupytext.read(source, fmt="py:percent").cells):
-            if cell.cell_type == "code" and "student-only" not in cell.metadata.get("tags", []):
+            if cell.cell_type == "code" and not ONE_EDITION & set(cell.metadata.get("tags", [])):
                 exec(compile(solution_text(cell.source), f"{source.stem} cell {i}", "exec"), namespace)
     plt.close("all")
 
