@@ -1490,13 +1490,13 @@ check.capstone(my_spend_budget)
 spend_budget = check.capstone.or_ours(my_spend_budget)
 
 two_refs, two_rewards = torch.stack([log_ref, log_ref]), torch.stack([reward, 3 * reward])  # both of shape (2, N)
-together = spend_budget(two_refs, two_rewards, 1.5)
-apart = [spend_budget(log_ref[None], r[None], 1.5)["log_probs"][0] for r in two_rewards]
+together = spend_budget(two_refs, two_rewards, 1.5)["log_probs"].to(log_ref)
+apart = [spend_budget(log_ref[None], r[None], 1.5)["log_probs"][0].to(log_ref) for r in two_rewards]
 mean_reward = {
-    "one β for both": (together["log_probs"].exp() * two_rewards).sum(-1).mean().item(),
+    "one β for both": (together.exp() * two_rewards).sum(-1).mean().item(),
     "1.5 nats each": (torch.stack(apart).exp() * two_rewards).sum(-1).mean().item(),
 }
-nats = distance(together["log_probs"]).tolist()
+nats = distance(together).tolist()
 print(f"Two prompts; what the second one earns counts three times. One β spends {nats[0]:.2f} and {nats[1]:.2f} nats.")
 print("Mean reward: " + ", ".join(f"{name} {value:.3f}" for name, value in mean_reward.items()))
 assert abs(sum(nats) / 2 - 1.5) < 1e-3 and nats[1] > nats[0] + 1
@@ -1524,7 +1524,7 @@ BUDGETS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # nats
 def gold_at_budgets(comparisons: int, seed: int, features: Float[Tensor, "N K"] = counts) -> list[float]:
     """Gold reward of the best policy for a freshly fitted reward model, at each of the BUDGETS."""
     score = features @ fitted(features, comparisons, seed)[0]
-    policies = [spend_budget(log_ref[None], score[None], budget)["log_probs"][0] for budget in BUDGETS]
+    policies = [spend_budget(log_ref[None], score[None], b)["log_probs"][0].to(log_ref) for b in BUDGETS]
     return expected(torch.stack(policies), gold).tolist()
 
 

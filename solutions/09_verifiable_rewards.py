@@ -772,7 +772,7 @@ check.p3.outcome()
 # ### Exercise 9.4 · The best success at a price
 # *difficulty 2/5 · importance 4/5 · 8 minutes*
 #
-# Write (14) and (15). `p` has shape `(M,)`: the reference's pass rate on each of M prompts, between 0 and 1. Return both, shape `(M,)` each.
+# Write (14) and (15). `p` has shape `(M,)`: the reference's pass rate on each of M prompts, above 0 and below 1. Return both, shape `(M,)` each.
 
 
 # %% tags=["exercise"]
