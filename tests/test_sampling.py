@@ -3,10 +3,14 @@ import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto import CONFIG_MAPPING
 
 from tests.tiny import EOS, log_probs_by_hand, ragged, tiny_gpt2
+from week6 import sampling
 from week6.log_probs import position_ids, response_log_probs
 from week6.machine.compute import using
+from week6.machine.lora import LoRAConfig, trainee_of
 from week6.sampling import sample
 
 BATCH = ([3, 1, 4, 2], [2, 4, 1, 3])
@@ -215,3 +219,125 @@ class TestSamplingInParts:
             model.transformer.ln_f.weight[0] = float("nan")
         with pytest.raises(ValueError, match="logits: got NaN"):
             self.rollout(torch.Generator(), model)
+
+
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "bos_token_id": 2,
+    "eos_token_id": [EOS, 5, 9, 14],
+    "pad_token_id": 0,
+}
+WINDOW = {"sliding_window": 6}
+MODELS = {
+    "gpt2": {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 64},
+    "gpt2, own attention": {
+        "n_embd": 16,
+        "n_head": 2,
+        "n_layer": 2,
+        "n_positions": 64,
+        "_attn_implementation": "eager",
+    },
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "mistral, window": WINDOW,
+    "gemma": {},
+    "gemma2, window": WINDOW,
+    "gemma3_text, window": WINDOW,
+    "qwen2": {},
+    "gpt_neox": {"hidden_size": 16, "num_attention_heads": 2},
+    "mamba": {"state_size": 4},
+}
+
+
+def small_model(name: str):
+    """A model of this kind whose answers end at different times."""
+    torch.manual_seed(2)
+    options = {**SMALL, **MODELS[name]}
+    if name.startswith("gpt2"):
+        options = {k: v for k, v in options.items() if k not in ("hidden_size", "num_hidden_layers", "head_dim")}
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name.split(",")[0]](**options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
+    return model
+
+
+class TestLessWork:
+    """`sample` draws what the textbook's loop draws, token for token, with rows that leave the batch."""
+
+    def both(self, model, lengths, temperature=1.0, new_tokens=16, common=0, **changes):
+        """The textbook's answers, those of `sample`, and how many rows `sample` still had in its last step."""
+        prompts, mask, *_ = ragged(lengths, [1] * len(lengths), vocab=40, seed=4)
+        pad = torch.nn.functional.pad
+        prompts, mask = pad(prompts, (common, 0)), pad(mask, (common, 0))
+        rows, draw = [], sampling.draw
+
+        def watched(log_probs, *arguments):
+            rows.append(len(log_probs))
+            return draw(log_probs, *arguments)
+
+        generators = [torch.Generator().manual_seed(6) for _ in range(2)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampling, "_sample_lean", sampling._sample)
+            textbook = sample(model, prompts, mask, new_tokens, temperature, generators[0])
+        with pytest.MonkeyPatch.context() as patch, using(**changes):
+            patch.setattr(sampling, "draw", watched)
+            found = sample(model, prompts, mask, new_tokens, temperature, generators[1])
+        assert torch.equal(generators[0].get_state(), generators[1].get_state())
+        return textbook, found, rows
+
+    def equal(self, textbook, found):
+        for name in ("responses", "response_mask", "finished"):
+            assert torch.equal(getattr(textbook, name), getattr(found, name)), name
+        torch.testing.assert_close(found.log_probs, textbook.log_probs, rtol=0, atol=1e-5)  # sums of other shapes
+        assert len(textbook.response_mask.sum(-1).unique()) > 4
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_it_is_the_textbook_s(self, name):
+        textbook, found, rows = self.both(small_model(name), [1 + i % 7 for i in range(48)], 0.9)
+        self.equal(textbook, found)
+        if name == "mamba":  # its running states are not known: nobody leaves
+            assert set(rows) == {48}
+        else:
+            assert rows[0] == 48 and rows[-1] <= 24 and len(set(rows)) > 3
+
+    def test_adapters(self):
+        for name in ("gpt2", "llama"):
+            model = trainee_of(small_model(name), LoRAConfig(rank=2), seed=1).model
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:  # B of B A starts at zero
+                        parameter.normal_(std=0.5)
+            self.equal(*self.both(model, [3, 1, 2, 5] * 6)[:2])
+
+    @pytest.mark.parametrize("most_rows", [1, 5, 20])
+    def test_in_parts(self, most_rows):
+        self.equal(*self.both(small_model("gpt2"), [3, 1, 2, 5] * 8, most_rows=most_rows)[:2])
+
+    def test_common_padding_and_no_padding(self):
+        for common, lengths in ((0, [4] * 32), (37, [2, 5, 3, 1] * 8)):
+            self.equal(*self.both(small_model("gpt2"), lengths, common=common, new_tokens=12)[:2])
+
+    def test_answers_without_an_end(self):
+        model = small_model("gpt2")
+        model.config.eos_token_id = None
+        textbook, found, rows = self.both(model, [3, 1] * 12)
+        assert torch.equal(textbook.responses, found.responses) and found.finished.all() and found.response_mask.all()
+        assert set(rows) == {24}
+
+    def test_a_policy_in_training_has_its_dropout(self):
+        """Else sampler and scorer would agree where a student must see that they do not."""
+        model = tiny_gpt2(dtype=torch.float32, dropout=0.5).train()
+        prompts, mask = prompts_for_sampling(4)
+        torch.manual_seed(0)
+        answers = [sample(model, prompts, mask, 6, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+        shape = min(answer.log_probs.shape[1] for answer in answers)
+        assert not torch.equal(*(answer.log_probs[:, :shape] for answer in answers))

@@ -13,13 +13,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tests.runs import quick_preset, quick_run
 from week6.log_probs import response_log_probs
 from week6.machine.compute import inference_bytes, training_bytes
+from week6.machine.memory import KEY_VALUE_CACHE
 from week6.reward_model import RewardModel
 from week6.run import budget
 from week6.run.budget import SHAPES, T4, Shape, Work
 from week6.run.evaluation import sample_batches
 from week6.run.models import PRESETS
 from week6.run.training import Run
-from week6.sampling import KEY_VALUE_CACHE
 from week6.tasks import load_task
 
 GPT2 = SHAPES["gpt2"]

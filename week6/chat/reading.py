@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
 from week6.machine.compute import compute
-from week6.sampling import KEY_VALUE_CACHE, draw, eos_ids
+from week6.machine.memory import read_on
+from week6.sampling import check_numbers, draw, eos_ids
 
 
 class Reader:
@@ -32,17 +33,16 @@ class Reader:
         device = next(self.model.parameters()).device
         new = torch.tensor([tokens[known:]], device=device)
         with compute().precision(self.model):
-            output: Any = self.model(
-                input_ids=new,
-                attention_mask=torch.ones(1, len(tokens), dtype=torch.long, device=device),
-                position_ids=torch.arange(known, len(tokens), device=device).unsqueeze(0),
-                use_cache=True,
-                logits_to_keep=last,
-                **{KEY_VALUE_CACHE: self._cache},
+            logits, self._cache = read_on(
+                self.model,
+                new,
+                torch.ones(1, len(tokens), dtype=torch.long, device=device),
+                torch.arange(known, len(tokens), device=device).unsqueeze(0),
+                self._cache,
+                last,
             )
-        self._read, self._cache = list(tokens), getattr(output, KEY_VALUE_CACHE)
-        logits: Tensor = output.logits[0].float()
-        return logits
+        self._read = list(tokens)
+        return logits[0].float()
 
     def _keep(self, tokens: Sequence[int], most: int) -> int:
         """Forget all that was read behind the tokens shared with `tokens`, or behind `most`; returns how many stay."""
@@ -84,6 +84,7 @@ def answer(
         logits = reader.read(said)
         own = logits.log_softmax(-1)
         if temperature:
+            check_numbers(own)
             only = torch.zeros(1, dtype=torch.long, device=logits.device)
             token = int(draw((logits / temperature).log_softmax(-1), 1, only, generator))
         else:
