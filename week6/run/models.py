@@ -147,7 +147,7 @@ PRESETS["chat"] = replace(  # an instruct model in its own chat template; about 
     name="chat",
     n_pairs=1_600,
     sft=SFTConfig(steps=40, batch_size=8, learning_rate=2e-4),
-    reward=RewardConfig(steps=60, batch_size=8, learning_rate=2e-4),
+    reward=RewardConfig(steps=100, batch_size=8, learning_rate=5e-4),
     ppo=replace(
         PRESETS["gpt2-hh"].ppo,
         steps=16,
