@@ -222,13 +222,43 @@ def test_full_disk_and_then_room_again(copy, capsys):
     assert numbers(copy) == expected
 
 
+def begin(folder):
+    """What a run has written when it is interrupted early."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"seed": 0, "preset": {}}')
+
+
+def test_a_run_that_has_not_begun_is_not_resumed(tmp_path, capsys):
+    """Under a mistyped name a whole run would begin."""
+    (tmp_path / "empty").mkdir()
+    for name in ("whol", "empty"):
+        code, line = error_of(capsys, "run", "--runs-dir", str(tmp_path), "--name", name, "--resume", *quick_flags())
+        assert code == 2 and f"got {name!r}, and in {tmp_path} no such run has begun" in line
+        assert line.endswith("there is none yet; give its --name, or leave out --resume to begin it")
+    for i in range(9):
+        begin(tmp_path / f"run-{i}")
+    for name, other in (("of-a-model", '{"model_type": "gpt2"}'), ("damaged", "["), ("list", "[1]")):
+        begin(tmp_path / name)
+        (tmp_path / name / "config.json").write_text(other)
+    code, line = error_of(capsys, "run", "--runs-dir", str(tmp_path), "--name", "whol", "--resume", *quick_flags())
+    assert code == 2 and "expected one of 'run-0', " in line and "'run-7', …;" in line
+    assert not (tmp_path / "whol").exists() and list((tmp_path / "empty").iterdir()) == []
+
+
 def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "run", interrupted)
     assert main(["run", "--runs-dir", str(tmp_path)]) == 130
-    assert "--resume" in capsys.readouterr().err
+    assert capsys.readouterr().err == "week6: interrupted\n"  # nothing has begun
+    begin(tmp_path / "tiny")
+    assert main(["run", "--runs-dir", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "week6: interrupted; --resume continues from the last checkpoint\n"
+    assert main(["frontier", "--runs-dir", "\0"]) == 2
+    monkeypatch.setattr(cli, "sweep", interrupted)
+    assert main(["frontier", "--runs-dir", str(tmp_path)]) == 130
+    assert "called again, it goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -236,6 +266,7 @@ def test_a_signal_says_how_to_go_on(name, monkeypatch, capsys, tmp_path):
     number = getattr(signal, name)
     before = signal.signal(number, signal.SIG_DFL)  # whoever started the tests may ignore it, as `nohup` does
     monkeypatch.setattr(pipeline, "run", lambda *arguments: os.kill(os.getpid(), number) or time.sleep(60))
+    begin(tmp_path / "tiny")
     try:
         assert main(["run", "--runs-dir", str(tmp_path)]) == 128 + number
         said = f"week6: ended by {name}; --resume continues from the last checkpoint\n"

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 import signal
@@ -53,6 +54,8 @@ GO_ON = {
 """What a command says after an interruption."""
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """What a text program makes of two hyphens."""
+MOST_NAMES = 8
+"""That a message lists."""
 LONGEST_NAME = 200
 """Bytes of a run's name: file systems allow 255, and temporary files have longer names."""
 
@@ -167,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error))
     except (KeyboardInterrupt, Ended) as error:
         number, what = (signal.SIGINT, "interrupted") if isinstance(error, KeyboardInterrupt) else error.args
-        print(f"week6: {what}{GO_ON.get(words[0], '') if words else ''}", file=sys.stderr)
+        print(f"week6: {what}{_how_to_go_on(words, place)}", file=sys.stderr)
         if arguments is None:  # the process may take seconds to end
             signal.signal(signal.SIGINT, end_at_once)
         return 128 + int(number)
@@ -222,6 +225,13 @@ def _complain(message: str) -> int:
     return 2
 
 
+def _how_to_go_on(words: Sequence[str], place: Path | None) -> str:
+    """What a command that has ended early says of going on; of a run that has not begun, nothing."""
+    command = words[0] if words else ""
+    begun = command != "run" or (place is not None and _holds_something(place))
+    return GO_ON.get(command, "") if begun else ""
+
+
 def _write_traceback(place: Path | None) -> Path:
     """Write the traceback of the current exception to the folder `place` if it is there, else to a temporary one."""
     temporary = Path(tempfile.gettempdir())
@@ -272,6 +282,8 @@ def _do(command: Any, preset: Preset) -> int:
         if command.record:
             record(tables)
     else:
+        if command.resume:
+            check_begun(folder)
         settings = {f.name: getattr(command, f.name) for f in _settings(preset)}
         pipeline.run(dataclasses.replace(preset, **settings), folder, command.seed, command.resume)
         if compute().is_main:
@@ -409,6 +421,31 @@ def run_folder(runs_dir: Path, name: str) -> Path:
     if len(name.encode()) > LONGEST_NAME:
         raise RunError(f"--name: got {len(name.encode())} bytes, expected {LONGEST_NAME} at most")
     return runs_dir / name
+
+
+def check_begun(folder: Path) -> None:
+    """Raise RunError where there is no run to resume: most likely its name is mistyped. It says which there are."""
+    if folder.exists() and (not folder.is_dir() or _holds_something(folder)):  # what it is, is seen when it is opened
+        return
+    runs_dir = folder.parent
+    there = sorted(path.parent.name for path in runs_dir.glob("*/config.json") if _is_of_run(path))
+    named = ", ".join(map(repr, map(clean, there[:MOST_NAMES]))) + ", …" * (len(there) > MOST_NAMES)
+    expected = f"one of {named}" if there else "the name of a run, and there is none yet"
+    raise RunError(
+        f"--resume: got {folder.name!r}, and in {runs_dir} no such run has begun, expected {expected}; give its --name, "
+        "or leave out --resume to begin it"
+    )
+
+
+def _is_of_run(config: Path) -> bool:
+    try:
+        return {"seed", "preset"} <= json.loads(config.read_bytes()).keys() if config.is_file() else False
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def show(folder: Path) -> None:
