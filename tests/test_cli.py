@@ -138,8 +138,25 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
             "got 'yes', which no flag takes, expected --NAME VALUE for each flag, and",
         ),
         (["chat", "a", "b", "c"], "got 'b' and more, which no flag takes"),
-        (["fly"], "fly"),
+        (["fly"], "got 'fly', expected one of run, report, confirm, "),
+        (["Run"], "got 'Run', expected one of run, report, "),
+        (["--version"], "got '--version', expected one of run, "),
         ([], "confirm"),
+        (["run", "--PPO.Beta", "1"], "got '--PPO.Beta', expected a flag that there is: week6 run --help lists them;"),
+        (["run", "-seed", "3"], "got '-seed', expected a flag that there is: week6 run --help lists them; perhaps"),
+            ["run", "-seed", "3"],
+            "got '-seed', expected a flag that there is: week6 run --help lists them; perhaps --seed",
+        ),
+        (["chat", "x", "--voice"], "got '--voice', expected a flag that there is: week6 chat --help lists them"),
+        (["run", "--dpo.variant", "IPO"], "--dpo.variant: got 'IPO', expected one of 'sigmoid', 'ipo'"),
+        (["run", "--name", "-x"], "--name: got no value, expected one behind it; one that begins with a hyphen as"),
+        (["run", "--name=-x"], "--name: got '-x', expected the plain name of a folder"),
+        (["chat", "x", "--port", "a"], "--port: got 'a', expected a whole number from 1024 to 65535"),
+        (["grade", "x", "--workers", "all"], "--workers: got 'all', expected a whole number from 1 to 1000 or None"),
+        (["run", "--runs-dir", ""], "--runs-dir: got '', expected a file or folder; is a variable of the shell"),
+        (["run", "--runs-dir="], "--runs-dir: got '', expected a file or folder"),
+        (["report", ""], "path: got '', expected a file or folder"),
+        (["grade", "nowhere", ""], "path: got '', expected a file or folder"),
         (["report", "nowhere"], "nowhere/report.md does not exist"),
         (["report", "nowhere", "--open"], "nowhere/report.html does not exist"),
     ],
@@ -149,6 +166,14 @@ def test_bad_words_end_with_one_line(words, message, capsys, tmp_path, monkeypat
     Path("loop").symlink_to("loop")
     code, line = error_of(capsys, *words)
     assert code == 2 and line.startswith("week6: error: ") and message in line
+
+
+def test_a_folder_that_is_gone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    os.chdir("here")
+    (tmp_path / "here").rmdir()
+    assert error_of(capsys, "run", *quick_flags())[1].endswith("is gone, expected one that is there: change to it")
 
 
 def test_environment_chooses_the_preset(monkeypatch):

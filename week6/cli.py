@@ -9,8 +9,12 @@ stderr and exit code 2, never with a traceback. A defect of week6 itself says so
 import argparse
 import contextlib
 import dataclasses
+import difflib
+import functools
 import io
+import itertools
 import json
+import operator
 import os
 import re
 import signal
@@ -21,7 +25,7 @@ import traceback
 import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_type_hints
 
 import torch
 import transformers
@@ -34,7 +38,7 @@ from week6.classroom.confirm import confirm
 from week6.classroom.doctor import doctor
 from week6.classroom.here import confirm_here
 from week6.grading.command import grade
-from week6.machine.bounds import Bounds, Few, Seed, fields_of
+from week6.machine.bounds import PORT, Few, Port, Seed, bounds_of, fields_of
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
 from week6.machine.paths import place
@@ -52,6 +56,8 @@ GO_ON = {
     "grade": "; called again, it goes on",
 }
 """What a command says after an interruption."""
+PATHS = ("--runs-dir", "--out", "--points", "--table", "--reference", "--here")
+"""Flags that take a path."""
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """What a text program makes of two hyphens."""
 MOST_NAMES = 8
@@ -78,7 +84,7 @@ class Chat:
     """Folder of the run, or its name in runs/."""
     web: bool = False
     """In a browser on this machine; else here."""
-    port: int = 8806
+    port: Port = 8806
     """Of this machine, for --web."""
 
 
@@ -150,6 +156,10 @@ class Grade:
     """Submissions at the same time; one for each core if not given."""
 
 
+COMMANDS = (Report, Confirm, Frontier, Chat, Doctor, Grade, Challenge)
+"""Beside `run`, whose flags are those of a preset."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 not confirmed or a trouble found, 2 bad input, 70 a defect
     of week6, 128 + n ended by signal n (130 is Ctrl-C)."""
@@ -162,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place: Path | None = None
     try:
         with _told_to_end():
+            check_place(words)
             preset = choose_preset(words)
             command = parse(words, preset)
             place = _place(command, preset)
@@ -303,7 +314,7 @@ def chat(folder: Path, command: Chat) -> None:
             f"--web: needs the library tornado, which Jupyter brings ({error}): pip install tornado"
         ) from error
     try:
-        web.PORT.check("--port", command.port)
+        PORT.check("--port", command.port)
     except ValueError as error:
         raise RunError(str(error)) from None
     web.serve(load_session(folder), command.port)
@@ -311,6 +322,20 @@ def chat(folder: Path, command: Chat) -> None:
 
 def _say_nothing(line: str) -> None:
     """What processes other than the main one do with a line."""
+
+
+def check_place(words: Sequence[str]) -> None:
+    """Raise RunError where there is no folder to work in, and for an empty word in the place of one: the shell makes
+    it of a variable that is not set, and as a path it would mean this folder."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise RunError("the folder that this was called in is gone, expected one that is there: change to it") from None
+    for before, word in itertools.pairwise(words):
+        flag = word[:-1] if word.endswith("=") else "" if word else before
+        if flag in PATHS or (not word and not before.startswith("-")):
+            name = flag if flag in PATHS else "path"
+            raise RunError(f"{name}: got '', expected a file or folder; is a variable of the shell not set?")
 
 
 def choose_preset(words: Sequence[str]) -> Preset:
@@ -340,15 +365,12 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
     settings = [(f.name, f.type, getattr(preset, f.name)) for f in _settings(preset)]
     run: Any = dataclasses.make_dataclass("Run", own + settings, frozen=True)
     run.__doc__ = "SFT, preferences, reward model, PPO, DPO, evaluation and report, in one run."
-    commands = (
-        Annotated[run, tyro.conf.subcommand("run", description=run.__doc__)]
-        | Annotated[Report, tyro.conf.subcommand("report", description=Report.__doc__)]
-        | Annotated[Confirm, tyro.conf.subcommand("confirm", description=Confirm.__doc__)]
-        | Annotated[Frontier, tyro.conf.subcommand("frontier", description=Frontier.__doc__)]
-        | Annotated[Chat, tyro.conf.subcommand("chat", description=Chat.__doc__)]
-        | Annotated[Doctor, tyro.conf.subcommand("doctor", description=Doctor.__doc__)]
-        | Annotated[Grade, tyro.conf.subcommand("grade", description=Grade.__doc__)]
-        | Annotated[Challenge, tyro.conf.subcommand("challenge", description=Challenge.__doc__)]
+    kinds = {"run": run} | {kind.__name__.lower(): kind for kind in COMMANDS}
+    if words and words[0] not in (*kinds, "-h", "--help"):
+        raise RunError(f"got {words[0]!r}, expected one of {', '.join(kinds)} first; full help: week6 --help")
+    commands: Any = functools.reduce(
+        operator.or_,
+        (Annotated[kind, tyro.conf.subcommand(name, description=kind.__doc__)] for name, kind in kinds.items()),
     )
     complaints = io.StringIO()
     try:
@@ -362,7 +384,8 @@ def parse(words: Sequence[str], preset: Preset) -> Any:
     except SystemExit as exit:
         if exit.code == 0:  # --help
             raise
-        raise RunError(_in_short(_one_line(complaints.getvalue()), preset)) from None
+        kind = kinds.get(words[0], run) if words else run
+        raise RunError(_in_short(_one_line(complaints.getvalue()), words, kind, preset)) from None
 
 
 def _flag(kind: Any, text: str) -> Any:
@@ -381,31 +404,42 @@ def _one_line(box: str) -> str:
     return " ".join(line for line in lines if line.strip("╰─╯-"))
 
 
-def _in_short(complaint: str, preset: Preset) -> str:
+def _in_short(complaint: str, words: Sequence[str], command: Any, preset: Preset) -> str:
     """The parser's complaint in the words of the other errors: what came, what was expected, and for a flag that there
     is none the names of those like it, without their help."""
-    hints = {name: hint for name, _, hint in fields_of(preset)} | {"seed": Seed, "seeds": Seed}
+    hints = {name: hint for name, _, hint in fields_of(preset) if name != "task"} if command.__name__ == "Run" else {}
+    hints |= get_type_hints(command, include_extras=True)
     if found := re.match(r"(?:Error parsing|Unable to parse) (--[\w.-]+): (.*?) Argument helptext:", complaint):
         flag, what = found.groups()
-        bounds = [x for x in get_args(hints.get(flag[2:].replace("-", "_"))) if isinstance(x, Bounds)]
+        bounds = bounds_of(hints.get(flag[2:].replace("-", "_")))
         came = re.findall(r"'([^']*)'", what.replace("('None',)", ""))
         if bounds and came:
             return f"{flag}: got {came[-1]!r}, expected {bounds[0]}{' or None' * (chr(39) + 'None' in what)}"
-    if found := re.match(r"Missing value for argument 'run'", complaint):
+    if found := re.match(r"invalid choice (.*) for argument '(--[\w.-]+)'. Expected one of \((.*?),?\)", complaint):
+        return f"{found[2]}: got {found[1]}, expected one of {found[3]}"
+    if re.match(r"Missing value for argument 'run'", complaint):
         return "got a flag in place of the folder of a run, expected it alone: week6 report FOLDER, week6 chat FOLDER"
+    if found := re.match(r"Missing value for argument '(--[\w.-]+)'", complaint):
+        return f"{found[1]}: got no value, expected one behind it; one that begins with a hyphen as {found[1]}=-VALUE"
     what, _, like = complaint.partition(" Perhaps you meant: ")
     if (found := re.match(r"Unrecognized options: (.*?)(?: For full helptext|$)", what)) and not like:
-        return _stray(found[1])
+        flags = ("--" + name.replace("_", "-") for name in hints if not dataclasses.is_dataclass(hints[name]))
+        return _stray(found[1], words, list(flags))
     flags = [flag for flag in dict.fromkeys(re.findall(r"--[\w.-]+", like)) if flag != "--help"][:3]
     what = what.replace(" Arguments are applied to the directly preceding subcommand, so ordering can matter.", "")
     return f"{what}; perhaps {' or '.join(flags)}? Full help: week6 --help" if flags else what
 
 
-def _stray(words: str) -> str:
-    """What to say of words that no flag has taken."""
-    first, _, rest = words.partition(", ")
-    if first[0] in DASHES:
+def _stray(said: str, words: Sequence[str], flags: Sequence[str]) -> str:
+    """What to say of words that no flag has taken, by a command that has these flags."""
+    first, _, rest = said.partition(", ")
+    first = next((word for word in words if word == first), first)
+    if first[:1] in DASHES and first:
         return f"got {first!r}, which begins with another dash, expected two hyphens: --{first.lstrip(DASHES + '-')}"
+    if first[:1] == "-":
+        like = difflib.get_close_matches("--" + first.lstrip("-").replace("_", "-").lower(), flags, 1)
+        perhaps = f"; perhaps {like[0]}?" if like else ""
+        return f"got {first!r}, expected a flag that there is: week6 {words[0]} --help lists them{perhaps}"
     more = " and more" * bool(rest)
     return (
         f"got {first!r}{more}, which no flag takes, expected --NAME VALUE for each flag, and nothing behind one that "
@@ -415,7 +449,7 @@ def _stray(words: str) -> str:
 
 def run_folder(runs_dir: Path, name: str) -> Path:
     """The folder of the run called `name`. RunError for a name that is not one of a folder in `runs_dir`."""
-    if not name or Path(name).name != name or name.startswith(".") or clean(name) != name or "\\" in name:
+    if not name or Path(name).name != name or name.startswith((".", "-")) or clean(name) != name or "\\" in name:
         raise RunError(f"--name: got {name!r}, expected the plain name of a folder")
     runs_dir = place(runs_dir, "--runs-dir")
     if len(name.encode()) > LONGEST_NAME:
@@ -432,8 +466,8 @@ def check_begun(folder: Path) -> None:
     named = ", ".join(map(repr, map(clean, there[:MOST_NAMES]))) + ", …" * (len(there) > MOST_NAMES)
     expected = f"one of {named}" if there else "the name of a run, and there is none yet"
     raise RunError(
-        f"--resume: got {folder.name!r}, and in {runs_dir} no such run has begun, expected {expected}; give its --name, "
-        "or leave out --resume to begin it"
+        f"--resume: got {folder.name!r}, and in {runs_dir} no such run has begun, expected {expected}; give its "
+        "--name, or leave out --resume to begin it"
     )
 
 

@@ -20,14 +20,12 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application, RequestHandler
 
 from week6.chat.session import ChatSession, MessageError, Reply
-from week6.machine.bounds import Bounds
 from week6.machine.checkpoint import RunError
 from week6.pictures.plots import POLICIES
 
 ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")
 """Names by which a browser on this machine may call."""
-PORT = Bounds(1024, 65_535, whole=True)
 MOST_BYTES = 200_000
 """Of a request: the longest message, escaped, and some more."""
 PAGE = Path(__file__).parent / "page"

@@ -82,6 +82,7 @@ SPREAD = Bounds(2, 65_536, whole=True)
 FEW = Bounds(1, 1_000, whole=True)
 WIDTH = Bounds(1, 65_536, whole=True)
 SEED = Bounds(0, 10**9, whole=True)
+PORT = Bounds(1024, 65_535, whole=True)
 
 Positive = Annotated[float, POSITIVE, POSITIVE.shown]
 Fraction = Annotated[float, FRACTION, FRACTION.shown]
@@ -105,6 +106,13 @@ Spread = Annotated[int, SPREAD, SPREAD.shown]
 Few = Annotated[int, FEW, FEW.shown]
 Width = Annotated[int, WIDTH, WIDTH.shown]
 Seed = Annotated[int, SEED, SEED.shown]
+Port = Annotated[int, PORT, PORT.shown]
+
+
+def bounds_of(hint: Any) -> list[Bounds]:
+    """The bounds in a type, also in that of the items of a tuple, or beside None."""
+    own = [hint] if isinstance(hint, Bounds) else []
+    return own + [bounds for part in get_args(hint) for bounds in bounds_of(part)]
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
