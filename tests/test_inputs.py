@@ -92,6 +92,16 @@ FILES = [
     ("a.tsv", table("text,label", '"{text}",1'), "its columns are separated by commas, expected commas in a .csv file"),
     ("a.csv", 'text,n\n"say \\"yes\\", ok",1\n', "expected a quote within a field to be doubled"),
     ("a.jsonl", '{"text": "a", "n": ' + "9" * 6000 + "}", "line 1 holds a number of thousands of digits"),
+    ("a.jsonl", '[\n{"text": "a"}\n]', "line 1 begins what goes on over more lines, expected each object on a line of"),
+    (
+        "a.tsv",
+        table("text\tn", '"{text}"\t1'),
+        "column 'text' has fields in quotes, expected none: in a .tsv file",
+    ),
+    ("a.tsv", 'text\tn\nIt is fine.\t1\n"It is ""fine""."\t2\n', "column 'text' has fields in quotes"),
+    ("a.txt", LINES.replace("film", "\x1b[31mfilm"), "of column text holds the colours of a terminal (ESC)"),
+    ("a.txt", b"texts.txt".ljust(257, b"\0") + b"ustar\x0000", "it is a tar archive, expected text: unpack it"),
+    ("a.txt", b"\x7fELF\x02\x01", "it is a program, expected text"),
     ("a.jsonl", "{'text': 'a'}", 'expected an object such as {"text": "A lovely film"}'),
     ("a.jsonl", '{"text": "a"} {"text": "b"}', "line 1: Extra data"),
     ("a.jsonl", objects([{"text": [text]} for text in TEXTS]), "line 1 of column text is ['"),
@@ -133,6 +143,34 @@ def test_files_that_only_look_bad(place, refused, preset, name, content, flags):
     (place / name).write_text(content)
     refused(preset, data=name, flags=["--ppo.max-new-tokens", "40", *flags.split()], expected=0)
     (place / name).unlink()
+
+
+@pytest.mark.parametrize(("value", "message"), [
+    ("9" * 400, "column r: row 1 is '9999"), ("NaN", "line 1 of column r is missing, expected numbers"),
+    ("true", "line 1 of column r is True, expected numbers"),
+])  # fmt: skip
+def test_ratings_that_are_no_numbers(place, refused, value, message):
+    (place / "a.jsonl").write_text("\n".join(f'{{"text": {json.dumps(text)}, "r": {value}}}' for text in TEXTS))
+    assert message in refused(data="a.jsonl", flags=["--ratings", "r"])
+    (place / "a.jsonl").unlink()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_file_that_the_memory_cannot_hold_is_not_read(place, refused, name):
+    """Packed, it may be small."""
+    content = LINES.encode() + b" " * 8_000_000
+    (place / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with using(free_bytes=lambda: 6e7):
+        assert "it holds more than 0.0 GB, expected what can be worked with in the free memory" in refused(data=name)
+    (place / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["third", "judge.jsonl"])
+def test_the_judge_s_own_pairs_are_called_by_their_flag(place, refused, name):
+    (place / "a.jsonl").write_text(objects(conversations(40)))
+    line = refused("gpt2-hh", data="a.jsonl", flags=["--ppo.max-new-tokens", "24", "--hh.judge", name])
+    assert f"--hh.judge {name}" in line and "--data" not in line
+    (place / "a.jsonl").unlink()
 
 
 @pytest.mark.parametrize("name", [
@@ -285,6 +323,27 @@ MODELS = {
         "tokenizer.json has a part of a type that is not known; save it anew",
     ),
     "dropout": (changed("tokenizer.json", lambda found: found["model"].update(dropout=0.5)), NO_DROPOUT),
+    "numbers": (
+        changed("tokenizer.json", lambda found: found["model"]["vocab"].update(zz=5)),
+        "tokenizer.json gives one number to several tokens, expected one each",
+    ),
+    "merges": (changed("tokenizer.json", lambda found: found["model"].update(merges=[])), "json has no merges"),
+    "spaces": (changed("tokenizer.json", lambda found: found.update(pre_tokenizer=None)), "makes 'afilm' of the"),
+    "pad letter": (changed("tokenizer_config.json", lambda c: c.update(pad_token="e")), "its pad token is 'e', as"),
+    "pad word": (changed("tokenizer_config.json", lambda c: c.update(pad_token="film")), "its pad token is 'film', as"),
+    "mark": (
+        lambda f: (f / "config.json").write_bytes(b"\xef\xbb\xbf" + (f / "config.json").read_bytes()),
+        "config.json is no plain UTF-8 (a byte order mark), expected it so",
+    ),
+    "UTF-16": (
+        lambda f: (f / "config.json").write_text((f / "config.json").read_text(), encoding="utf-16"),
+        "config.json is no plain UTF-8 ('utf-8' codec",
+    ),
+    "template bytes": (written("chat_template.jinja", b"\xff"), "chat_template.jinja is no plain UTF-8"),
+    "template folder": (lambda f: (f / "chat_template.jinja").mkdir(), "chat_template.jinja is a folder"),
+    "labels list": (config(id2label=["a"]), "config.json: id2label is ['a'], expected an object of numbers and their"),
+    "labels words": (config(id2label={"a": "b"}), "config.json: id2label is {'a': 'b'}, expected an object of numbers"),
+    "adapter beside": (written("adapter_config.json", "{}"), "has adapter_config.json, an adapter that would be put"),
     "end letter": (changed("tokenizer_config.json", lambda c: c.update(eos_token="a")), "its end token is 'a'"),
     "no end": (changed("tokenizer_config.json", lambda c: c.update(eos_token="")), "its end token is ''"),
     "length": (changed("tokenizer_config.json", lambda c: c.update(model_max_length="x")), "cannot read every text"),
@@ -314,6 +373,14 @@ def test_models(spoilt, refused, name):
     assert f"--model {spoilt}: " in line and message in line
 
 
+def test_a_tokenizer_that_knows_no_word_of_the_data(spoilt, refused):
+    """All of it would be read as the same unknown token."""
+    core = Tokenizer(models.WordLevel({"<|unk|>": 0, "<|end|>": 1, "guten": 2, "tag": 3}, unk_token="<|unk|>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", unk_token="<|unk|>").save_pretrained(spoilt)
+    assert "its tokenizer does not know 9" in refused(model="spoilt")
+
+
 @pytest.mark.parametrize("settings", [{"return_dict": False}, {"output_attentions": True}, {"eos_token_id": 10**9}])
 def test_models_that_only_look_bad(spoilt, refused, settings):
     config(**settings)(spoilt)
@@ -334,6 +401,7 @@ def judge(folder, **settings):
     ({}, config(id2label={"0": "positive", "7": "negative"}), "cannot judge a text (index 7 is out of bounds"),
     ({}, weights(lambda x: x * 1e30), "cannot judge a text (judgement: got 2 NaN values"),
     ({}, config(architectures=None), "is a model of no known kind, no text classifier"),
+    ({}, weights(lambda x: x * 0, "classifier"), "judges every text alike (0), expected a classifier that has learned"),
     ({"id2label": {0: "positive", 1: "negative", 2: "possibly"}}, None, "expected one that begins with 'pos'"),
 ])  # fmt: skip
 def test_classifiers_are_tried_before_the_run(tmp_path, refused, settings, spoil, message):

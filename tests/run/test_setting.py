@@ -97,6 +97,8 @@ TOGETHER = [
     ("ppo.target_kl=6 ppo.horizon=1.6", "ppo.horizon: got 1.6, expected more than 1.6, a fifth of the 8 answers"),
     ("ppo.minibatches=9", "ppo.minibatches: got 9, expected no more than the 8 answers of a step"),
     ("dpo.variant=ipo dpo.label_smoothing=0.1", "dpo.label_smoothing: got 0.1 with variant 'ipo', which has none"),
+    ("hh.harmless=20", "hh.harmless: got 20 for task 'assistant', which has no conversations; choose preset gpt2-hh"),
+    ("hh.judge=half", "hh.judge: got 'half' for task 'assistant', which has no conversations"),
     ("heads=3", "width: got 16, expected a multiple of heads = 3"),
     ("layers=1000 heads=64 width=65536", "layers, width: got 1000 and 65536, a model of"),
     ("positions=30", "max_new_tokens: got 24 and prompts of up to"),
@@ -112,6 +114,15 @@ def test_settings_that_do_not_fit_each_other(settings, message, tmp_path, capsys
     with quick_settings(), using(free_bytes=lambda: 8e9):
         code = main(["run", "--runs-dir", str(tmp_path / "runs"), *quick_flags(), *flags])
     assert code == 2 and message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["layers", "heads", "width", "positions"])
+def test_a_pretrained_model_has_its_own_size(name):
+    """A size that is given would be ignored without a word."""
+    preset = PRESETS["gpt2-cpu"]
+    check_preset(preset)
+    with pytest.raises(ValueError, match=f"^{name}: got 6 for preset 'gpt2-cpu', whose model has a size of its own"):
+        check_preset(dataclasses.replace(preset, **{name: 6}))
 
 
 def test_a_minibatch_may_be_one_answer():

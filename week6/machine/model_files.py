@@ -7,8 +7,9 @@ from typing import Any
 import safetensors
 import torch
 
+ADAPTER = "adapter_config.json"
 READ_AS_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "added_tokens.json",
-                "special_tokens_map.json", "model.safetensors.index.json")  # fmt: skip
+                "special_tokens_map.json", "model.safetensors.index.json", ADAPTER)  # fmt: skip
 """Files of a model's folder that transformers reads, each one object."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -16,8 +17,13 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 def check_files_of(folder: Path) -> None:
     """Raise ValueError that names a file of a model's folder which is not what its name says."""
     for path in sorted(folder.iterdir()):
-        if path.name not in READ_AS_JSON and path.suffix != ".safetensors":
+        if path.name not in READ_AS_JSON and path.suffix not in (".safetensors", ".jinja"):
             continue
+        if path.name == ADAPTER:
+            raise ValueError(
+                f"has {ADAPTER}, an adapter that would be put on top of the model, expected a plain one: merge it and "
+                "save what comes of it, or remove that file"
+            )
         if path.is_dir():
             raise ValueError(f"{path.name} is a folder, expected a file")
         if not path.is_file():
@@ -32,13 +38,26 @@ def check_files_of(folder: Path) -> None:
         if path.suffix == ".safetensors":
             _check_numbers(path)
             continue
+        text = _text_of(path)
+        if path.suffix == ".jinja":
+            continue
         try:
-            found = json.loads(path.read_bytes())
+            found = json.loads(text)
             if not isinstance(found, dict):
                 raise ValueError("no object")
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path.name} is damaged ({error}), expected a JSON object; restore it") from None
         _check_entries(path, found)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode()
+        if text.startswith("\ufeff"):
+            raise ValueError("a byte order mark")
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no plain UTF-8 ({error}), expected it so: save it without a mark") from None
+    return text
 
 
 def _check_entries(path: Path, found: dict[str, Any]) -> None:
@@ -49,12 +68,30 @@ def _check_entries(path: Path, found: dict[str, Any]) -> None:
             name = found.get(key)
             if isinstance(name, str) and not isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype):
                 raise ValueError(f"config.json: {key} is {name!r:.60}, expected a type of torch, such as 'float32'")
+        labels = found.get("id2label") or {}
+        if not isinstance(labels, dict) or not all(number.isdecimal() for number in labels):
+            raise ValueError(f"config.json: id2label is {labels!r:.60}, expected an object of numbers and their labels")
+    if path.name == "tokenizer.json":
+        _check_words(found.get("model"))
     if path.name == WEIGHTS[1]:
         files = found.get("weight_map")
         if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
             raise ValueError(f"{path.name} names no file for each tensor, expected its weight_map; restore it")
         if lost := sorted(name for name in set(files.values()) if not (path.parent / name).is_file()):
             raise ValueError(f"{path.name} names {lost[0]!r:.60}, which is not there; copy or download all files")
+
+
+def _check_words(model: Any) -> None:
+    """Raise ValueError for a vocabulary in which a number stands for more than one token, or byte pairs are never
+    joined: texts would silently become others."""
+    words = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(words, dict):
+        return
+    numbers = list(words.values())
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("tokenizer.json gives one number to several tokens, expected one each; restore it")
+    if model.get("type") == "BPE" and not model.get("merges") and any(len(word) == 2 for word in words):
+        raise ValueError("tokenizer.json has no merges, and tokens that only these could make; restore it")
 
 
 def _check_numbers(path: Path) -> None:

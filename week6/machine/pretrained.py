@@ -62,11 +62,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
         )
     if not tokenizer.is_fast:
         raise RunError(f"--model {model}: its tokenizer has no tokenizer.json, expected one; save it as a fast one")
-    if len(tokenizer.eos_token) < 2:
-        raise RunError(
-            f"--model {model}: its end token is {tokenizer.eos_token!r}, as texts hold it, expected one that none "
-            "holds, such as '<|end|>'; set eos_token in tokenizer_config.json"
-        )
+    for kind, token in {"end": tokenizer.eos_token, "pad": tokenizer.pad_token, "start": tokenizer.bos_token}.items():
+        if token is not None and (len(token) < 2 or any(token in text for text in TRIED)):
+            key = {"end": "eos", "pad": "pad", "start": "bos"}[kind]
+            raise RunError(
+                f"--model {model}: its {kind} token is {token!r}, as texts hold it, expected one that none holds, such "
+                f"as '<|end|>'; set {key}_token in tokenizer_config.json"
+            )
     check_reads("--model", model, tokenizer)
     if (said := _said_again(tokenizer)) is not None:
         raise RunError(
@@ -100,12 +102,13 @@ def check_reads(flag: str, model: str, tokenizer: PreTrainedTokenizerBase) -> No
 
 
 def _said_again(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What a tokenizer makes of the tokens of a text that it knows, where it is not that text; case and spaces are no
-    matter."""
+    """What a tokenizer makes of the tokens of a text that it knows, where it is not that text; case is no matter, nor
+    are more spaces."""
     ids = tokenizer(TRIED[0], add_special_tokens=False)["input_ids"]
     said = str(tokenizer.decode(ids))
     known = tokenizer.unk_token_id not in ids
-    return said if known and said.replace(" ", "").lower() != TRIED[0].replace(" ", "").lower() else None
+    same = said.replace(" ", "").lower() == TRIED[0].replace(" ", "").lower() and " " in said.strip()
+    return None if same or not known else said
 
 
 @check.arguments

@@ -21,12 +21,13 @@ from week6.machine.pretrained import load_tokenizer
 from week6.ppo import AdaptiveKL, PolicyWithValue
 from week6.reward_model import RewardModel, score
 from week6.run.forecast import Watcher, forecast, opening, say
-from week6.run.models import Preset, check_size, initial_policy
+from week6.run.models import PRESETS, Preset, check_size, initial_policy
 from week6.run.record import Depends
 from week6.run.training import Run, Usage, choose_device, run_stage, stage_seed
 from week6.sampling import sample
 from week6.sequences import encode_demonstrations, encode_prompts
 from week6.tasks import Task, check_sources, load_task
+from week6.tasks.hh import HHConfig
 
 STAGES = ("requests", "sft", "pairs", "reward_model", "answer_pairs", "ppo", "dpo", "judge", "evaluation")
 """In their order; `requests` and `judge` only where they are asked for, `answer_pairs` only where people compared whole
@@ -35,6 +36,8 @@ PAIRED = ("pairs", "heldout_pairs")
 """What a task may bring."""
 TRIED = 4
 """Texts on which a pretrained model is tried."""
+MOST_UNKNOWN = 0.5
+"""Of the tokens of the data."""
 HOPELESS = 3.0
 """A loss so many times that of a guess is no language model's: untrained ones guess, and those trained on other texts
 are a little worse."""
@@ -194,6 +197,20 @@ def check_preset(preset: Preset) -> None:
             raise ValueError(
                 f"minibatches: got {ppo.minibatches}, expected no more than the {ppo.batch_size} answers of a step"
             )
+    if preset.task != "hh" and preset.hh != HHConfig():
+        name = next(f.name for f in dataclasses.fields(HHConfig) if getattr(preset.hh, f.name) != f.default)
+        raise ValueError(
+            f"hh.{name}: got {getattr(preset.hh, name)!r} for task {preset.task!r}, which has no conversations; choose "
+            "preset gpt2-hh or chat"
+        )
+    usual = PRESETS.get(preset.name)
+    if preset.model is not None and usual is not None:
+        for name in ("layers", "heads", "width", "positions"):
+            if getattr(preset, name) != getattr(usual, name):
+                raise ValueError(
+                    f"{name}: got {getattr(preset, name)} for preset {preset.name!r}, whose model has a size of its "
+                    "own; leave it out, or choose preset tiny"
+                )
     if preset.imitate == "nothing" and preset.model is None:
         raise ValueError(f"imitate: got 'nothing' for preset {preset.name!r}, whose model is untrained; give a --model")
     if preset.lora.rank and preset.model is None:
@@ -275,6 +292,15 @@ def _check_predicts(model: str, task: Task, policy: Any) -> None:
     rows = task.demonstrations[:TRIED]
     texts = encode_demonstrations(task.tokenizer, rows["prompt"], rows["completion"])
     batch = (texts.prompts, texts.prompt_mask, texts.responses, texts.response_mask)
+    unknown, every = task.tokenizer.unk_token_id, torch.cat([texts.prompts, texts.responses], 1)
+    read = torch.cat([texts.prompt_mask, texts.response_mask], 1).bool()
+    if unknown not in (None, task.tokenizer.eos_token_id):
+        share = (every[read] == unknown).float().mean().item()
+        if share > MOST_UNKNOWN:
+            raise RunError(
+                f"--model {model}: its tokenizer does not know {share:.0%} of the words of the data, expected a model "
+                f"of that language, with {MOST_UNKNOWN:.0%} at most; choose another model or other data"
+            )
     log_p = response_forward(policy, *batch).logits.float().log_softmax(-1)
     counted = log_p[texts.response_mask.bool()]
     guess = math.log(counted.shape[1])

@@ -148,7 +148,7 @@ def _others(
 ) -> list[Row]:
     """The pairs of a judge's own data, without those on prompts that stand in `groups` with other answers."""
     data = str(config.judge)
-    table = read_table(data, COLUMNS)
+    table = read_table(data, COLUMNS, flag="--hh.judge")
     found = _by_prompt(tokenizer, table, f"--hh.judge {data}", longest, config.max_prompt_tokens, seed)
     same = {(row[0], frozenset(row[1:])) for rows in groups.values() for row in rows}
     rows = [row for part in found.values() for row in part]

@@ -52,6 +52,10 @@ ANNOTATOR_NOISE = 0.15
 """Annotators who know the gold reward agree on 87 % of the pairs of random review sentences (VADER)."""
 LONGEST_JUDGED = 512
 """Tokens of a text that a classifier reads, if it has the positions."""
+APART = (" that was lovely and great.", " that was awful and boring.", ": 7", "")
+"""Any classifier makes something else of one of these than of the others."""
+SAME = 1e-6
+"""Of rounding."""
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 """In `week6 chat` the policies go on with what the user writes."""
 SEED = 6
@@ -243,7 +247,13 @@ def classifier(name: str) -> Gold:
     try:
         tried = gold(["A film", "A film"], [" that was good." * LONGEST_JUDGED, ""])
         check.no_nan(judgement=tried)
+        alike = gold(["A film"] * len(APART), list(APART))
     except Exception as error:  # of whatever the model's own code makes of it
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"--gold {name}: cannot judge a text ({reason}); expected a text classifier") from error
+    if float(alike.max() - alike.min()) < SAME:
+        raise RunError(
+            f"--gold {name}: judges every text alike ({float(alike[0]):.3g}), expected a classifier that has learned "
+            "to tell them apart; its weights are spoilt"
+        )
     return gold

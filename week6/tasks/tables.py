@@ -18,6 +18,7 @@ from datasets import load_dataset
 
 from week6.machine import validate as check
 from week6.machine.checkpoint import RunError
+from week6.machine.compute import compute
 from week6.machine.hub import fetch
 from week6.machine.paths import place
 
@@ -25,12 +26,15 @@ SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 """Local files: a text a line, or a table; .gz behind it for one that is compressed."""
 PARQUET = b"PAR1"
 """Such a file begins and ends so."""
+COPIES = 8
+"""The memory that a file takes while it is read, in its sizes: bytes, text, rows."""
 SIGNATURES = {
     b"\x1f\x8b": "it is compressed by gzip: unpack it, or give it the ending .gz",
     b"PK\x03\x04": "it is a zip file or a spreadsheet, expected text: unpack it, or save it as .csv",
     PARQUET: "it is a parquet file: give it the ending .parquet",
     b"%PDF": "it is a PDF, expected text",
     b"\x89PNG": "it is a picture, expected text",
+    b"\x7fELF": "it is a program, expected text",
     b"BZh": "it is compressed by bzip2, expected text: unpack it",
     b"\xfd7zXZ": "it is compressed by xz, expected text: unpack it",
     b"\x28\xb5\x2f\xfd": "it is compressed by zstd, expected text: unpack it",
@@ -63,8 +67,12 @@ class Found(NamedTuple):
 
 
 @check.arguments
-def read_table(data: str, columns: Sequence[Sequence[str]], numbers: str | None = None) -> dict[str, list[str]]:
+def read_table(
+    data: str, columns: Sequence[Sequence[str]], numbers: str | None = None, flag: str = "--data"
+) -> dict[str, list[str]]:
     """Columns of `data`, a local file or else the name of a data set on the hub, whose split "train" is taken.
+
+    Messages call it by the `flag` that it was given by.
 
     `columns` are the sets of columns that will do, the best first; the first one that is there is read. In a .txt
     file every line is a row of the first column. In the column `numbers` a value may also be a number or a list of
@@ -73,9 +81,9 @@ def read_table(data: str, columns: Sequence[Sequence[str]], numbers: str | None 
     not text or hold what no text does, and when the hub does not give the data.
     """
     try:
-        path = place(data, "--data")
+        path = place(data, flag)
         local = path.exists() or _kind(path) in SUFFIXES or data.startswith((".", "/", "~"))
-        found = _local(path, columns[0][0]) if local else _from_hub(data)
+        found = _local(path, columns[0][0]) if local else _from_hub(data, flag)
         there = list(found.columns)
         wanted = next((names for names in columns if set(names) <= set(there)), None)
         if wanted is None:
@@ -88,7 +96,7 @@ def read_table(data: str, columns: Sequence[Sequence[str]], numbers: str | None 
         raise
     except (ValueError, OSError, RuntimeError, EOFError, zlib.error) as error:  # of the readers of every format
         reason = " ".join(str(error).split())[:250] or type(error).__name__
-        raise RunError(f"--data {data}: {reason}") from error
+        raise RunError(f"{flag} {data}: {reason}") from error
 
 
 def _other_columns(there: Sequence[str], columns: Sequence[Sequence[str]]) -> str:
@@ -106,15 +114,19 @@ def _other_columns(there: Sequence[str], columns: Sequence[Sequence[str]]) -> st
 def _text(value: Any, where: str, column: str, number: bool) -> str:
     if number and isinstance(value, list | tuple):
         return ",".join(_text(part, where, column, number) for part in value)
-    if number and isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
-        return str(value)
+    expected = "numbers" if number else "text"
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        raise ValueError(f"{where} of column {column} is missing, expected text")
+        raise ValueError(f"{where} of column {column} is missing, expected {expected}")
+    if number and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, str):
-        expected = "numbers" if number else "text"
         raise ValueError(f"{where} of column {column} is {value!r:.60}, expected {expected}")
     if "\0" in value:
         raise ValueError(f"{where} of column {column} holds a NUL character, expected text; remove it")
+    if "\x1b" in value:
+        raise ValueError(
+            f"{where} of column {column} holds the colours of a terminal (ESC), expected text; remove them"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -140,12 +152,7 @@ def _local(path: Path, column: str) -> Found:
             f"{_what(path)}; expected a file {', '.join(SUFFIXES)}, each also as .gz, or a data set of the hub as "
             "OWNER/NAME"
         )
-    data = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"cannot be read as .gz ({error}), expected a whole file") from error
+    data = _content(path)
     try:
         if kind == ".parquet":
             if data.startswith(PARQUET) and not data.endswith(PARQUET):
@@ -157,11 +164,28 @@ def _local(path: Path, column: str) -> Found:
         raise ValueError(f"cannot be read as {kind}: {error}") from error
 
 
+def _content(path: Path) -> bytes:
+    """The bytes of a file, unpacked. ValueError for more than there is memory to work with."""
+    packed, most = path.suffix.lower() == ".gz", int(compute().free_bytes() / COPIES)
+    try:
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            data = file.read(most + 1) if packed or path.stat().st_size <= most else None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot be read as .gz ({error}), expected a whole file" if packed else error) from error
+    if data is None or len(data) > most:
+        raise ValueError(
+            f"it holds more than {most / 1e9:.1f} GB, expected what can be worked with in the free memory; give a part"
+        )
+    return data
+
+
 def _check_signature(data: bytes) -> None:
     """Raise ValueError for what begins as a file of another kind, and say which."""
     for mark, what in SIGNATURES.items():
         if data[:100].lstrip().lower().startswith(mark.lower()):
             raise ValueError(what)
+    if data[257:262] == b"ustar":
+        raise ValueError("it is a tar archive, expected text: unpack it")
 
 
 def _what(path: Path) -> str:
@@ -222,8 +246,12 @@ def _json_row(number: int, line: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"line {number} is nested too deeply, expected an object with named values") from None
     except json.JSONDecodeError as error:
-        whole = " of the whole file; write each object on a line of its own" if line.strip() in ("[", "{") else ""
-        raise ValueError(f"line {number}: {error}{whole}, expected an object such as {EXAMPLE}") from None
+        if line.strip() in ("[", "{"):
+            raise ValueError(
+                f"line {number} begins what goes on over more lines, expected each object on a line of its own, such "
+                f"as {EXAMPLE}; jq -c '.[]' makes them of a list"
+            ) from None
+        raise ValueError(f"line {number}: {error}, expected an object such as {EXAMPLE}") from None
     except ValueError:
         raise ValueError(f"line {number} holds a number of thousands of digits, expected shorter ones") from None
     if isinstance(row, list):
@@ -252,7 +280,17 @@ def _read_csv(text: str, _: str) -> Found:
 
 
 def _read_tsv(text: str, _: str) -> Found:
-    return _table((number, line.split("\t") if line else []) for number, line in enumerate(text.split("\n"), 1))
+    found = _table((number, line.split("\t") if line else []) for number, line in enumerate(text.split("\n"), 1))
+    for name, fields in found.columns.items():
+        filled = [field for field in fields if field]
+        quoted = [x[1:-1] for x in filled if len(x) > 1 and x[0] == x[-1] == '"']
+        doubled = any('""' in x and '"' not in x.replace('""', "") for x in quoted)
+        if quoted and (doubled or len(quoted) == len(filled)):
+            raise ValueError(
+                f"column {name!r:.60} has fields in quotes, expected none: in a .tsv file they belong to the text; "
+                "save it without them, or as .csv"
+            )
+    return found
 
 
 def _table(rows: Iterator[tuple[int, list[str]]]) -> Found:
@@ -281,6 +319,6 @@ _READERS: dict[str, Callable[[str, str], Found]] = {
 }
 
 
-def _from_hub(name: str) -> Found:
-    found = fetch("dataset", name, "--data", lambda: load_dataset(name, split="train"))
+def _from_hub(name: str, flag: str) -> Found:
+    found = fetch("dataset", name, flag, lambda: load_dataset(name, split="train"))
     return Found({column: found[column] for column in found.column_names})
