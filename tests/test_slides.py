@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from tools.build_slides import DIRECTIVE, SLIDES, deck, expanded, notebook
+from tools.build_site import ROOT
+from tools.build_slides import DIRECTIVE, MARK, SLIDES, deck, expanded, notebook
 
 DECKS = sorted(SLIDES.glob("[0-9][0-9].md"))
 NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*(?!\w)")
@@ -59,6 +60,20 @@ def test_what_a_slide_says_is_in_the_notebook(both):
     assert unknown(said(slides), source) == set()
 
 
+def quoted(text):
+    """The words of a text, however its lines are broken, without its code marks."""
+    return " ".join(text.replace("`", "").split())
+
+
+def test_what_a_slide_quotes_was_said(both):
+    """`…` is what a model said, word for word, or a name in the code."""
+    slides, source = both
+    (path,) = (ROOT / "solutions").glob(f"{slides[0].text[2:4]}_*.py")
+    recorded = ROOT / "week6" / "recorded" / "chat_start.csv"
+    known = quoted(source.words + "".join(file.read_text(encoding="utf-8") for file in (path, recorded)))
+    assert [quote for quote in re.findall(r"`([^`]+)`", said(slides)) if quoted(quote) not in known] == []
+
+
 def test_a_deck_answers_what_students_ask(both):
     assert sum("They ask:" in slide.notes for slide in both[0]) >= 3
 
@@ -73,6 +88,11 @@ def test_another_number_is_noticed():
 def test_directives_that_a_notebook_does_not_have():
     with pytest.raises(KeyError, match="99"):
         expanded("# Title\n\n{equation 99}\n", notebook("01"))
+
+
+def test_a_mark_stays_with_its_formula():
+    a, b = (rf'<span class="math inline">\({name}\)</span>' for name in "ab")
+    assert MARK.sub("{\\1}", f"<p>If {a}, then {b} is</p>") == f"<p>If {{{a},}} then {b} is</p>"
 
 
 def test_pictures_stand_over_their_captions():

@@ -28,8 +28,8 @@ SLIDES = ROOT / "docs" / "slides"
 REVEAL = "reveal.js@6.0.2"
 DIRECTIVE = re.compile(r"(?m)^\{(figure|equation|poll) (\w+)\}$")
 TIME = re.compile(r"^(\d+) min\.")
-LONG = 120
-"""Characters of a formula from which on it is set smaller, to stay on the slide."""
+MARK = re.compile(r'(<span class="math inline">[^<]*</span>[.,;:?!)])')
+"""A formula in the text and the mark behind it, which should not begin a line."""
 EMPTY = 20_000
 """Bytes; a printed deck takes hundreds of thousands."""
 STYLE = """
@@ -45,8 +45,9 @@ STYLE = """
 .reveal .poll { border-left: 8px solid var(--accent); padding-left: 24px; }
 .reveal .poll ul { list-style: none; padding: 0; }
 .reveal pre { font-size: 26px; line-height: 1.3; background: #eef2f6; padding: 12px 18px; }
-.reveal .formula { font-size: 36px; }
-.reveal .long { font-size: 25px; }
+.reveal .formula { font-size: 42px; }
+.reveal .whole { white-space: nowrap; }
+.reveal td code { font: inherit; color: #8a4500; }
 .reveal h2 + p:nth-last-child(2) img { height: 560px; }
 .reveal td, .reveal th { padding: .15em .6em; border-bottom: 1px solid #b8c2cc; }
 """
@@ -134,8 +135,7 @@ def page(path: Path) -> str:
 
     def formula(content: str, options: dict[str, bool]) -> str:
         if options["display_mode"]:
-            size = "formula long" if len(content) > LONG else "formula"
-            return f'<span class="{size}">\\[{html.escape(content)}\\]</span>'
+            return f'<span class="formula">\\[{html.escape(content)}\\]</span>'
         return f"\\({html.escape(content)}\\)"
 
     reader = MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -143,7 +143,7 @@ def page(path: Path) -> str:
     reader.use(dollarmath_plugin, renderer=formula, double_inline=True)
     source, sections = notebook(path.stem), []
     for slide in deck(path):
-        shown = reader.render(expanded(slide.text, source))
+        shown = MARK.sub(r'<span class="whole">\1</span>', reader.render(expanded(slide.text, source)))
         notes = reader.render(f"**{slide.minutes} min.** {slide.notes}")
         sections.append(f'<section>\n{shown}<aside class="notes">{notes}</aside>\n</section>\n')
     title = deck(path)[0].text.splitlines()[0].lstrip("# ")
@@ -164,8 +164,18 @@ def page(path: Path) -> str:
 <script src="reveal/reveal.js"></script>
 <script src="reveal/plugin/notes.js"></script>
 <script>
-MathJax.startup.promise.then(() => Reveal.initialize(
-  {{ width: 1280, height: 720, margin: 0.03, center: false, hash: true, slideNumber: "c/t", plugins: [RevealNotes] }}));
+MathJax.startup.promise.then(() => {{
+  for (const formula of document.querySelectorAll(".formula")) {{  // as large as its slide is wide
+    const slide = formula.closest("section"), line = formula.parentElement;
+    slide.style.display = "block";
+    let size = 42;
+    while (line.scrollWidth > line.clientWidth && size > 20) formula.style.fontSize = `${{--size}}px`;
+    slide.style.display = "";
+  }}
+  return Reveal.initialize({{
+    width: 1280, height: 720, margin: 0.03, center: false, hash: true, slideNumber: "c/t", plugins: [RevealNotes],
+  }});
+}});
 </script>
 </body>
 </html>
