@@ -6,6 +6,8 @@ A deck belongs to the notebook of its number. Slides are separated by lines `---
 speaks, and begins with the time, `Note: 4 min.`. What a notebook has is not written again: a line
 
     {figure 3}      is the stored picture over the caption "Figure 3", or over the third where they have no numbers
+    {figure 3 0-8 40-60}    of it the bands between these hundredths of its height, one under the other;
+                    0-50x40-60 is the left half of the second
     {equation 3}    the formula with that number
     {poll 2}        the question and the answers of the second prediction
 
@@ -14,7 +16,9 @@ reveal.js and MathJax come from npm and lie beside the decks, so that they are s
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -26,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SLIDES = ROOT / "docs" / "slides"
 REVEAL = "reveal.js@6.0.2"
-DIRECTIVE = re.compile(r"(?m)^\{(figure|equation|poll) (\w+)\}$")
+DIRECTIVE = re.compile(r"(?m)^\{(figure|equation|poll) (\w+(?: (?:\d+-\d+x)?\d+-\d+)*)\}$")
 TIME = re.compile(r"^(\d+) min\.")
 MARK = re.compile(r'(<span class="math inline">[^<]*</span>[.,;:?!)])')
 """A formula in the text and the mark behind it, which should not begin a line."""
@@ -113,6 +117,23 @@ def deck(path: Path) -> list[Slide]:
     return slides
 
 
+def cut(png: str, parts: list[str]) -> str:
+    """Of a picture in base64 the parts "TOP-BOTTOM" or "LEFT-RIGHTxTOP-BOTTOM", in hundredths, one under the other."""
+    from PIL import Image
+
+    whole, boxes = Image.open(io.BytesIO(base64.b64decode(png))), []
+    for part in parts:
+        sides = [int(side) for side in re.findall(r"\d+", part if "x" in part else f"0-100x{part}")]
+        x, y = ([round(side * size / 100) for side in sides] for size in whole.size)
+        boxes.append(whole.crop((x[0], y[2], x[1], y[3])))
+    stack, above = Image.new(whole.mode, (max(box.width for box in boxes), sum(box.height for box in boxes))), 0
+    for box in boxes:
+        stack.paste(box, (0, above))
+        above += box.height
+    stack.save(written := io.BytesIO(), "PNG")
+    return base64.b64encode(written.getvalue()).decode()
+
+
 def expanded(text: str, source: Notebook) -> str:
     """A slide's Markdown with pictures, formulas and questions in the places of their directives. KeyError for one that
     the notebook does not have."""
@@ -120,7 +141,9 @@ def expanded(text: str, source: Notebook) -> str:
     def put(found: re.Match[str]) -> str:
         kind, name = found.groups()
         if kind == "figure":
-            return f"![Figure {name}](data:image/png;base64,{source.figures[name]})"
+            name, *parts = name.split()
+            picture = cut(source.figures[name], parts) if parts else source.figures[name]
+            return f"![Figure {name}](data:image/png;base64,{picture})"
         if kind == "equation":
             return f"$${source.equations[name]}$$"
         return f'<div class="poll">\n\n{source.polls[name]}\n\n</div>'
