@@ -101,7 +101,7 @@ def test_parts_of_a_picture():
     whole.putdata(range(100))
     whole.save(file := io.BytesIO(), "PNG")
     source = Notebook(figures={"1": base64.b64encode(file.getvalue()).decode()})
-    for parts, rows in {"0-20 70-80": [0, 10, 70], "30-50x0-20": [3, 13]}.items():
+    for parts, rows in {"0-20 70-80": [0, 10, 70], "29.9-50x0-20": [3, 13]}.items():
         shown = expanded(f"{{figure 1 {parts}}}", source).removeprefix("![Figure 1](data:image/png;base64,")
         stack = Image.open(io.BytesIO(base64.b64decode(shown.rstrip(")"))))
         assert stack.size == (2 if "x" in parts else 10, len(rows))

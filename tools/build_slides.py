@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SLIDES = ROOT / "docs" / "slides"
 REVEAL = "reveal.js@6.0.2"
-DIRECTIVE = re.compile(r"(?m)^\{(figure|equation|poll) (\w+(?: (?:\d+-\d+x)?\d+-\d+)*)\}$")
+DIRECTIVE = re.compile(r"(?m)^\{(figure|equation|poll) (\w+(?: [\d.x-]+)*)\}$")
 TIME = re.compile(r"^(\d+) min\.")
 MARK = re.compile(r'(<span class="math inline">[^<]*</span>[.,;:?!)])')
 """A formula in the text and the mark behind it, which should not begin a line."""
@@ -123,7 +123,7 @@ def cut(png: str, parts: list[str]) -> str:
 
     whole, boxes = Image.open(io.BytesIO(base64.b64decode(png))), []
     for part in parts:
-        sides = [int(side) for side in re.findall(r"\d+", part if "x" in part else f"0-100x{part}")]
+        sides = [float(side) for side in re.findall(r"[\d.]+", part if "x" in part else f"0-100x{part}")]
         x, y = ([round(side * size / 100) for side in sides] for size in whole.size)
         boxes.append(whole.crop((x[0], y[2], x[1], y[3])))
     stack, above = Image.new(whole.mode, (max(box.width for box in boxes), sum(box.height for box in boxes))), 0
