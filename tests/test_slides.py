@@ -120,6 +120,14 @@ def test_pictures_stand_over_their_captions():
     assert len(set(figures.values())) == len(figures)
 
 
+@pytest.mark.parametrize("number", [f"{n:02d}" for n in range(11)])
+def test_every_caption_has_its_picture(number):
+    """A deck can show whatever a notebook draws: as many pictures, all different, as there are captions."""
+    source = notebook(number)
+    captions = re.findall(r"(?m)^\*Figure ?\w*[.,:]", source.words)
+    assert len(set(source.figures.values())) == len(source.figures) == len(captions) > 0
+
+
 @pytest.mark.parametrize("text", ["# A\n", "# A\n\nNote: soon", "# A\n\nNote: 3 min. x\n\n---\n\n# B"])
 def test_a_slide_without_its_time(tmp_path, text):
     (tmp_path / "01.md").write_text(text)
