@@ -30,7 +30,8 @@ for (const name of fs.readdirSync(folder).filter((name) => name.endsWith(".html"
       const slide = Reveal.getCurrentSlide();
       const scale = Reveal.getScale();
       const frame = slide.getBoundingClientRect();
-      const boxes = [...slide.querySelectorAll(":not(.notes, .notes *, mjx-assistive-mml, mjx-assistive-mml *)")]
+      // An mjx-ext, the tall part of a root or bracket, cuts off what is in it.
+      const boxes = [...slide.querySelectorAll(":not(.notes, .notes *, mjx-assistive-mml, mjx-assistive-mml *, mjx-ext *)")]
         .map((element) => element.getBoundingClientRect());
       return {
         right: Math.round((Math.max(...boxes.map((box) => box.right)) - frame.left) / scale),
