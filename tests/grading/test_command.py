@@ -2,7 +2,9 @@
 
 import errno
 import json
+import operator
 import os
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -52,6 +54,7 @@ def test_a_bad_file_never_stops_the_rest_and_everything_is_written(place, grader
     table, said = run(place)
     assert list(table) == ["a/01", "b/01", "b/odd"]
     assert (table["a/01"], table["b/01"]) == ("correct", "not yet") and "no notebook" in table["b/odd"]
+    assert "1 of 3 are done already\ngrading 2, " in said.split("a/01")[0]  # before there is anything to see
     files = {path.name for path in (place / "out").iterdir()}
     assert files >= {"grades.csv", "grades.json", "class.csv", "class.html", "class.png", "feedback"}
     assert len(list((place / "out" / "feedback").iterdir())) == 3 and "class.html" in said
@@ -84,6 +87,22 @@ def test_a_grader_that_dies_takes_one_submission_with_it(place, monkeypatch):
     monkeypatch.setattr(command, "_side_by_side", side_by_side)
     table, _ = run(place)
     assert "died" in table["a/01"] and table["b/01"] == "not yet"
+
+
+def test_processes_with_nothing_left_to_do_end_by_themselves(monkeypatch):
+    """Who is killed gives no semaphore back, and Python complains of it at the end."""
+    ended = []
+
+    class Watched(ProcessPoolExecutor):
+        def shutdown(self, **how):
+            ended[:] = self._processes.values()
+            super().shutdown(**how)
+
+    monkeypatch.setattr(command, "ProcessPoolExecutor", Watched)
+    monkeypatch.setattr(command, "_begin", operator.is_)  # two that a fresh process finds without loading anything
+    monkeypatch.setattr(command, "_mark", operator.truth)
+    assert dict(command._side_by_side({"ada": 1, "ben": 0}, (), 2, [])) == {"ada": True, "ben": False}
+    assert [process.exitcode for process in ended] == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def _all_marked(found: dict[str, Path], out: Path, workers: int, say: Callable[[
             waiting[student] = submission, stored
     if done and waiting:
         say(f"{len(done)} of {len(found)} are done already")
+    if waiting:
+        say(f"grading {len(waiting)}, {min(workers, len(waiting))} at a time; a notebook takes from seconds to minutes")
     hidden = tuple({out, *(path.resolve().parent for path in found.values())})
     for student, marked in _graded(waiting, hidden, workers):
         done[student] = marked
@@ -145,6 +147,8 @@ def _side_by_side(
     finally:
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes if not suspects else []:
+            process.join(5)  # with nothing left to do each ends by itself, and gives back its semaphores
         for process in processes:
             process.terminate()
         for process in processes:
