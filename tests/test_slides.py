@@ -74,9 +74,8 @@ def test_what_a_slide_quotes_was_said(both):
     (path,) = (ROOT / "solutions").glob(f"{slides[0].text[2:4]}_*.py")
     recorded = ROOT / "week6" / "recorded" / "chat_start.csv"
     known = quoted(source.words + "".join(file.read_text(encoding="utf-8") for file in (path, recorded)))
-    assert [
-        quote for quote in re.findall(r"`([^`]+)`", said(slides).replace("```", "`")) if quoted(quote) not in known
-    ] == []
+    words = said(slides).replace("```", "`").replace(r"\|", "|")  # a table has the mark escaped
+    assert [quote for quote in re.findall(r"`([^`]+)`", words) if quoted(quote) not in known] == []
 
 
 def test_a_deck_answers_what_students_ask(both):
