@@ -139,6 +139,26 @@ def test_log_probs_do_not_depend_on_the_rest_of_the_batch():
     torch.testing.assert_close(micro, base, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("left, right", [(16, 0), (0, 16), (19, 37)])
+def test_padding_that_all_rows_share_changes_no_bit(left, right):
+    """It is not computed, in blocks: a batch of short texts costs what it would without the long ones of the data."""
+    model, batch = tiny_gpt2(dtype=torch.float32), ragged(*BATCH, seed=2)
+    pad = torch.nn.functional.pad
+    wide = [pad(x, (left, 0)) for x in batch[:2]] + [pad(x, (0, right)) for x in batch[2:]]
+    columns, found = [], {}
+    model.transformer.wte.register_forward_pre_hook(lambda _, inputs: columns.append(inputs[0].shape[1]))
+    for name, rows in (("narrow", [pad(x, (left % 16, 0)) for x in batch[:2]] + list(batch[2:])), ("wide", wide)):
+        model.zero_grad()
+        log_probs = response_log_probs(model, *rows)
+        log_probs.sum().backward()
+        found[name] = log_probs[:, :4], model.transformer.wte.weight.grad.clone()
+    assert log_probs.shape == (4, 4 + right) and (log_probs[:, 4:] == 0).all()
+    assert columns[1] == columns[0] + right % 16 < 8 + left + right
+    if right % 16 == 0:
+        assert all(torch.equal(a, b) for a, b in zip(found["narrow"], found["wide"], strict=True))
+    torch.testing.assert_close(found["wide"], found["narrow"])
+
+
 def test_log_probs_work_for_integer_masks():
     model, (prompts, prompt_mask, responses, response_mask) = tiny_gpt2(), ragged(*BATCH)
     with torch.no_grad():

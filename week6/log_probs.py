@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from week6.machine import validate as check
 from week6.machine.compute import compute
 from week6.sequences import check_batch
+
+BLOCK = 16
+"""Columns of padding are left out by so many at a time: what attention adds up keeps its order then, and the numbers
+of a batch do not depend on how it was padded."""
 
 
 @check.arguments
@@ -66,6 +71,26 @@ def called_as_language_model(model: nn.Module, length: int) -> Iterator[None]:
         ) from error
 
 
+def spare_columns(mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]) -> Int[Tensor, "2"]:
+    """How many columns, in blocks, hold nothing but padding: on the left, and on the right."""
+    used = mask.bool().any(0).int()
+    return torch.stack([used.argmax(), used.flip(0).argmax()]) // BLOCK * BLOCK
+
+
+def without_spare_columns(
+    prompts: Int[Tensor, "B P"],
+    prompt_mask: Bool[Tensor, "B P"],
+    responses: Int[Tensor, "B T"],
+    response_mask: Bool[Tensor, "B T"],
+) -> tuple[Int[Tensor, "B p"], Bool[Tensor, "B p"], Int[Tensor, "B t"], Bool[Tensor, "B t"]]:
+    """The batch without what its longest prompt and its longest answer leave of the width of all data."""
+    if min(prompt_mask.numel(), response_mask.numel()) == 0 or not prompt_mask.ndim == response_mask.ndim == 2:
+        return prompts, prompt_mask, responses, response_mask  # `check_batch` says what is wrong
+    first, behind = torch.stack([spare_columns(prompt_mask)[0], spare_columns(response_mask)[1]]).tolist()
+    last = response_mask.shape[1] - behind
+    return prompts[:, first:], prompt_mask[:, first:], responses[:, :last], response_mask[:, :last]
+
+
 def response_forward(
     model: nn.Module,
     prompts: Int[Tensor, "B P"],
@@ -108,8 +133,10 @@ def response_log_probs(
     for wrong shapes, a temperature ≤ 0, or a row without any prompt or response token.
     """
     check.positive("temperature", temperature)
-    logits = response_forward(model, prompts, prompt_mask, responses, response_mask).logits
-    return token_log_probs(logits / temperature, responses).masked_fill(~response_mask.bool(), 0.0)
+    *_, tokens, mask = batch = without_spare_columns(prompts, prompt_mask, responses, response_mask)
+    logits = response_forward(model, *batch).logits
+    log_probs = token_log_probs(logits / temperature, tokens).masked_fill(~mask.bool(), 0.0)
+    return F.pad(log_probs, (0, responses.shape[1] - tokens.shape[1]))
 
 
 @check.arguments

@@ -10,10 +10,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from week6.log_probs import masked_mean, masked_whiten, response_forward, response_log_probs, token_log_probs
+from week6.log_probs import (
+    masked_mean,
+    masked_whiten,
+    response_forward,
+    response_log_probs,
+    token_log_probs,
+    without_spare_columns,
+)
 from week6.machine import validate as check
 from week6.machine.bounds import (
     FRACTION,
@@ -244,19 +252,17 @@ class PolicyWithValue(nn.Module):
 
     def forward(self, answers: Rollout, temperature: float = 1.0) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """Log-probabilities of the sampled tokens, in nats, and values, in reward units."""
-        output = response_forward(
-            self.policy,
-            answers.prompts,
-            answers.prompt_mask,
-            answers.responses,
-            answers.response_mask,
-            output_hidden_states=True,
+        *_, tokens, mask = batch = without_spare_columns(
+            answers.prompts, answers.prompt_mask, answers.responses, answers.response_mask
         )
-        predicting = slice(answers.prompts.shape[1] - 1, -1)
-        hidden = output.hidden_states[-1][:, predicting].to(self.value_head.weight.dtype)
-        values = self.value_head(hidden).squeeze(-1).float()
-        log_probs = token_log_probs(output.logits / temperature, answers.responses)
-        return log_probs.masked_fill(~answers.response_mask, 0.0), values
+        read: list[Tensor] = []  # where the head reads: the last hidden states of the columns that predict
+        head = self.policy.get_output_embeddings()
+        with head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])):
+            logits = response_forward(self.policy, *batch).logits
+        log_probs = token_log_probs(logits / temperature, tokens).masked_fill(~mask, 0.0)
+        values = self.value_head(read[0].to(self.value_head.weight.dtype)).squeeze(-1).float()
+        behind = (0, answers.responses.shape[1] - tokens.shape[1])
+        return F.pad(log_probs, behind), F.pad(values, behind)
 
 
 @dataclass(frozen=True)

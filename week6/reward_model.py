@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from week6.log_probs import called_as_language_model, position_ids
+from week6.log_probs import called_as_language_model, position_ids, without_spare_columns
 from week6.machine import validate as check
 from week6.machine.bounds import Count, Rate, Rows
 from week6.machine.compute import compute, in_parts
@@ -106,9 +106,12 @@ class RewardModel(nn.Module):
 @check.arguments
 def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, " B"]:
     """r_φ of each prompt with its answer."""
-    tokens = torch.cat([answers.prompts, answers.responses], dim=1)
+    prompts, prompt_mask, responses, response_mask = without_spare_columns(
+        answers.prompts, answers.prompt_mask, answers.responses, answers.response_mask
+    )
+    tokens = torch.cat([prompts, responses], dim=1)
     with called_as_language_model(model, tokens.shape[1]):
-        scores: Tensor = model(tokens, torch.cat([answers.prompt_mask, answers.response_mask], dim=1))
+        scores: Tensor = model(tokens, torch.cat([prompt_mask, response_mask], dim=1))
     return scores
 
 

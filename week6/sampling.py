@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from week6.log_probs import called_as_language_model, position_ids
+from week6.log_probs import called_as_language_model, position_ids, spare_columns
 from week6.machine import validate as check
 from week6.machine.compute import compute, every_process, in_parts
 from week6.machine.memory import KEY_VALUE_CACHE, Memory
@@ -20,8 +20,6 @@ Answers = tuple[Int[Tensor, "b T"], Bool[Tensor, "b T"], Float[Tensor, "b T"], B
 FEWEST = 8
 """Rows that stay in the batch at least: libraries add up the products of very few rows in another order, and an answer
 would depend, in its last digits, on when the others end."""
-STEP = 16
-"""Columns of padding are left out by so many at a time, for the same reason."""
 
 
 @check.arguments
@@ -138,7 +136,7 @@ def _sample_lean(
     values are not copied from token to token, and the device is waited for once a token.
     """
     eos = eos_ids(model)
-    common = int(part.prompts.shape[1] - part.prompt_mask.sum(-1).max()) // STEP * STEP
+    common = int(spare_columns(part.prompt_mask)[0])
     tokens, positions = part.prompts[:, common:], position_ids(part.prompt_mask)[:, common:]
     mask = F.pad(part.prompt_mask.bool()[:, common:], (0, part.max_new_tokens), value=True)
     width = tokens.shape[1]

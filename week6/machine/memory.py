@@ -40,7 +40,8 @@ class Memory:
     """The keys and values of texts that go on, for at most `room` tokens more, and may leave the batch."""
 
     def __init__(self, model: nn.Module, room: int) -> None:
-        self._model, self._room, self._cache = model, room, None
+        self._model, self._room = model, room
+        self._cache: Any = None
         self._is_plain_gpt2 = _is_plain_gpt2(model)
 
     def read(
@@ -67,11 +68,14 @@ class Memory:
         self._cache.batch_select_indices(rows)
 
 
-class _Roomy(DynamicLayer):
+class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
     """A layer's keys and values with room for more: a token is written behind them, and nothing is copied."""
 
-    def __init__(self, layer: DynamicLayer, room: int) -> None:
-        super().__init__()
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, layer: Any, room: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         vars(self).update(vars(layer))
         self._buffers = [F.pad(x, (0, 0, 0, room)) for x in (layer.keys, layer.values)]
         self._look(layer.get_seq_length())
@@ -118,7 +122,8 @@ def _gpt2_token(
         attention = block.attn
         qkv = attention.c_attn(block.ln_1(x)).view(len(x), 3, attention.num_heads, 1, attention.head_dim)
         query, key, value = qkv.unbind(1)
-        mixed = F.scaled_dot_product_attention(query, *layer.update(key, value), seen, scale=attention.scaling)
+        keys, values = layer.update(key, value)
+        mixed = F.scaled_dot_product_attention(query, keys, values, seen, scale=attention.scaling)
         x = x + attention.c_proj(mixed.reshape(x.shape))
         x = x + block.mlp(block.ln_2(x))
     logits: Tensor = model.lm_head(trunk.ln_f(x))
