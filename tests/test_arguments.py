@@ -75,8 +75,8 @@ def four():
     return {name: reals(B) - i for i, name in enumerate(names)}
 
 
-def optimizer():
-    return week6.make_optimizer(model(), 1e-6)
+def optimizer(trained):
+    return week6.make_optimizer(trained, 1e-6)
 
 
 def actor():
@@ -84,7 +84,21 @@ def actor():
 
 
 def training(config, **more):
-    return {"optimizer": optimizer(), "config": config, "seed": 0, "start": 0, **more}
+    trained = more.get("policy", more.get("model"))
+    return {"optimizer": optimizer(trained), "config": config, "seed": 0, "start": 0, **more}
+
+
+def update_of(acting):
+    return {
+        "actor": acting, "optimizer": optimizer(acting), "rollout": rollout(), "old_values": reals(B, T),
+        "advantages": reals(B, T), "returns": reals(B, T), "config": week6.PPOConfig(batch_size=3),
+        "generator": GENERATOR,
+    }  # fmt: skip
+
+
+def descent_of(trained):
+    loss = sum((p**2).sum() for p in trained.parameters())
+    return {"loss": loss, "model": trained, "optimizer": optimizer(trained), "max_norm": 1.0}
 
 
 CALLS = {
@@ -136,11 +150,7 @@ CALLS = {
     "AdaptiveKL": lambda: {"beta": 0.1, "target": 6.0, "horizon": 1000},
     "PolicyWithValue": lambda: {"causal_lm": model()},
     "RewardModel": lambda: {"causal_lm": model()},
-    "ppo_update": lambda: {
-        "actor": actor(), "optimizer": optimizer(), "rollout": rollout(), "old_values": reals(B, T),
-        "advantages": reals(B, T), "returns": reals(B, T), "config": week6.PPOConfig(batch_size=3),
-        "generator": GENERATOR,
-    },
+    "ppo_update": lambda: update_of(actor()),
     "train_sft": lambda: training(week6.SFTConfig(1, 2), policy=model(), demonstrations=demonstrations()),
     "train_dpo": lambda: training(week6.DPOConfig(1, 2), policy=model(), reference=model(), pairs=pairs()),
     "train_reward_model": lambda: training(
@@ -172,10 +182,7 @@ CALLS = {
     },
     "ExactWorld": lambda: {"vocab": ["a", "b"], "length": 2, "reward": len},
     "make_optimizer": lambda: {"model": model(), "learning_rate": 1e-3, "eps": 1e-8},
-    "descend": lambda: {
-        "loss": sum((p**2).sum() for p in model().parameters()), "model": model(), "optimizer": optimizer(),
-        "max_norm": 1.0,
-    },
+    "descend": lambda: descent_of(model()),
     "generator_for": lambda: {"seed": 1, "step": 2, "device": "cpu"},
     "minibatch": lambda: {"n": 5, "batch_size": 2, "step": 3, "seed": 0},
 }  # fmt: skip
@@ -373,6 +380,34 @@ def test_any_tensors_are_a_value_error_or_right(name, data):
     assert judge(name, arguments) is None
 
 
+def world():
+    return week6.ExactWorld(["a", "b"], 2, len)
+
+
+METHODS = {
+    "sequence": lambda: world().words(None),
+    "n": lambda: world().prompts(None),
+    "seed": lambda: world().new_policy(None),
+    "policy": lambda: world().log_probs(None),
+    "responses": lambda: world().index(torch.tensor([[0, 2]])),
+    "rollout": lambda: world().score(None),
+    "reference": lambda: world().sample_pairs(None, 3, GENERATOR),
+    "input_ids": lambda: week6.RewardModel(model())(reals(2, 3), torch.ones(2, 3).bool()),
+    "scores": lambda: week6.RewardModel(model()).calibrate([1.0, 2.0]),
+    "answers": lambda: week6.PolicyWithValue(model())(None),
+    "prompts": lambda: week6.encode_prompts(tokenizer(), ["\ud800"]),
+    "rejected": lambda: week6.bradley_terry_loss(reals(3), reals(3).to_sparse()),
+    "chosen": lambda: week6.bradley_terry_loss(reals(3).to("meta"), reals(3)),
+    "log_probs": lambda: week6.sft_loss(torch.nested.nested_tensor([reals(2), reals(3)]), mask()),
+}
+
+
+@pytest.mark.parametrize("argument", METHODS)
+def test_methods_and_odd_tensors_name_the_argument_too(argument):
+    with pytest.raises(ValueError, match=f"^{argument}: (got|row 1) .*expected "):
+        METHODS[argument]()
+
+
 class TestKnownMistakes:
     """Calls that run in many programs and mean something else."""
 
@@ -386,6 +421,28 @@ class TestKnownMistakes:
         p = torch.tensor([0.5, 0.5])
         with pytest.raises(ValueError, match="log_p: got probabilities that sum to 3.297, expected 1"):
             week6.kl_divergence(p, p)
+
+    def test_an_optimizer_of_another_model_would_train_nothing(self):
+        for name in ("train_sft", "train_dpo", "train_reward_model"):
+            with pytest.raises(ValueError, match="optimizer: got one of other weights, expected one of the model's"):
+                list(function(name)(**CALLS[name]() | {"optimizer": optimizer(tiny_gpt2())}))
+        with pytest.raises(ValueError, match="optimizer: got one of other weights"):
+            week6.descend(sum(p.sum() for p in model().parameters()), model(), optimizer(tiny_gpt2()))
+
+    def test_a_model_whose_weights_are_all_frozen(self):
+        frozen = week6.RewardModel(model()).requires_grad_(False)
+        own = torch.optim.AdamW(frozen.parameters())
+        with pytest.raises(ValueError, match="model: got one without a weight that can be trained"):
+            list(week6.train_reward_model(**CALLS["train_reward_model"]() | {"model": frozen, "optimizer": own}))
+
+    def test_a_policy_is_not_its_own_leash(self):
+        acting, asked = actor(), [batch()[name] for name in ("prompts", "prompt_mask")]
+        for reference in (acting, acting.policy):
+            steps = week6.train_ppo(
+                acting, reference, len, *asked, optimizer(acting), week6.AdaptiveKL(1, 1, 9), week6.PPOConfig(), 0
+            )
+            with pytest.raises(ValueError, match="reference: got the policy that is trained, expected a frozen copy"):
+                next(steps)
 
     def test_what_stands_at_padding_does_not_count(self):
         arguments = CALLS["clipped_policy_loss"]()

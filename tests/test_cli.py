@@ -150,6 +150,14 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
         (["run", "--name=-x"], "--name: got '-x', expected the plain name of a folder"),
         (["chat", "x", "--port", "a"], "--port: got 'a', expected a whole number from 1024 to 65535"),
         (["grade", "x", "--workers", "all"], "--workers: got 'all', expected a whole number from 1 to 1000 or None"),
+        (
+            ["frontier", "--resume"],
+            "got '--resume', expected a flag of week6 frontier: week6 frontier",
+        ),
+        (
+            ["confirm", "--here", "x", "--model", "y"],
+            "--here: got a model or data too, expected none",
+        ),
         (["run", "--runs-dir", ""], "--runs-dir: got '', expected a file or folder; is a variable of the shell"),
         (["run", "--runs-dir="], "--runs-dir: got '', expected a file or folder"),
         (["report", ""], "path: got '', expected a file or folder"),

@@ -277,6 +277,8 @@ def _do(command: Any, preset: Preset) -> int:
         return 0
     folder = _place(command, preset)
     if isinstance(command, Confirm) and command.here is not None:
+        if command.model is not None or command.data is not None:
+            raise RunError("--here: got a model or data too, expected none: it makes its own; leave one of them out")
         return int(not confirm_here(command.here))
     if isinstance(command, Confirm):
         own = {name: x for name in ("model", "data") if (x := getattr(command, name)) is not None}
@@ -423,8 +425,10 @@ def _in_short(complaint: str, words: Sequence[str], command: Any, preset: Preset
         return f"{found[1]}: got no value, expected one behind it; one that begins with a hyphen as {found[1]}=-VALUE"
     what, _, like = complaint.partition(" Perhaps you meant: ")
     if (found := re.match(r"Unrecognized options: (.*?)(?: For full helptext|$)", what)) and not like:
-        flags = ("--" + name.replace("_", "-") for name in hints if not dataclasses.is_dataclass(hints[name]))
-        return _stray(found[1], words, list(flags))
+        own = ["--" + name.replace("_", "-") for name in hints if not dataclasses.is_dataclass(hints[name])]
+        return _stray(found[1], words, own)
+    if found := re.match(r"Unrecognized or misplaced options: (\S+).* \(applied to week6 (\w+)\)", what):
+        return f"got {found[1]!r}, expected a flag of week6 {found[2]}: week6 {found[2]} --help lists them"
     flags = [flag for flag in dict.fromkeys(re.findall(r"--[\w.-]+", like)) if flag != "--help"][:3]
     what = what.replace(" Arguments are applied to the directly preceding subcommand, so ordering can matter.", "")
     return f"{what}; perhaps {' or '.join(flags)}? Full help: week6 --help" if flags else what

@@ -65,14 +65,18 @@ class ExactWorld:
         self.rewards: Float[Tensor, " N"] = torch.tensor(list(map(float, scores)), dtype=torch.float64)
         check.no_nan(rewards=self.rewards)
 
+    @check.arguments
     def words(self, sequence: Int[Tensor, " T"]) -> tuple[str, ...]:
         """The words of one row of token ids."""
         return tuple(self.vocab[i] for i in sequence.tolist())
 
+    @check.arguments
     def prompts(self, n: int) -> tuple[Int[Tensor, "n 1"], Bool[Tensor, "n 1"]]:
         """The start token as n prompts, with their mask."""
+        check.whole("n", n)
         return torch.zeros(n, 1, dtype=torch.long), torch.ones(n, 1, dtype=torch.bool)
 
+    @check.arguments
     def new_policy(self, seed: int) -> GPT2LMHeadModel:
         """A freshly initialised GPT-2 of two layers and width 32 over this vocabulary, without dropout.
 
@@ -97,6 +101,7 @@ class ExactWorld:
         policy.eval()  # type: ignore[no-untyped-call]
         return policy
 
+    @check.arguments
     def log_probs(self, policy: nn.Module) -> Float[Tensor, " N"]:
         """log π(y) of every sentence, in nats; differentiable; exp sums to 1."""
         # Sentences that differ in the last word only stand together; one forward pass of the first serves all of them.
@@ -107,13 +112,17 @@ class ExactWorld:
         beginning = log_p[:, :-1].gather(-1, first[:, :-1].unsqueeze(-1)).sum((1, 2))
         return (beginning.unsqueeze(1) + log_p[:, -1]).flatten()
 
+    @check.arguments
     def index(self, responses: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
         """Row of each sentence in `sequences`."""
         if responses.ndim != 2 or responses.shape[1] != self.length:
             raise ValueError(f"responses: got shape {tuple(responses.shape)}, expected (B, {self.length})")
+        if ((responses < 0) | (responses >= len(self.vocab))).any():
+            raise ValueError(f"responses: got tokens outside 0 to {len(self.vocab) - 1}, expected words of this world")
         place_value = len(self.vocab) ** torch.arange(self.length - 1, -1, -1)
         return (responses * place_value).sum(-1)
 
+    @check.arguments
     def score(self, rollout: Rollout) -> Float[Tensor, " B"]:
         """The true reward of sampled sentences, for PPO."""
         return self.rewards[self.index(rollout.responses)].float()
@@ -140,6 +149,7 @@ class ExactWorld:
         check.log_probabilities(name, log_probs)
         return log_probs.double().log_softmax(-1)
 
+    @check.arguments
     def sample_pairs(self, reference: nn.Module, n: int, generator: torch.Generator) -> Pairs:
         """n pairs of sentences drawn from `reference` and labelled by Bradley–Terry annotators with the true reward."""
         with torch.no_grad():

@@ -250,6 +250,7 @@ class PolicyWithValue(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
+    @check.arguments
     def forward(self, answers: Rollout, temperature: float = 1.0) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """Log-probabilities of the sampled tokens, in nats, and values, in reward units."""
         *_, tokens, mask = batch = without_spare_columns(
@@ -333,6 +334,8 @@ def train_ppo(
     update itself (`ppo_update`).
     """
     check.whole("start", start, 0)
+    if reference in (actor, actor.policy):
+        raise ValueError("reference: got the policy that is trained, expected a frozen copy: its KL would always be 0")
     actor.eval()  # no dropout: the first ratio must be 1
 
     for step in range(start, config.steps):

@@ -67,6 +67,7 @@ class RewardModel(nn.Module):
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
+    @check.arguments
     def forward(
         self, input_ids: Int[Tensor, "B L"], attention_mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]
     ) -> Float[Tensor, " B"]:
@@ -85,6 +86,7 @@ class RewardModel(nn.Module):
         raw: Tensor = self.head(at_end.to(self.head.weight.dtype)).squeeze(-1).float()
         return (raw - self.offset) / self.scale
 
+    @check.arguments
     @torch.no_grad()
     def calibrate(self, scores: Float[Tensor, " N"]) -> None:
         """Shift and scale so that answers which now have `scores` get mean 0 and variance 1.

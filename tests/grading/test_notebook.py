@@ -1,6 +1,8 @@
 """A submitted notebook is read as data, whatever state it is in."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -104,5 +106,9 @@ def test_two_submissions_of_one_name_are_told_apart_by_their_folders(tmp_path):
 def test_places_without_notebooks_are_refused(tmp_path):
     with pytest.raises(RunError, match="no such file"):
         notebooks([tmp_path / "none"])
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(RunError, match="is a pipe or a device, expected submitted notebooks"):
+            notebooks([place])
     with pytest.raises(RunError, match="no .ipynb"):
         notebooks([tmp_path])

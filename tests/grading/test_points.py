@@ -1,5 +1,7 @@
 """What a correct answer is worth: the course's file, and a teacher's own over it."""
 
+import os
+
 import pytest
 
 from week6.grading.marking import Mark, Marked, questions
@@ -49,11 +51,25 @@ def test_a_teachers_own_points_and_late_capstones(tmp_path):
         ('[late]\nstudents = "ada"', "expected names"),
         ('[late]\nstudents = ["eve"]', "nothing came from eve"),
         ("exercise = ", "no TOML"),
+        ("exercise = " + "9" * 400, "got 9999.*, expected a number from 0 to 1e"),
+        ("exercise = " + "[" * 3000 + "]" * 3000, "no TOML .maximum recursion"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, text, words):
     with pytest.raises(RunError, match=words):
         own(tmp_path, text)
+
+
+def test_a_mark_before_the_text_is_no_matter(tmp_path):
+    """Some editors put it there."""
+    (tmp_path / "p.toml").write_bytes(b"\xef\xbb\xbfexercise = 2")
+    assert points(tmp_path / "p.toml", []).exercise == 2
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.toml")
+    with pytest.raises(RunError, match="is no file, expected one like"):
+        points(tmp_path / "p.toml", [])
 
 
 def test_a_file_that_is_not_there(tmp_path):

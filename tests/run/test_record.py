@@ -138,6 +138,22 @@ def test_a_file_or_a_dead_link_where_a_folder_should_be(whole, tmp_path, name, h
         open_run(copy, RunConfig(0, quick_preset()), resume=True)
 
 
+@pytest.mark.parametrize(("stage", "part", "other"), [
+    ("sft", "usage", {}),
+    ("sft", "usage", {"seconds": "1 s", "tokens_per_second": None, "peak_memory_mb": 1.0}),
+    ("reward_model", "result", {"accuracy": "high"}),
+    ("reward_model", "result", {}),
+    ("evaluation", "result", {"policies": [1]}),
+    ("evaluation", "result", {"policies": {"ppo": {}}}),
+    ("evaluation", "result", {"policies": {"sft": {"gold": "good"}}}),
+])  # fmt: skip
+def test_an_entry_whose_figures_no_report_can_read_counts_as_unfinished(whole, tmp_path, stage, part, other):
+    entries = json.loads((whole / "stages.json").read_text())
+    entry = {name: x for name, x in entries[stage].items() if name != "crc32"} | {part: other}
+    (tmp_path / "stages.json").write_text(json.dumps(entries | {stage: seal(entry)}))
+    assert set(read_entries(tmp_path / "stages.json")) == set(entries) - {stage}
+
+
 def test_a_number_changed_in_an_entry_is_noticed(whole, tmp_path):
     entries = json.loads((whole / "stages.json").read_text())
     assert list(read_entries(whole / "stages.json")) == list(entries)

@@ -125,6 +125,11 @@ def test_a_pretrained_model_has_its_own_size(name):
         check_preset(dataclasses.replace(preset, **{name: 6}))
 
 
+def test_a_section_of_another_kind_is_named():
+    with pytest.raises(ValueError, match="^ppo: got DPOConfig.*, expected a PPOConfig"):
+        check_preset(dataclasses.replace(quick_preset(), ppo=quick_preset().dpo))
+
+
 def test_a_minibatch_may_be_one_answer():
     quick = quick_preset()
     check_preset(changed(quick, "ppo.minibatches", quick.ppo.batch_size))

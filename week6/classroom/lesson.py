@@ -17,6 +17,7 @@ from week6.machine import validate as check
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
 from week6.machine.lock import only_writer
+from week6.machine.paths import place
 from week6.reward_model import RewardModel
 from week6.run.forecast import SHORT, say
 from week6.run.labelling import collect_pairs
@@ -99,7 +100,8 @@ def lesson(*models: str, preset: Preset | None = None, folder: Path | None = Non
         )
     if compute().processes > 1:  # each would wait for the lock that another holds, and that one for the others
         raise RunError(f"lesson: got {compute().processes} processes, expected one; on several `week6 run` trains")
-    folder = Path(folder) if folder else runs_folder() / f"lesson-{preset.name}-{zlib.crc32(repr(preset).encode()):08x}"
+    folder = place(folder, "folder") if folder else None
+    folder = folder or runs_folder() / f"lesson-{preset.name}-{zlib.crc32(repr(preset).encode()):08x}"
     with only_writer(folder, say):
         wanted = {"sft", "pairs", *models} | ({"reward_model"} if "ppo" in models else set())
         stages = [stage for stage in STAGES if stage in wanted]

@@ -135,8 +135,10 @@ def notebooks(places: list[Path]) -> dict[str, Path]:
             if not inside:
                 raise RunError(f"{place}: no .ipynb in this folder, expected submitted notebooks")
             found += inside
-        elif place.exists():
+        elif place.is_file():
             found.append(place)
+        elif place.exists():
+            raise RunError(f"{place}: is a pipe or a device, expected submitted notebooks or folders of them")
         else:
             raise RunError(f"{place}: no such file or folder, expected submitted notebooks")
     found = list({path.resolve(): path for path in found}.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from typing import Any
 from week6.grading.marking import MODULES, Marked, questions
 from week6.machine.checkpoint import RunError
 
+MOST = 1e9
+"""Points of one answer."""
 DEFAULT = Path(__file__).parent / "points.toml"
 
 
@@ -86,11 +87,16 @@ def points(path: Path | None, students: Sequence[str]) -> Points:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise RunError(f"--points {path}: is no file, expected one like week6/grading/points.toml")
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RunError(f"--points {path}: {error.strerror}; expected a file like week6/grading/points.toml") from None
-    except ValueError as error:
-        raise RunError(f"--points {path}: no TOML ({' '.join(str(error).split())[:100]})") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"--points {path}: no TOML ({' '.join(str(error).split())[:100]}), expected a file like "
+            "week6/grading/points.toml"
+        ) from None
 
 
 def _known(table: Any, keys: set[str], where: str) -> None:
@@ -101,6 +107,6 @@ def _known(table: Any, keys: set[str], where: str) -> None:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise RunError(f"{where}: got {value!r}, expected a number from 0 on")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
+        raise RunError(f"{where}: got {value!r:.60}, expected a number from 0 to {MOST:g}")
     return float(value)

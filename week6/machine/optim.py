@@ -59,8 +59,14 @@ def gradient_step(
     a step whose gradient overflows is repeated with a smaller scale.
 
     Returns "loss", the stats, and "grad_norm" before clipping. Raises ValueError when the loss or its gradient is not
-    finite, before any weight has changed.
+    finite, before any weight has changed, when the loss does not depend on a weight that can be trained, and for an
+    optimizer of another model.
     """
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "optimizer: got one of other weights, expected one of the model's: make_optimizer(model, learning_rate)"
+        )
     here, row_bytes = compute(), training_bytes(model, *batch.columns)
     weights = batch.weights
     total = float(weights.sum())
@@ -72,6 +78,8 @@ def gradient_step(
             raise check.UnusableError(
                 f"loss: got {value.item()}, expected a finite number; look at the rewards and learning rate"
             )
+        if not value.requires_grad:
+            raise ValueError("model: got one without a weight that can be trained, expected one that has some")
         scaled = here.scaler.scale(value * share)
         scaled.backward(retain_graph=here.scaler.is_enabled())  # type: ignore[no-untyped-call]  # kept to be repeated
         return share, value.item(), stats

@@ -51,7 +51,9 @@ def _check_of(annotation: Any) -> Check | None:
     def check(name: str, value: Any) -> None:
         if not any(accepts(value) for accepts, _ in known):
             if isinstance(value, Tensor):
-                came = f"a tensor of {str(value.dtype).removeprefix('torch.')} and shape {tuple(value.shape)}"
+                kind = "sparse, nested or meta " * _has_no_values(value)
+                shape = "of rows of its own" if value.is_nested else tuple(value.shape)
+                came = f"a {kind}tensor of {str(value.dtype).removeprefix('torch.')} and shape {shape}"
             else:
                 came = f"{type(value).__name__} {value!r:.60}"
             raise ValueError(f"{name}: got {came}, expected {' or '.join(words for _, words in known)}")
@@ -87,11 +89,16 @@ def _tensors(kind: Any) -> tuple[Callable[[Any], bool], str]:
     shape = ", ".join(kind.dim_str.replace("*", "…").split()) + "," * (axes == 1 and not variadic)
 
     def accepts(value: Any) -> bool:
-        if not isinstance(value, Tensor) or value.dtype not in dtypes:
+        if not isinstance(value, Tensor) or value.dtype not in dtypes or _has_no_values(value):
             return False
         return value.ndim >= axes - 1 if variadic else value.ndim == axes
 
     return accepts, f"a tensor of {numbers} of shape ({shape})"
+
+
+def _has_no_values(tensor: Tensor) -> bool:
+    """Whether it is no plain array of numbers."""
+    return tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided
 
 
 def _is_number(value: Any) -> bool:
@@ -201,6 +208,10 @@ def texts(**lists: Sequence[str]) -> None:
         for i, value in enumerate(values):
             if not isinstance(value, str):
                 raise ValueError(f"{name}: row {i + 1} is {value!r:.60}, expected text")
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{name}: row {i + 1} holds half of a character, expected text") from None
 
 
 def average(mean: Tensor, x: Tensor, mask: Tensor) -> None:

@@ -17,8 +17,7 @@ SUFFIXES = (".csv", ".html", ".json", ".jsonl", ".md", ".png", ".safetensors")
 Entry = dict[str, Any]
 """Of one stage: usage, result, files (path in the run's folder: CRC-32), settings, sources (stage: CRC-32), crc32."""
 PARTS = {"usage": dict, "result": dict, "files": dict, "settings": str, "sources": dict}
-RESULTS = {"reward_model": "accuracy", "evaluation": "policies"}
-"""What the report reads of a stage's result."""
+USAGE = {"seconds", "tokens_per_second", "peak_memory_mb"}
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,24 @@ def read_entries(path: Path) -> dict[str, Entry]:
         if isinstance(entry, dict):
             unsealed = {name: value for name, value in entry.items() if name != "crc32"}
             parts = all(isinstance(entry.get(name), kind) for name, kind in PARTS.items())
-            if parts and seal(unsealed) == entry and RESULTS.get(stage) in (None, *entry["result"]):
+            if parts and seal(unsealed) == entry and _can_be_reported(stage, entry):
                 whole[stage] = entry
     return whole
+
+
+def _can_be_reported(stage: str, entry: Entry) -> bool:
+    """Whether an entry has the figures that the report reads, as another version may not have written them."""
+    found: dict[str, Any] = {"usage": entry["usage"]}
+    if stage == "reward_model":
+        found["accuracy"] = {"accuracy": entry["result"].get("accuracy", "none")}
+    if stage == "evaluation":
+        policies = entry["result"].get("policies")
+        found |= policies if isinstance(policies, dict) and "sft" in policies else {"policies": policies}
+    numbers = all(
+        isinstance(row, dict) and all(x is None or isinstance(x, int | float) for x in row.values())
+        for row in found.values()
+    )
+    return numbers and entry["usage"].keys() >= USAGE
 
 
 def product(entry: Entry) -> str:
