@@ -260,3 +260,21 @@ STEPS = (
     Step("the weights after the update", updated_rightly),
     Step("a run: gold reward and KL on held-out prompts", _ran),
 )
+
+
+def part_is(record: Record, name: str, wrong: Callable[[Truth, Rollout], Tensor]) -> bool:
+    """Whether a part is what a certain mistake makes of it, and not what is right."""
+    y, t = record.answers, record.truth
+    if of_tokens(name)(record) == "":
+        return False
+    return judge_part(record, name, wrong(t, y), y.response_mask) == ""
+
+
+def ends_at(record: Record, **wrong: Any) -> bool:
+    """Whether the weights are those of an update with a certain mistake."""
+    return updated_wrongly(record) and off(record, **wrong) < WEIGHTS
+
+
+def updated_wrongly(r: Record) -> bool:
+    """Whether there is an update, and not the right one."""
+    return updated_rightly(r) not in (None, "")

@@ -1,13 +1,14 @@
 """The steps of notebook 08's capstone: how each part of a chatbot is judged."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from week6.checks.bench_08 import ANSWERS, Chatbot
 from week6.checks.capstone import Step
-from week6.checks.judging import Missing, Wrong, judged, numbers, plain
+from week6.checks.judging import Missing, Wrong, at, judged, numbers, plain
 
 EXCESS = 0.1
 """Nats per token above the teacher's entropy. After 100 steps the course's own is 0.02 to 0.05 above it; who knows only
@@ -165,3 +166,10 @@ STEPS = (
     Step("gold rewards", judged(_gold)),
     Step("the win rate and its error", judged(_win_rate)),
 )
+at_texts, at_tokens, at_training, at_answering, at_gold = (partial(at, STEPS, step.title) for step in STEPS[:5])
+"""What a symptom looks for, asked only where this step is the first that is not right."""
+
+
+def letters(text: str) -> str:
+    """A text without its spaces, in small letters."""
+    return "".join(text.casefold().split())
