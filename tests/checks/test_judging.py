@@ -54,3 +54,6 @@ def test_what_is_no_table_of_that_shape_is_said():
         numbers({"x": [1, 2, 3]}, "x", 2)
     with pytest.raises(Wrong, match=r"`x` is str, expected numbers"):
         numbers({"x": "many"}, "x", 2)
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(Wrong, match="`x` holds nan or infinity, expected numbers"):
+            numbers({"x": [1, value]}, "x", 2)

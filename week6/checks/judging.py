@@ -43,7 +43,8 @@ def at(steps: Sequence[Step], title: str, seen: Callable[[Any], bool]) -> Callab
 
 
 def numbers(parts: dict[str, Any], name: str, *shape: int) -> Tensor:
-    """A part as numbers (float64). Raises Missing where it is not there, Wrong for another shape."""
+    """A part as numbers (float64). Raises Missing where it is not there, Wrong for another shape, nan or infinity,
+    of which no comparison would say that they are far from what is right."""
     value = parts.get(name)
     if value is None:
         raise Missing
@@ -53,6 +54,8 @@ def numbers(parts: dict[str, Any], name: str, *shape: int) -> Tensor:
         raise Wrong(f"`{name}` is {type(value).__name__}, expected numbers of shape {shape}") from None
     if tuple(found.shape) != shape:
         raise Wrong(f"`{name}` has shape {tuple(found.shape)}, expected {shape}")
+    if not torch.isfinite(found).all():
+        raise Wrong(f"`{name}` holds nan or infinity, expected numbers")
     return found
 
 
