@@ -96,6 +96,30 @@ def endless(slope, start):
         pass
 
 
+def divergent(slope, start):
+    place = torch.ones(2)
+    while place[0] > 0:
+        place = 2 * place
+
+
+def growing(slope, start):
+    place = torch.ones(2)
+    while True:
+        place = (place + 1).clamp(max=4000)
+
+
+def circling(slope, start):
+    place = torch.ones(2)
+    while True:
+        place = -place
+
+
+def test_numbers_that_run_away_in_a_loop_without_an_end_are_told():
+    assert "`place` held nan or infinity: they run away." in LOWEST.grade(divergent).text
+    assert "`place` held numbers up to 4e+03: they run away." in LOWEST.grade(growing).text
+    assert "run away" not in LOWEST.grade(circling).text
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [

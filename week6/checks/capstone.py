@@ -17,7 +17,7 @@ from tqdm import tqdm
 from week6.checks.asked import UNANSWERED, UNWRITTEN, Asked, Verdict
 from week6.checks.describing import type_in_words
 from week6.checks.inspection import in_words, is_stub, not_a_function
-from week6.checks.sandbox import Budget
+from week6.checks.sandbox import Budget, ran_away
 from week6.checks.surroundings import TimeLimitReached
 
 Record = Any
@@ -83,11 +83,7 @@ class Capstone(Asked):
             if is_stub(outcome.error):
                 return Verdict("not attempted", UNWRITTEN)
             if isinstance(outcome.error, TimeLimitReached):
-                return Verdict(
-                    "not yet",
-                    f"Your code did not finish within {self.time_limit:g} seconds (it was at problem "
-                    f"{len(records) + 1} of {len(seeds)}): does a loop ever end, does it do more than it is asked for?",
-                )
+                return self._unfinished(f"problem {len(records) + 1} of {len(seeds)}", outcome.error, answer)
             if isinstance(outcome.error, Malformed):
                 return Verdict("not yet", str(outcome.error))
             if outcome.error is not None:
@@ -96,6 +92,12 @@ class Capstone(Asked):
                 return verdict
             records.append(outcome.value)
         return Verdict("correct", self.shows(records))
+
+    def _unfinished(self, where: str, error: TimeLimitReached, answer: Any) -> Verdict:
+        held = ran_away(error, answer)
+        away = f" When it was stopped, {held}: they run away. Is a sign turned, is a step too long?" if held else ""
+        said = f"Your code did not finish within {self.time_limit:g} seconds (it was at {where})"
+        return Verdict("not yet", f"{said}: does a loop ever end, does it do more than it is asked for?{away}")
 
     def _no_function(self, answer: Any) -> str:
         """Why the answer cannot be called; a generator can, where the course's own is one."""

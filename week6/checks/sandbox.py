@@ -106,17 +106,40 @@ def leaves(argument: Any) -> list[Tensor]:
 
 def own_line(error: BaseException, function: Callable[..., Any]) -> str:
     """The last line of the student's own code that the error passed through, or ""."""
+    where = [(frame.f_code.co_filename, line) for frame, line in _own_frames(error, function)]
+    if not where:
+        return ""
+    line = linecache.getline(*where[-1]).strip()
+    return f"line {where[-1][1]} of your cell" + (f": `{line}`" if line else "")
+
+
+HUGE = 1e3
+"""What no logit, reward or log-probability of the capstones comes near."""
+
+
+def ran_away(error: BaseException, function: Callable[..., Any]) -> str:
+    """The tensor with the largest numbers that the student's own code held at the error, if they are huge, or ""."""
+    worst, said = HUGE, ""
+    for frame, _ in _own_frames(error, function):
+        for name, value in frame.f_locals.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1:
+                size = float(value.detach().abs().max().nan_to_num(nan=torch.inf, posinf=torch.inf))
+                if size > worst:
+                    worst = size
+                    said = f"`{name}` held " + (f"numbers up to {size:.2g}" if size < torch.inf else "nan or infinity")
+    return said
+
+
+def _own_frames(error: BaseException, function: Callable[..., Any]) -> list[tuple[FrameType, int]]:
+    """The frames of the student's own code that the error passed through, each with the line it was at."""
     filename = getattr(getattr(function, "__code__", None), "co_filename", None)
-    last, step = None, error.__traceback__
+    found, step = [], error.__traceback__
     while step is not None:
         where = step.tb_frame.f_code.co_filename
         if "ipykernel" in where or where.startswith("<ipython") or where == filename:
-            last = (where, step.tb_lineno)
+            found.append((step.tb_frame, step.tb_lineno))
         step = step.tb_next
-    if last is None:
-        return ""
-    line = linecache.getline(*last).strip()
-    return f"line {last[1]} of your cell" + (f": `{line}`" if line else "")
+    return found
 
 
 def _seed_everything(seed: int) -> None:
