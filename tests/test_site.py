@@ -4,9 +4,12 @@ elsewhere, solutions are folded. `make site` builds it, `make check-site` looks 
 import json
 import posixpath
 import re
+import tomllib
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from tools.build_site import LINK, MODULES, REPOSITORY, ROOT, lay_out, link, pages, unsplit
 
@@ -149,6 +152,19 @@ def test_the_notebooks_are_run_as_make_runs_them():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "notebooks.yml").read_text())["jobs"]
     assert {"run": "make nbval"} in jobs["nbval"]["steps"]
     assert re.search(r"(?m)^nbval:", (ROOT / "Makefile").read_text())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.stem)
+def test_what_a_workflow_calls_is_there(path):
+    """Its targets of make, and a Python that the package allows."""
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    called = [words for step in steps for words in re.findall(r"make (\S+)", step.get("run", ""))]
+    targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text())
+    assert called and set(called) <= set(targets)
+    (python,) = [step["with"]["python-version"] for step in steps if "setup-python" in step.get("uses", "")]
+    allowed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert Version(python) in SpecifierSet(allowed)
 
 
 def test_only_the_course_itself_has_pages_of_its_code():
