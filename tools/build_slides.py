@@ -55,7 +55,6 @@ STYLE = """
 .reveal h2 + p:nth-last-child(2) img { height: 560px; }
 .reveal p:has(+ table) img { height: 300px; }
 .reveal .slide-number { right: auto; left: 8px; }
-.reveal h2 + table:nth-last-child(2) { font-size: 38px; }
 .reveal td, .reveal th { padding: .15em .6em; border-bottom: 1px solid #b8c2cc; }
 """
 
