@@ -19,6 +19,7 @@ from week6.machine.bounds import SMOOTHING, Count, Leash, Rate, Rows, Smoothing
 from week6.machine.compute import in_parts
 from week6.machine.optim import Stats, gradient_step, minibatch, set_learning_rate
 from week6.sequences import Pairs
+from week6.shared_prompt import share_prompts
 
 Variant = Literal["sigmoid", "ipo"]
 
@@ -126,8 +127,11 @@ def dpo_gradient_weight(
 def pair_log_probs(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """log π(y_w|x) and log π(y_l|x): summed over the answer's tokens, both answers in one forward pass."""
     check.some(pairs=pairs)
-    both = pairs.stacked()
-    log_probs = response_log_probs(model, both.prompts, both.prompt_mask, both.responses, both.response_mask)
+    shared, both = share_prompts(model, pairs), pairs.stacked()
+    if shared is not None:
+        log_probs = shared.log_probs(model)
+    else:
+        log_probs = response_log_probs(model, both.prompts, both.prompt_mask, both.responses, both.response_mask)
     chosen, rejected = log_probs.sum(-1).chunk(2)
     return chosen, rejected
 

@@ -19,6 +19,7 @@ from week6.machine.compute import compute, in_parts
 from week6.machine.optim import Stats, gradient_step, minibatch, set_learning_rate
 from week6.preferences import bradley_terry_loss
 from week6.sequences import Demonstrations, Pairs, Rollout
+from week6.shared_prompt import share_prompts
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,10 @@ class RewardModel(nn.Module):
                 position_ids=position_ids(attention_mask),
                 use_cache=False,
             ).last_hidden_state
-        at_end = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return self.read(hidden[torch.arange(len(hidden), device=hidden.device), last])
+
+    def read(self, at_end: Float[Tensor, "B d"]) -> Float[Tensor, " B"]:
+        """Score of each row from the trunk's hidden state at its last token."""
         raw: Tensor = self.head(at_end.to(self.head.weight.dtype)).squeeze(-1).float()
         return (raw - self.offset) / self.scale
 
@@ -128,7 +132,11 @@ def score_batches(model: nn.Module, answers: Rollout | Demonstrations, batch_siz
 def pair_scores(model: nn.Module, pairs: Pairs) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """r_φ(x, y_w) and r_φ(x, y_l), in one forward pass."""
     check.some(pairs=pairs)
-    chosen, rejected = score(model, pairs.stacked()).chunk(2)
+    if isinstance(model, RewardModel) and (shared := share_prompts(model.trunk, pairs)) is not None:
+        scores = model.read(shared.at_end(model.trunk))
+    else:
+        scores = score(model, pairs.stacked())
+    chosen, rejected = scores.chunk(2)
     return chosen, rejected
 
 
