@@ -120,6 +120,8 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
             ["run", "--ppo.target-kl", "none"],
             "--ppo.target-kl: got 'none', expected a finite number from 1e-06 to 1000 or None",
         ),
+        (["run", "--sft.steps", "None"], "--sft.steps: got 'None', expected a whole number from 1 to 10000000"),
+        (["run", "--ppo.beta", "'1'"], "--ppo.beta: got \"'1'\", expected a finite number from 1e-06 to 1000"),
         (["run", "--ppo"], "Unrecognized options: --ppo; perhaps --ppo."),
         (["run", "--model", "gpt2"], "model: got one for task 'assistant', which brings its own; choose preset gpt2"),
         (["run", "--runs-dir", "~no-such-user/runs"], "--runs-dir '~no-such-user/runs': Could not determine home"),
@@ -179,6 +181,12 @@ def test_a_folder_that_is_gone(tmp_path, monkeypatch, capsys):
     os.chdir("here")
     (tmp_path / "here").rmdir()
     assert error_of(capsys, "run", *quick_flags())[1].endswith("is gone, expected one that is there: change to it")
+
+
+def test_none_is_offered_only_where_it_may_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert error_of(capsys, "run", "--sft.steps", "None")[1].endswith("from 1 to 10000000")
+    assert error_of(capsys, "run", "--ppo.target-kl", "nil")[1].endswith("from 1e-06 to 1000 or None")
 
 
 def test_environment_chooses_the_preset(monkeypatch):

@@ -90,6 +90,8 @@ FILES = [
     ("a.csv", table("TEXT", '"{text}"'), "got the columns 'TEXT', expected 'text'; --column names another"),
     ("a.csv", table("sep=,", '"{text}",1'), "got the columns 'sep=', '', expected 'text'"),
     ("a.tsv", table("text,label", '"{text}",1'), "its columns are separated by commas, expected commas in a .csv file"),
+    ("a.csv", table('"text";"n"', '"{text}";"1,5"'), "its columns are separated by semicolons, expected commas in a"),
+    ("a.parquet", b"PAR1" + bytes(100) + b"PAR1", "cannot be read as .parquet: it is damaged ("),
     ("a.csv", 'text,n\n"say \\"yes\\", ok",1\n', "expected a quote within a field to be doubled"),
     ("a.jsonl", '{"text": "a", "n": ' + "9" * 6000 + "}", "line 1 holds a number of thousands of digits"),
     ("a.jsonl", '[\n{"text": "a"}\n]', "line 1 begins what goes on over more lines, expected each object on a line of"),

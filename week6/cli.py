@@ -38,7 +38,7 @@ from week6.classroom.confirm import confirm
 from week6.classroom.doctor import doctor
 from week6.classroom.here import confirm_here
 from week6.grading.command import grade
-from week6.machine.bounds import PORT, Few, Port, Seed, bounds_of, fields_of
+from week6.machine.bounds import PORT, Few, Port, Seed, bounds_of, fields_of, may_be_none
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
 from week6.machine.paths import place
@@ -413,10 +413,12 @@ def _in_short(complaint: str, words: Sequence[str], command: Any, preset: Preset
     hints |= get_type_hints(command, include_extras=True)
     if found := re.match(r"(?:Error parsing|Unable to parse) (--[\w.-]+): (.*?) Argument helptext:", complaint):
         flag, what = found.groups()
-        bounds = bounds_of(hints.get(flag[2:].replace("-", "_")))
+        hint = hints.get(flag[2:].replace("-", "_"))
+        bounds = bounds_of(hint)
         came = re.findall(r"'([^']*)'", what.replace("('None',)", ""))
         if bounds and came:
-            return f"{flag}: got {came[-1]!r}, expected {bounds[0]}{' or None' * (chr(39) + 'None' in what)}"
+            whole = next((word for word in words if word.strip("'\"") == came[-1]), came[-1])
+            return f"{flag}: got {whole!r}, expected {bounds[0]}{' or None' * may_be_none(hint)}"
     if found := re.match(r"invalid choice (.*) for argument '(--[\w.-]+)'. Expected one of \((.*?),?\)", complaint):
         return f"{found[2]}: got {found[1]}, expected one of {found[3]}"
     if re.match(r"Missing value for argument 'run'", complaint):

@@ -112,3 +112,10 @@ def test_each_user_of_a_machine_has_locks_of_their_own(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "getuid", lambda user=user: user, raising=False)
         paths.add(lock_of(tmp_path))
     assert len(paths) == 2
+
+
+def test_a_folder_whose_name_is_no_utf_8(tmp_path):
+    """The system allows it; the lock has a name of its own."""
+    folder = tmp_path / "a\udcff"
+    with only_writer(folder):
+        assert lock_of(folder).name.isascii()

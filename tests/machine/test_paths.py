@@ -18,7 +18,7 @@ def test_what_is_not_there_is_for_the_caller_to_see(name):
     assert place(name, "run") == Path(name)
 
 
-@pytest.mark.parametrize("name", ["a\0b", "~no-such-user/x", "a" * 5000, "loop", "loop/x", 3, None])
+@pytest.mark.parametrize("name", ["a\0b", "a\udcff", "~no-such-user/x", "a" * 5000, "loop", "loop/x", 3, None])
 def test_a_path_that_can_be_none(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")

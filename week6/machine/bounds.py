@@ -132,11 +132,16 @@ def fields_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
             yield f"{prefix}{field.name}", value, hints[field.name]
 
 
+def may_be_none(hint: Any) -> bool:
+    """Whether a type allows None, within its annotation or beside it."""
+    parts = get_args(hint)
+    return NoneType in (get_args(parts[0]) if get_origin(hint) is Annotated else parts)
+
+
 def check_value(name: str, value: Any, hint: Any) -> None:
     """Raise ValueError unless `value` is what the type `hint` of a config's field allows."""
     origin, parts = get_origin(hint), get_args(hint)
-    may_be_none = NoneType in (get_args(parts[0]) if origin is Annotated else parts)
-    if may_be_none and value is None:
+    if may_be_none(hint) and value is None:
         return
     if origin is Annotated:
         for bounds in parts[1:]:

@@ -63,4 +63,5 @@ def lock_of(folder: Path) -> Path:
     """The file that who works in a folder has locked, on this machine's own disk: a mounted drive may know no locks, or
     keep that of a session that was dropped."""
     user = os.getuid() if hasattr(os, "getuid") else ""
-    return Path(tempfile.gettempdir()) / f"week6-{zlib.crc32(f'{user}/{os.path.realpath(folder)}'.encode()):08x}.lock"
+    number = zlib.crc32(os.fsencode(f"{user}/{os.path.realpath(folder)}"))
+    return Path(tempfile.gettempdir()) / f"week6-{number:08x}.lock"

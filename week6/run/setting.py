@@ -36,7 +36,7 @@ PAIRED = ("pairs", "heldout_pairs")
 """What a task may bring."""
 TRIED = 4
 """Texts on which a pretrained model is tried."""
-MOST_UNKNOWN = 0.5
+MOST_UNKNOWN = 0.2
 """Of the tokens of the data."""
 HOPELESS = 3.0
 """A loss so many times that of a guess is no language model's: untrained ones guess, and those trained on other texts

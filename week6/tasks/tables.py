@@ -157,7 +157,14 @@ def _local(path: Path, column: str) -> Found:
         if kind == ".parquet":
             if data.startswith(PARQUET) and not data.endswith(PARQUET):
                 raise ValueError("it ends too early, expected a whole file: copy or download it again")
-            return Found({str(name): values.tolist() for name, values in pd.read_parquet(io.BytesIO(data)).items()})
+            try:
+                table = pd.read_parquet(io.BytesIO(data))
+            except Exception as error:  # of its library, which says what it met and not what to do
+                reason = str(error).strip(". ")
+                raise ValueError(
+                    f"it is damaged ({reason}), expected a whole file: copy or download it again"
+                ) from error
+            return Found({str(name): values.tolist() for name, values in table.items()})
         _check_signature(data)
         return _READERS[kind](_decoded(data), column)
     except (ValueError, OSError) as error:  # of pandas and pyarrow too
@@ -271,6 +278,8 @@ def _read_csv(text: str, _: str) -> Found:
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
+            if text[: text.find("\n")].count(";") > text[: text.find("\n")].count(","):
+                raise ValueError("its columns are separated by semicolons, expected commas in a .csv file") from error
             remedy = 'expected a quote within a field to be doubled (""), and every field closed'
             raise ValueError(f"line {reader.line_num}: {error}; {remedy}") from error
         finally:
