@@ -12,7 +12,6 @@ from week6.checks.dpo_capstone import (
     NUMBERS,
     ONE_BATCH,
     Record,
-    chatbot_pairs,
     ends_at,
     loss_of,
     near,
@@ -21,6 +20,7 @@ from week6.checks.dpo_capstone import (
     starts,
     trained,
 )
+from week6.checks.dpo_problem import chatbot_pairs
 from week6.dpo import reference_log_probs
 from week6.machine.optim import minibatch
 

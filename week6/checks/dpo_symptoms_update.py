@@ -13,7 +13,6 @@ from week6.checks.dpo_capstone import (
     ONE_BATCH,
     Record,
     asked_once,
-    chatbot_pairs,
     ends_at,
     loss_of,
     near,
@@ -22,6 +21,7 @@ from week6.checks.dpo_capstone import (
     trained,
     vector,
 )
+from week6.checks.dpo_problem import chatbot_pairs
 from week6.dpo import pair_log_probs
 
 
