@@ -20,7 +20,7 @@ for (const name of fs.readdirSync(folder).filter((name) => name.endsWith(".html"
   page.on("console", (message) => message.type() === "error" && complain(`console: ${message.text()}`));
   page.on("pageerror", (error) => complain(`error: ${error.message}`));
   page.on("request", (request) => /^(file|data|blob):/.test(request.url()) || complain(`asks for ${request.url()}`));
-  await page.goto(pathToFileURL(path.join(folder, name)).href);
+  await page.goto(pathToFileURL(path.join(folder, name)).href, { timeout: 120000 });
   await page.waitForFunction(() => window.Reveal?.isReady?.(), null, { timeout: 120000 });
   const total = await page.evaluate(() => Reveal.getTotalSlides());
   for (let i = 0; i < total; i += 1) {
