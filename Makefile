@@ -8,6 +8,7 @@ NAME = course
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLD_TRL := .venv-trl-0.11.4
+PPO_TRL := .venv-trl-1.12.0
 COLAB := .venv-colab
 OLDEST := .venv-oldest
 SITE := .venv-site
@@ -110,9 +111,11 @@ check-slides:
 	npm install --no-audit --no-fund --ignore-scripts --prefix build/npm playwright-core
 	node tools/check_slides.mjs build/slides
 
-# A quarter of an hour on two cores that have nothing else to do.
-bench: $(READY)
-	$(BIN)/python tools/bench_dpo.py
+# Speed and memory beside TRL and transformers (docs/speed.md), on a machine that has nothing else to do. What
+# build/bench.json has is not measured again: BENCH="dpo sampling-gpt2 --again" measures these anew. With LENGTHS, a file
+# of conversations, also DPO on rows as long as theirs.
+bench: $(READY) $(PPO_TRL)/.ready
+	$(BIN)/python -m tools.bench $(BENCH) --ppo-python "$(CURDIR)/$(PPO_TRL)/bin/python" $(if $(LENGTHS),--lengths "$(LENGTHS)")
 
 # The last TRL whose PPO can be called piece by piece, in an environment of its own; writes tests/oracle/trl_0_11_4.json.
 oracle-ppo: $(OLD_TRL)/.ready
@@ -124,6 +127,10 @@ $(READY): pyproject.toml tools/setup_env.py
 
 $(OLD_TRL)/.ready: tools/setup_env.py
 	$(PYTHON) tools/setup_env.py $(OLD_TRL) trl==0.11.4 transformers==4.45.2 rich
+	touch $@
+
+$(PPO_TRL)/.ready: tools/setup_env.py
+	$(PYTHON) tools/setup_env.py $(PPO_TRL) trl==1.12.0
 	touch $@
 
 $(COLAB)/.ready: pyproject.toml tools/setup_env.py
