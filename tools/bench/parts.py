@@ -128,11 +128,17 @@ def races(lengths: Path | None, ppo_python: Path | None) -> dict[str, Race]:
 
 
 def chosen(names: Sequence[str], among: Sequence[str]) -> list[str]:
-    """The measurements of these names, or of the parts that begin with them; all without a name. ValueError if none."""
+    """The measurements of these names, or of the parts that begin with them, in this order; all without a name.
+
+    ValueError for a name that none has.
+    """
+    found: dict[str, None] = {}
     for name in names:
-        if not any(key == name or key.startswith(f"{name}-") for key in among):
+        keys = [key for key in among if key == name or key.startswith(f"{name}-")]
+        if not keys:
             raise ValueError(f"{name}: got no measurement of that name, expected one of {', '.join(among)}")
-    return [key for key in among if not names or any(key == n or key.startswith(f"{n}-") for n in names)]
+        found |= dict.fromkeys(keys)
+    return list(found if names else among)
 
 
 def _ours(function: str, case: Case) -> Side:
