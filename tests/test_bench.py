@@ -190,6 +190,15 @@ KNOWN = {
             "matrix product": row([4.0, 1.0, 4.0, 3.0, 50.0], operations=6e9),
         },
     },
+    "sampling-gpt2": {
+        "work": "sampling", "load": 3.0, "threads": 1, "machine": MACHINE,
+        "sides": {
+            "week6": row([4.0, 5.0, 10.0]),
+            "generate": row([4.0, 5.0, 10.0]),
+            "products alone": row([2.0, 3.0, 4.0]),
+            "a single row's products": row([1.0, 1.0, 3.0]),
+        },
+    },
     "growth-batch": {
         "work": "growth-batch", "load": 3.0, "threads": 1, "machine": MACHINE,
         "sides": {
@@ -209,10 +218,9 @@ def cells(table):
 
 def test_a_comparison_is_the_median_of_pairs_with_quartiles():
     """CPU time, pair by pair: 2, 1.5, 2.5, 1, 3; on the clock: 1, 1.5, 1.25, 1, 3. One slow round does not count."""
-    assert cells(report.comparisons(KNOWN)) == [
-        ["a step", "week6 / TRL 9", "3 / 5", "2.00 (1.50 – 2.50)", "2.0 ✓", "1.25", "20 / 12", "3.0"]
-    ]
-    assert cells(report.memory(KNOWN)) == [["a step", "week6 / TRL 9", "590 / 1000", "0.59", "0.6 ✓"]]
+    expected = ["a step", "week6 / TRL 9", "3 / 5", "2.00 (1.50 – 2.50)", "2.0 ✓", "1.25", "20 / 12", "3.0"]
+    assert cells(report.comparisons(KNOWN))[0] == expected
+    assert cells(report.memory(KNOWN))[0] == ["a step", "week6 / TRL 9", "590 / 1000", "0.59", "0.6 ✓"]
     other = KNOWN | {"dpo": json.loads(json.dumps(KNOWN["dpo"]))}
     other["dpo"]["sides"]["TRL"] |= {"cpu": [7.9, 1.5, 5.0, 3.0, 300.0], "peak_mb": 980}
     assert cells(report.comparisons(other))[0][4] == "2.0 ✗" and cells(report.memory(other))[0][4] == "0.6 ✗"
@@ -223,6 +231,18 @@ def test_a_comparison_is_the_median_of_pairs_with_quartiles():
 def test_a_step_is_held_beside_the_products_of_its_own_round():
     """1, 1, 2, 1, 0.5 of the rate."""
     assert cells(report.limits(KNOWN)) == [["a step", "6", "2.0", "1.5", "100 %", "85 % ✓"]]
+
+
+def test_sampling_is_held_beside_what_it_cannot_do_without():
+    assert cells(report.floors(KNOWN)) == [["sampling", "5", "3", "50 %", "1", "25 %"]]
+
+
+def test_products_alone_are_of_all_rows_and_matrices():
+    """12 d² for each layer of a GPT-2, and its head; each counted twice, for a product and a sum."""
+    case = Case(GPT2, equal_rows(16, 8, 12), 16, steps=2, ends=0)
+    matrices = 2 * 12 * 32**2 + 199 * 32
+    for side, rows in ((theirs.products, 16), (theirs.reading, 1)):
+        assert heard(side, case).facts["operations"] == 2 * rows * 12 * matrices
 
 
 def test_growth_is_told_beside_the_middle_of_its_series():
@@ -242,7 +262,7 @@ def test_a_busy_round_is_held_beside_the_quiet_one_before():
 
 def test_machines_are_told_apart():
     assert report.where(KNOWN).splitlines() == [
-        "- 2 cores of an Abacus, 1 thread a process, fp32, Python 3, torch 2: `dpo`, `growth-batch`",
+        "- 2 cores of an Abacus, 1 thread a process, fp32, Python 3, torch 2: `dpo`, `sampling-gpt2`, `growth-batch`",
         "- 4 cores of an Abacus, 1 thread a process, fp32, Python 3, torch 2: `busy`",
     ]
 

@@ -8,6 +8,7 @@ from tools.bench.cases import SHAPES, Case, Shape, conversation_lengths, equal_r
 from tools.bench.turns import Race, Side
 
 OURS, PRODUCT = "week6", "matrix product"
+PRODUCTS, READING = "products alone", "a single row's products"
 TRL, DEFAULTS, PPO_TRL, GENERATE = "TRL", "TRL, as it comes", "TRL 1.12.0", "generate"
 OWN_CRITIC = "week6, own critic"
 
@@ -109,7 +110,9 @@ def races(lengths: Path | None, ppo_python: Path | None) -> dict[str, Race]:
         # A random model draws each token about equally often: half as many are wanted on average as there may be.
         ends = round(shape.vocabulary * 1.6 / answer)
         ragged = Case(shape, ragged_prompts(rows, prompt, answer), rows, ends=ends)
-        found[f"sampling-{name}"] = _sampling(f"sampling, {title}, {rows} × {answer} tokens", equal)
+        even = _sampling(f"sampling, {title}, {rows} × {answer} tokens", equal)
+        alone = [_theirs("products", equal, PRODUCTS), _theirs("reading", equal, READING)]
+        found[f"sampling-{name}"] = replace(even, sides=[*even.sides, *alone])
         found[f"sampling-{name}-ragged"] = _sampling(f"sampling, {title}, {rows} × up to {answer} tokens", ragged)
     for name, points in GROWTH.items():
         sides = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tools.bench.parts import BUSY_TIMES, GOALS, GROWTH, GROWTH_WITHIN, PRODUCT, RATE, Goal
+from tools.bench.parts import BUSY_TIMES, GOALS, GROWTH, GROWTH_WITHIN, OURS, PRODUCT, PRODUCTS, RATE, READING, Goal
 from tools.bench.turns import ratios
 
 Record = dict[str, dict[str, Any]]
@@ -103,7 +103,7 @@ def limits(record: Record) -> str:
         if PRODUCT in (sides := record.get(key, {}).get("sides", {})):
             step, product = (
                 [side["operations"] / s / 1e9 for s in side[clock(record[key])]]
-                for side in (sides["week6"], sides[PRODUCT])
+                for side in (sides[OURS], sides[PRODUCT])
             )
             share = middle([a / b for a, b in zip(step, product, strict=True)])
             rows.append(
@@ -116,6 +116,21 @@ def limits(record: Record) -> str:
                     f"{100 * RATE:.0f} % {verdict(share >= RATE)}",
                 ]
             )
+    return markdown(head, *rows)
+
+
+def floors(record: Record) -> str:
+    """What sampling takes beside the products that it cannot do without, and beside those of a single row."""
+    head = ["work", "seconds", PRODUCTS, "share", READING, "share"]
+    rows = []
+    for key in GOALS:
+        if PRODUCTS in (sides := record.get(key, {}).get("sides", {})):
+            kind = clock(record[key])
+            row = [record[key]["work"], f"{middle(sides[OURS][kind]):.3g}"]
+            for name in (PRODUCTS, READING):
+                share = middle(ratios(record[key], name, OURS, kind))
+                row += [f"{middle(sides[name][kind]):.3g}", f"{100 * share:.0f} %"]
+            rows.append(row)
     return markdown(head, *rows)
 
 
@@ -180,6 +195,7 @@ TABLES = {
     "comparisons": comparisons,
     "memory": memory,
     "limits": limits,
+    "floors": floors,
     "growth": growth,
     "busy": busy,
     "where": where,

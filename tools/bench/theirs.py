@@ -147,3 +147,28 @@ def matrix_product(case: Case, turns: Turns) -> None:
             a @ b
         turns.end()
         turns.tell()
+
+
+def products(case: Case, turns: Turns) -> None:
+    """What no sampling with these weights can do without: every row multiplied with every matrix, for each token."""
+    _products(case, turns, case.batch)
+
+
+def reading(case: Case, turns: Turns) -> None:
+    """The same for a single row, where nearly all of the time goes into reading the weights."""
+    _products(case, turns, 1)
+
+
+def _products(case: Case, turns: Turns, rows: int) -> None:
+    named = random_model(case.shape, case.ends).named_parameters()
+    matrices = [weight.detach() for name, weight in named if weight.dim() == 2 and "wpe" not in name]
+    inputs = [torch.randn(rows, weight.shape[1]) for weight in matrices]
+    times = case.lengths[0][1]
+    turns.ready([], operations=2 * rows * times * sum(weight.numel() for weight in matrices))
+    for _ in range(case.steps):
+        turns.begin()
+        for _ in range(times):
+            for row, weight in zip(inputs, matrices, strict=True):
+                row @ weight.T
+        turns.end()
+        turns.tell()
