@@ -77,3 +77,15 @@ def test_a_model_whose_call_is_changed_is_called():
     for new in (slice(0, 3), slice(3, 4)):
         memory.read(torch.full((2, 4), 2)[:, new], mask[:, : new.stop], position_ids(mask)[:, new])
     assert calls == [3, 1]
+
+
+@pytest.mark.parametrize("training, calls", [(False, 1), (True, 2)])
+@torch.no_grad()
+def test_a_policy_in_training_is_called_for_every_token(training, calls):
+    """The short cut knows no dropout: sampler and scorer would agree where a student must see that they do not."""
+    model, seen = tiny_gpt2(dropout=0.5).train(training), []
+    model.register_forward_pre_hook(lambda *_: seen.append(1))
+    memory, mask = Memory(model, 2), torch.ones(2, 4, dtype=torch.bool)
+    for new in (slice(0, 3), slice(3, 4)):
+        memory.read(torch.full((2, 4), 2)[:, new], mask[:, : new.stop], position_ids(mask)[:, new])
+    assert len(seen) == calls
