@@ -228,6 +228,26 @@ def test_a_comparison_is_the_median_of_pairs_with_quartiles():
     assert cells(report.comparisons(other))[0][2:4] == ["4 / 5", "1.25 (1.00 – 1.50)"]
 
 
+def test_what_is_missed_is_said_by_how_much_and_what_is_not_there():
+    less = json.loads(json.dumps(KNOWN))
+    less["dpo"]["sides"]["TRL"] |= {"cpu": [7.6, 1.5, 3.8, 3.0, 300.0], "peak_mb": 980}
+    assert report.missed(less).splitlines()[:2] == [
+        "- a step, week6 beside TRL 9: 1.90 times as fast, 2.0 wanted",
+        "- a step, week6 beside TRL 9: 0.60 of the memory, 0.6 wanted",
+    ]
+    *others, absent = report.missed(KNOWN).splitlines()
+    assert others == [] and "`ppo`" in absent and "`busy`" not in absent and "`dpo`" not in absent
+    whole = dict.fromkeys(["growth-length", "growth-size", *parts.GOALS], KNOWN["sampling-gpt2"]) | KNOWN
+    everything = {
+        key: result | {"sides": result["sides"] | {goal.theirs: row([99.0] * 3), goal.ours: row([1.0] * 3, peak_mb=9)}}
+        for key, result in whole.items()
+        for goal in parts.GOALS.get(key, [parts.Goal("generate", "week6", 1)])
+    }
+    everything["ppo"]["sides"] |= {parts.OWN_CRITIC: row([1.0] * 3, peak_mb=9)}
+    everything["dpo-uncached"]["sides"] |= {parts.TRL: row([99.0] * 3)}
+    assert report.missed(everything) == "- nothing"
+
+
 def test_a_step_is_held_beside_the_products_of_its_own_round():
     """1, 1, 2, 1, 0.5 of the rate."""
     assert cells(report.limits(KNOWN)) == [["a step", "6", "2.0", "1.5", "100 %", "85 % ✓"]]

@@ -134,6 +134,19 @@ def floors(record: Record) -> str:
     return markdown(head, *rows)
 
 
+def missed(record: Record) -> str:
+    """Which ratios and shares of the memory are not what is wanted, by how much, and what is not measured yet."""
+    lines = []
+    for result, goal, ours, theirs in compared(record):
+        who = f"{result['work']}, {goal.ours} beside {theirs.get('version', goal.theirs)}"
+        ratio = middle(ratios(result, goal.theirs, goal.ours, clock(result)))
+        share = ours["peak_mb"] / theirs["peak_mb"]
+        lines += [f"- {who}: {ratio:.2f} times as fast, {goal.ratio} wanted"] * (ratio < goal.ratio)
+        lines += [f"- {who}: {share:.2f} of the memory, {goal.memory} wanted"] * (share > goal.memory)
+    absent = ", ".join(f"`{key}`" for key in (*GOALS, *GROWTH, "busy") if key not in record)
+    return "\n".join([*lines, f"- not measured yet: {absent}"] if absent else lines or ["- nothing"])
+
+
 def points(result: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
     """Of each point of a series: operations, seconds, and how far its seconds an operation lie from the
     middle of the series', as a share."""
@@ -198,6 +211,7 @@ TABLES = {
     "floors": floors,
     "growth": growth,
     "busy": busy,
+    "missed": missed,
     "where": where,
 }
 
