@@ -136,3 +136,5 @@ __all__ = [
     "train_reward_model",
     "train_sft",
 ]
+
+start.loaded()

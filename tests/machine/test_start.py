@@ -1,6 +1,7 @@
 """What is settled before PyTorch is loaded."""
 
 import ast
+import gc
 import os
 import subprocess
 import sys
@@ -53,3 +54,13 @@ def test_ctrl_c_elsewhere_is_left_alone():
 def test_waiting_threads_sleep_unless_told_otherwise():
     assert fresh("print(os.environ['OMP_WAIT_POLICY'])", "x").stdout == "PASSIVE\n"
     assert fresh("print(os.environ['OMP_WAIT_POLICY'])", "x", OMP_WAIT_POLICY="ACTIVE").stdout == "ACTIVE\n"
+
+
+def test_garbage_is_looked_for_seldom_until_the_libraries_are_loaded():
+    """The module alone leaves the first number high; importing week6, which this process did, puts back what was."""
+    asked = "import gc; print(gc.get_threshold())"
+    plain = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    first, *others = ast.literal_eval(plain.stdout)
+    assert fresh(asked, "x").stdout == f"{(start.WHILE_LOADING, *others)}\n"
+    assert start.WHILE_LOADING > 20 * first and gc.get_threshold() == (first, *others)
+    assert gc.get_freeze_count() > 100_000

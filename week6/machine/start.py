@@ -6,9 +6,13 @@ needs, and every operation takes a time slice of the system. Threads that sleep 
 
 Ctrl-C. While a command loads its libraries there is nothing yet that could say how to go on.
 
+Garbage. The libraries make a million objects that stay. Python would look through them for garbage while it makes them,
+and once more at the end of each process.
+
 Libraries. Where one cannot be loaded, a command says so in a line and where to look; `week6 doctor` looks itself.
 """
 
+import gc
 import os
 import runpy
 import signal
@@ -20,17 +24,27 @@ COMMANDS = ("-m", "week6")
 """What `sys.argv[0]` is while `python -m week6` or `week6` loads this package."""
 DOCTOR = Path(__file__).parents[1] / "classroom" / "doctor.py"
 """Needs no library, and can be run as a file."""
+THRESHOLDS = gc.get_threshold()
+WHILE_LOADING = 100_000
+"""New objects after which Python looks for garbage; its own number is below a thousand, or a few thousand."""
 
 
 def settle() -> None:
-    """Let waiting threads sleep, unless the environment says otherwise; let Ctrl-C, or a library that cannot be loaded,
-    end a command that is starting."""
+    """Let waiting threads sleep, unless the environment says otherwise; look for garbage seldom, until all is `loaded`;
+    let Ctrl-C, or a library that cannot be loaded, end a command that is starting."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    gc.set_threshold(WHILE_LOADING, *THRESHOLDS[1:])
     if Path(sys.argv[0]).stem not in COMMANDS:
         return
     sys.excepthook = end_unloaded
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)
+
+
+def loaded() -> None:
+    """From now on look for garbage as often as before, for tensors may lie in it, but not in what has been loaded."""
+    gc.freeze()
+    gc.set_threshold(*THRESHOLDS)
 
 
 def end_at_once(number: int, frame: FrameType | None) -> None:
