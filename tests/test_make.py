@@ -63,3 +63,11 @@ def test_a_run_in_the_checkout_goes_on(make):
     (make.checkout / "runs" / "course").mkdir(parents=True)
     (make.checkout / "runs" / "course" / "config.json").touch()
     assert make()[-1] == "--resume"
+
+
+def test_each_notebook_is_run_once_and_only_one_trains_what_several_share():
+    told = subprocess.run(["make", "-n", "-C", ROOT, "nbval"], check=True, capture_output=True, text=True).stdout
+    given = [word for word in told.split() if word.endswith(".ipynb")]
+    assert sorted(given) == sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("*/*.ipynb"))
+    asking = {p.stem for p in (ROOT / "solutions").glob("*.py") if "course = lesson(" in p.read_text()}
+    assert len(asking) == 4 and [Path(p).stem in asking for p in given[:4]] == [True, False, False, False]
