@@ -177,8 +177,8 @@ class Record:
 
 def measure(answer: Callable[..., Any], seed: int) -> Record:
     """Let `answer` train in the language of this seed; and once it trains a policy, under pressure as well."""
-    language = random_language(seed)
-    result = answer(language, BETA, ITERATIONS, torch.Generator().manual_seed(seed))
+    language = random_language(seed)  # ours; an answer gets its own, and may write into it
+    result = answer(random_language(seed), BETA, ITERATIONS, torch.Generator().manual_seed(seed))
     if isinstance(result, dict | Tensor):
         raise Malformed("One result came; a dict is to be yielded after each iteration.")
     record = _taken_in(language, result, ITERATIONS)
@@ -188,7 +188,7 @@ def measure(answer: Callable[..., Any], seed: int) -> Record:
         )
     if record.has("answers", "advantages", "policy") and "epochs" in inspect.signature(answer).parameters:
         generator = torch.Generator().manual_seed(seed)
-        record.pressed = _taken_in(language, answer(language, BETA, 2, generator, epochs=PRESSED), 2)
+        record.pressed = _taken_in(language, answer(random_language(seed), BETA, 2, generator, epochs=PRESSED), 2)
     return record
 
 

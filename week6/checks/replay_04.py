@@ -1,6 +1,7 @@
 """The first update of notebook 04's capstone, done again with one thing otherwise."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,39 +10,110 @@ from torch import Tensor
 
 from week6.checks.bench_04 import Record
 from week6.checks.counterfactual import alike
-from week6.checks.steps_04 import advantages as judged
+
+Gain = Callable[[Tensor, Tensor, float], Tensor]
+"""(ρ, advantages, ε) -> the gain of each token."""
+
+
+def ratio_of(new: Tensor, old: Tensor) -> Tensor:
+    """ρ, from log-probabilities."""
+    return (new - old).exp()
+
+
+def worse(rho: Tensor, a: Tensor, clip: float) -> Tensor:
+    """The worse of two gains: PPO's."""
+    return torch.minimum(rho * a, rho.clamp(1 - clip, 1 + clip) * a)
+
+
+def over_tokens(gain: Tensor, mask: Tensor) -> Tensor:
+    """The mean over the real tokens."""
+    return gain[mask].mean()
 
 
 def first_policy(
     record: Record,
     *,
     advantages: Callable[[Tensor], Tensor] = lambda a: a,
-    ratio: Callable[[Tensor], Tensor] = torch.exp,
+    weighed_by: str = "advantages",
+    ratio: Callable[[Tensor, Tensor], Tensor] = ratio_of,
+    gain: Gain = worse,
+    mean: Callable[[Tensor, Tensor], Tensor] = over_tokens,
     clip: float = 0.2,
     epochs: int = 8,
     rate: float = 0.1,
+    make: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    forgets: bool = False,
+    zeros: bool = False,
 ) -> Float[Tensor, "P V"]:
-    """The policy after the first iteration, by Adam, on the answers and advantages of the record."""
+    """The policy after the first iteration, on the answers and advantages of the record, or another of its parts;
+    `forgets`: a new optimizer in each step; `zeros`: from a policy to which all tokens are alike."""
     y, old, _, mask = record.batch(0)
-    a = advantages(record.steps[0]["advantages"])
-    policy = record.language.reference.clone().requires_grad_()
-    optimizer = torch.optim.Adam([policy], lr=rate)
+    a = advantages(record.steps[0][weighed_by])
+    policy = (0 if zeros else 1) * record.language.reference.clone()
+    policy.requires_grad_()
+    optimizer = make([policy], lr=rate)
     for _ in range(epochs):
-        rho = ratio((record.language.log_probs(policy)[y] - old) * mask)
-        gain = torch.minimum(rho * a, rho.clamp(1 - clip, 1 + clip) * a)
+        if forgets:
+            optimizer = make([policy], lr=rate)
+        new = record.language.log_probs(policy)[y]
+        rho = ratio(torch.where(mask, new, -1.0), torch.where(mask, old, -1.0))
         optimizer.zero_grad()
-        (-gain[mask].mean()).backward()  # type: ignore[no-untyped-call]
+        (-mean(gain(rho, a, clip), mask)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return policy.detach()
 
 
-def replayed(*ways: dict[str, Any]) -> Callable[[Record], bool]:
-    """Whether the first update is neither the right one nor one without a clip, and is that of one of these ways."""
+@functools.lru_cache(maxsize=4)
+def _is_right(record: Record) -> bool:
+    """Whether the first update is the right one, or one without a clip, which the step after it tells."""
+    came = record.steps[0]["policy"]
+    return any(alike(came, first_policy(record, clip=clip), 1e-3) for clip in (0.2, torch.inf))
+
+
+def replayed(ways: Sequence[dict[str, Any]]) -> Callable[[Record], bool]:
+    """Whether the first update is not right, and is that of one of these ways."""
 
     def seen(record: Record) -> bool:
         came = record.steps[0]["policy"]
-        if judged(record) != "" or any(alike(came, first_policy(record, clip=clip), 1e-3) for clip in (0.2, torch.inf)):
+        return not _is_right(record) and any(alike(came, first_policy(record, **way), 1e-3) for way in ways)
+
+    return seen
+
+
+def first_critic(
+    record: Record,
+    *,
+    target: Callable[[Record], Tensor] = lambda record: record.steps[0]["returns"],
+    rows: Callable[[Record], Tensor] = lambda record: record.language.rows[record.steps[0]["answers"]],
+    loss: Callable[[Tensor, Tensor], Tensor] = lambda values, target: (values - target).square(),
+    masked: bool = True,
+    epochs: int = 8,
+    rate: float = 0.1,
+    held: float = torch.inf,
+) -> Float[Tensor, " P"]:
+    """The critic after the first iteration, by Adam from zeros; the value clip holds its values within `held`."""
+    mask = record.batch(0)[3] if masked else torch.ones_like(record.batch(0)[3])
+    where, want = rows(record), target(record)
+    critic = torch.zeros(len(record.language.reference), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([critic], lr=rate)
+    for _ in range(epochs):
+        values = critic[where]
+        error = torch.maximum(loss(values, want), loss(values.clamp(-held, held), want))
+        optimizer.zero_grad()
+        error[mask].mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return critic.detach()
+
+
+def trained_by(ways: Sequence[dict[str, Any]]) -> Callable[[Record], bool]:
+    """Whether the critic's first table is not the right one, and is that of one of these ways, clipped or not."""
+
+    def seen(record: Record) -> bool:
+        came = record.steps[0]["values"]
+        if any(alike(came, first_critic(record, held=held), 1e-3) for held in (0.2, torch.inf)):
             return False
-        return any(alike(came, first_policy(record, **way), 1e-3) for way in ways)
+        return any(
+            alike(came, first_critic(record, **way, held=held), 1e-3) for way in ways for held in (0.2, torch.inf)
+        )
 
     return seen

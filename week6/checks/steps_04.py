@@ -1,5 +1,6 @@
 """The steps of notebook 04's capstone: how each part of PPO is judged."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -28,17 +29,22 @@ GAP = 0.2
 the start it is above 1."""
 
 
-def deviation(record: Record, policy_of: Callable[[int], Tensor]) -> float:
-    """How far the sampled answers are from what these policies write, in standard errors: by their log-probability
-    and by their score, over all iterations and in each."""
+def written(record: Record) -> Callable[[int], Tensor]:
+    """The log-probabilities of all answers under the policy that an iteration should sample from."""
+    return lambda i: record.language.log_probs(record.before(i)).sum(1)
+
+
+def deviation(record: Record, drawn: Callable[[int], Tensor]) -> float:
+    """How far the sampled answers are from draws by these log-probabilities of all answers, in standard errors: by
+    their log-probability and by their score, over all iterations and in each."""
     worst = 0.0
     for statistic in ("log-probability", "score"):
         zs = []
         for i, y in enumerate(record["answers"]):
-            log_pi = record.language.log_probs(policy_of(i)).sum(1)
+            log_pi = drawn(i).log_softmax(0)
             p, x = log_pi.exp(), log_pi if statistic == "log-probability" else record.scores
             mean = p @ x
-            error = (p @ (x - mean).square() / len(y)).sqrt()
+            error = (p @ (x - mean).square() / len(y)).sqrt().clamp(min=1e-6)  # 0 where all answers are alike
             zs.append(float((x[y].mean() - mean) / error))
         worst = max(worst, abs(sum(zs)) / len(zs) ** 0.5, max(map(abs, zs)) - 1)
     return worst
@@ -47,10 +53,11 @@ def deviation(record: Record, policy_of: Callable[[int], Tensor]) -> float:
 def _sampled(record: Record) -> str | None:
     if not record.has("answers"):
         return None
-    off = deviation(record, record.before)
+    off = deviation(record, written(record))
     return "" if off < 5 else f"the answers are {off:.0f} standard errors away from what the current policy writes"
 
 
+@functools.lru_cache(maxsize=4)
 def shaped(record: Record) -> str | None:
     """The rewards of the tokens, by (34)."""
     if not record.has("rewards"):
@@ -61,6 +68,7 @@ def shaped(record: Record) -> str | None:
     return ""
 
 
+@functools.lru_cache(maxsize=4)
 def advantages(record: Record) -> str | None:
     """Advantages and returns, as they follow from the rewards and the critic."""
     if not record.has("advantages", "returns"):

@@ -3,6 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from tests.checks.capstones.altered import altered
+from week6.checks.capstone_00 import imitate
+
 
 def _loop(
     *,
@@ -140,17 +143,71 @@ MISTAKES = {
     "trains on everything, reports the answers": _loop(trained=lambda loss, p, m: -p.mean()),
     "loss of the longest answer": _loop(loss_of=lambda p, m: -(p * m).sum(1).min() / m.sum(1).max()),
 }
+MISTAKES |= {
+    "last column cut first": altered(imitate, ("ids[rows], is_answer[rows]", "ids[rows, :-1], is_answer[rows, :-1]")),
+    "mask of the first row": altered(imitate, ("counted[:, 1:]  #", "counted[:1, 1:].expand(len(rows), -1)  #")),
+    "mask not permuted": altered(imitate, ("is_answer[rows]", "is_answer[: len(rows)]")),
+    "targets not permuted": altered(imitate, ("tokens[:, 1:], counted", "ids[: len(rows), 1:], counted")),
+    "divided twice": altered(
+        imitate, ("(log_probs * counted).sum() / counted", "(log_probs * counted).mean() / counted")
+    ),
+    "zero_grad before step": altered(
+        imitate,
+        (
+            "            optimizer.zero_grad()\n            loss.backward()\n",
+            "            loss.backward()\n            optimizer.zero_grad()\n",
+        ),
+    ),
+    "rate multiplied into itself": altered(imitate, ('["lr"] = learning_rate * (', '["lr"] *= (')),
+    "steps of one epoch": altered(imitate, ("steps = epochs * math", "steps = math")),
+    "softmax twice": altered(imitate, ("logits.log_softmax(-1)", "logits.softmax(-1).log_softmax(-1)")),
+    "shifted twice": altered(
+        imitate,
+        ("tokens[:, 1:], counted[:, 1:]", "tokens[:, 2:], counted[:, 2:]"),
+        ("forecast[:, :-1]", "forecast[:, :-2]"),
+    ),
+    "SGD with momentum": altered(
+        imitate,
+        ("Adam(model.parameters(), lr=learning_rate)", "SGD(model.parameters(), lr=learning_rate, momentum=0.9)"),
+    ),
+    "running mean of the losses": altered(
+        imitate,
+        ("    step = 0\n", "    step, total = 0, 0.0\n"),
+        ("            step += 1\n", "            step += 1\n            total += loss.detach()\n"),
+        ('"loss": loss.detach()', '"loss": total / step'),
+    ),
+    "trains a copy": altered(
+        imitate, ("    optimizer = torch", "    model = __import__('copy').deepcopy(model)\n    optimizer = torch")
+    ),
+    "mask before the softmax": altered(
+        imitate, ("logits.log_softmax(-1)", "logits.mul(counted.unsqueeze(-1)).log_softmax(-1)")
+    ),
+}
 RECOGNISED = {
+    "last column cut first": "a column is missing",
+    "mask of the first row": "mask of other rows",
+    "mask not permuted": "mask of other rows",
+    "targets not permuted": "other rows",
+    "divided twice": "divided twice",
+    "zero_grad before step": "nothing moves",
+    "rate multiplied into itself": "the learning rate falls too soon",
+    "steps of one epoch": "the learning rate below 0",
+    "softmax twice": "softmax twice",
+    "shifted twice": "shifted twice",
+    "SGD with momentum": "another optimizer",
+    "running mean of the losses": "the losses of other steps",
+    "trains a copy": "forecasts of another model",
+    "mask before the softmax": "masked before the softmax",
     "a token after itself": "no shift",
     "the token before": "shift to the wrong side",
     "logits": "logits",
     "probabilities": "probabilities",
     "softmax along the text": "softmax over the wrong axis",
-    "prompts too": "prompts in the loss",
-    "everything": "everything in the loss",
-    "padding too": "padding in the loss",
-    "where it is not padding": "end left out",
-    "mask not shifted": "mask not shifted",
+    "prompts too": "+prompt +mark",
+    "everything": "+prompt +mark +next +padding",
+    "padding too": "+next +padding",
+    "where it is not padding": "−end",
+    "mask not shifted": "+next −first",
     "sum": "sum",
     "mean over all columns": "divided by the columns",
     "mean of means": "mean of means",
@@ -159,13 +216,13 @@ RECOGNISED = {
     "no step": "nothing moves",
     "no zero_grad": "gradients pile up",
     "a new optimizer each time": "a new optimizer in every step",
-    "no decay": "the learning rate does not fall",
+    "no decay": "the learning rate does not fall to 0",
     "one batch": "always the same rows",
-    "first token left out": "first token left out",
+    "first token left out": "−first",
     "log of the mean": "logarithm of a mean",
     "rate rises": "the learning rate rises",
     "plain gradient descent": "plain gradient descent",
-    "prompts only": "prompts alone",
+    "prompts only": "+prompt +mark +next +padding −first −inside −end",
     "base 2": "another unit",
     "one order for all epochs": "one order for all epochs",
     "weight decay": "weight decay",
@@ -204,4 +261,83 @@ UNSEEN = {
     "RMSprop": _loop(make=torch.optim.RMSprop),
     "schedule by epochs of one": _loop(rate=lambda step, steps: 1 - (step % 40) / 40),
     "trains on the longest answers": _loop(trained=lambda loss, p, m: -(p * m).sum(1).min() / m.sum(1).max()),
+}
+UNSEEN |= {
+    "counts from the first answer token of the batch on": altered(
+        imitate, ("(log_probs * counted).sum() / counted.sum()", "log_probs[:, counted.any(0)].mean()")
+    ),
+    "row mask for token mask": altered(
+        imitate,
+        (
+            "tokens[:, 1:], counted[:, 1:]",
+            "tokens[:, 1:], counted.any(1, keepdim=True).expand(-1, tokens.shape[1] - 1)",
+        ),
+    ),
+    "weights by position": altered(
+        imitate,
+        (
+            "(log_probs * counted).sum() / counted.sum()",
+            "(log_probs * counted * torch.linspace(0, 1, counted.shape[1])).sum() / counted.sum()",
+        ),
+    ),
+    "absolute value of the sum": altered(
+        imitate,
+        (
+            "-(log_probs * counted).sum() / counted.sum()",
+            "((log_probs * counted).sum(1) / counted.sum(1)).square().mean().sqrt()",
+        ),
+    ),
+    "label smoothing": altered(
+        imitate,
+        (
+            "-(log_probs * counted).sum() / counted.sum()",
+            "torch.nn.functional.cross_entropy("
+            "forecast[:, :-1].transpose(1, 2), came.masked_fill(~counted, -100), label_smoothing=0.1)",
+        ),
+    ),
+    "loss over the batch's end added": altered(
+        imitate,
+        (
+            "            optimizer.param",
+            "            loss = loss + loss.detach() * 0 - log_probs[:, -1].mean()\n            optimizer.param",
+        ),
+    ),
+    "sigmoid for softmax": altered(
+        imitate,
+        (
+            "model(input_ids=tokens).logits.log_softmax(-1)",
+            "torch.nn.functional.logsigmoid(model(input_ids=tokens).logits)",
+        ),
+    ),
+    "padded logits cut per batch": altered(
+        imitate,
+        (
+            "forecast[:, :-1].gather(-1, came.unsqueeze(-1)).squeeze(-1)",
+            "forecast[:, :-1].gather(-1, tokens[:, :-1].unsqueeze(-1)).squeeze(-1)",
+        ),
+    ),
+    "only the first half of the data": altered(
+        imitate, ("torch.randperm(len(ids))", "torch.randperm(len(ids) // 2).repeat(2)")
+    ),
+    "gradient clipped by value and SGD": altered(
+        imitate,
+        (
+            "            loss.backward()\n",
+            "            loss.backward()\n            torch.nn.utils.clip_grad_value_(model.parameters(), 0.001)\n",
+        ),
+        ("Adam(", "SGD("),
+    ),
+    "rate squared": altered(
+        imitate, ("learning_rate * (1 - step / steps)", "(learning_rate * (1 - step / steps)) ** 2")
+    ),
+    "weights set back each epoch": altered(
+        imitate,
+        (
+            "    for _ in range(epochs):\n",
+            "    start = [w.detach().clone() for w in model.parameters()]\n"
+            "    for _ in range(epochs):\n"
+            "        for w, s in zip(model.parameters(), start):\n"
+            "            w.data.copy_(s)\n",
+        ),
+    ),
 }

@@ -2,6 +2,9 @@
 
 import torch
 
+from tests.checks.capstones.altered import altered
+from week6.checks.capstone_01 import fit_until
+
 
 def _reach(arrows):
     return (torch.linalg.matrix_power(arrows.double() + torch.eye(len(arrows)), len(arrows)) > 0).all()
@@ -116,7 +119,50 @@ MISTAKES = {
     ),
     "size of the step": _fit(stop=lambda gradient, step, rounds, tolerance: step.abs().max() <= tolerance),
 }
+MISTAKES |= {
+    "diagonal in place": altered(
+        fit_until,
+        (
+            "reach = (counts > 0) | torch.eye(len(counts), dtype=torch.bool)",
+            "counts += torch.eye(len(counts))\n    reach = counts > 0",
+        ),
+    ),
+    "half of the ties, upper triangle": altered(fit_until, ("wins + ties / 2", "wins + ties.triu() / 2")),
+    "table transposed": altered(fit_until, ("wins + ties / 2", "wins.T + ties / 2")),
+    "whole halves": altered(fit_until, ("wins + ties / 2", "wins + ties // 2")),
+    "two arrows at most": altered(fit_until, ("for _ in range(len(counts)):", "for _ in range(1):")),
+    "any for all": altered(fit_until, ("reach.all()", "reach.any()")),
+    "from the first answer only": altered(fit_until, ("reach.all()", "reach[0].all()")),
+    "stop when the likelihood stands": altered(
+        fit_until,
+        ("    rounds = 0\n", "    rounds, before = 0, -torch.inf\n"),
+        (
+            "        if gradient.abs().max() <= tolerance:",
+            "        now = (counts * torch.nn.functional.logsigmoid(rewards[:, None] - rewards)).sum()\n"
+            "        rise, before = now - l2 / 2 * (rewards**2).sum() - before, now - l2 / 2 * (rewards**2).sum()\n"
+            "        if rise < tolerance:",
+        ),
+    ),
+    "penalty as pseudo-counts": altered(
+        fit_until, ("    compared = counts", "    counts = counts + l2\n    compared = counts"), ("- l2 * rewards", "")
+    ),
+    "strengths": altered(fit_until, ('"rewards": rewards,', '"rewards": rewards.exp(),')),
+    "first entry of the gradient": altered(fit_until, ("gradient.abs().max()", "gradient[0].abs()")),
+    "mean over opponents": altered(fit_until, ("(counts - expected).sum(dim=1)", "(counts - expected).mean(dim=1)")),
+}
 RECOGNISED = {
+    "diagonal in place": "the diagonal",
+    "half of the ties, upper triangle": "ties on one side",
+    "table transposed": "losers first",
+    "whole halves": "whole halves",
+    "two arrows at most": "too few arrows",
+    "any for all": "always finite",
+    "from the first answer only": "ways from one answer",
+    "stop when the likelihood stands": "the size of a step",
+    "penalty as pseudo-counts": "penalty as counts",
+    "strengths": "strengths",
+    "first entry of the gradient": "one entry of the gradient",
+    "mean over opponents": "penalty by the number of answers",
     "ties dropped": "ties dropped",
     "ties as wins": "ties as whole wins",
     "a quarter of the ties": "a quarter",
@@ -154,4 +200,49 @@ UNSEEN = {
     "penalty not in the gradient but at the end": _fit(penalty=lambda l2: 0.0, end=lambda rewards: 0.9 * rewards),
     "scaled to variance 1": _fit(end=lambda rewards: (rewards - rewards.mean()) / rewards.std()),
     "starts at ones": _fit(start=torch.ones),
+}
+UNSEEN |= {
+    "ties times the share won": altered(
+        fit_until, ("wins + ties / 2", "wins + ties * wins / (wins + wins.T).clamp(min=1)")
+    ),
+    "ties to the earlier": altered(
+        fit_until, ("wins + ties / 2", "wins + ties * (torch.arange(len(wins))[:, None] < torch.arange(len(wins)))")
+    ),
+    "half a tie whatever the number, only once": altered(fit_until, ("wins + ties / 2", "wins + (ties > 0).double()")),
+    "finite by the counts' rank": altered(
+        fit_until, ("bool(reach.all())", "bool(torch.linalg.matrix_rank(counts) == len(counts))")
+    ),
+    "finite if nobody won all": altered(fit_until, ("bool(reach.all())", "bool((counts.T.sum(1) > 0).all())")),
+    "a table of wins for Ford, one way": altered(
+        fit_until, ("bool(reach.all())", "bool(reach.triu().sum() == len(counts) * (len(counts) + 1) / 2)")
+    ),
+    "Elo's scale": altered(
+        fit_until,
+        (
+            "torch.sigmoid(rewards[:, None] - rewards[None, :])",
+            "1 / (1 + 10 ** ((rewards[None, :] - rewards[:, None]) / 1))",
+        ),
+    ),
+    "l2 on the spread of rewards": altered(fit_until, ("- l2 * rewards\n", "- l2 * (rewards - rewards[0])\n")),
+    "l2 by hand at the end": altered(
+        fit_until,
+        (" - l2 * rewards\n", "\n"),
+        ('"rewards": rewards,', '"rewards": rewards / (1 + l2 / compared.sum(1).mean()),'),
+    ),
+    "relative gradient": altered(
+        fit_until,
+        ("gradient.abs().max() <= tolerance", "(gradient / counts.sum(dim=1).clamp(min=1)).abs().max() <= tolerance"),
+    ),
+    "two norms": altered(
+        fit_until, ("gradient.abs().max() <= tolerance", "gradient.norm() / len(gradient) <= tolerance")
+    ),
+    "patience of ten rounds": altered(
+        fit_until,
+        ("    rounds = 0\n", "    rounds, last = 0, torch.inf\n"),
+        (
+            "        if gradient.abs().max() <= tolerance:",
+            "        better, last = gradient.abs().max() < 0.999 * last, gradient.abs().max()\n"
+            "        if gradient.abs().max() <= tolerance or rounds > 10 and not better:",
+        ),
+    ),
 }

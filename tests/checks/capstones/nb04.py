@@ -4,6 +4,7 @@ import functools
 
 import torch
 
+from tests.checks.capstones import altered_04
 from week6 import masked_mean, masked_whiten, shape_rewards
 from week6.ppo import gae
 
@@ -202,6 +203,14 @@ def score_per_token(scores, old, ref, mask, beta):
     return shape_rewards(scores / mask.sum(1), old, ref, mask, beta)
 
 
+def of_scores(paid):
+    return lambda scores, old, ref, mask, beta: shape_rewards(paid(scores), old, ref, mask, beta)
+
+
+def of_ratio(charged):
+    return lambda scores, old, ref, mask, beta: shape_rewards(scores, charged(old - ref), 0 * ref, mask, beta)
+
+
 MISTAKES = {
     "samples of the reference": mistaken(sample=lambda policy, reference, g: draw(reference, g)),
     "the likeliest answer": mistaken(sample=lambda policy, reference, g: policy.argmax().repeat(128)),
@@ -248,8 +257,19 @@ MISTAKES = {
     ),
     "targets are advantages": mistaken(value_loss=lambda v, ret, a, r, m: squared(v, a, a, r, m)),
 }
+MISTAKES |= altered_04.MISTAKES | {
+    "one advantage an answer": mistaken(
+        whiten=lambda x, mask: masked_whiten((x * mask).sum(1, keepdim=True).expand_as(x) * mask, mask)
+    ),
+    "score minus the batch's mean": mistaken(shape=of_scores(lambda s: s - s.mean())),
+    "score over β": mistaken(shape=lambda s, old, ref, m, beta: shape_rewards(s / beta, old, ref, m, 1.0)),
+    "absolute log-ratio": mistaken(shape=of_ratio(torch.abs)),
+    "half of the squared log-ratio": mistaken(shape=of_ratio(lambda d: d**2 / 2)),
+    "clipped above only": mistaken(gain=lambda rho, a, clip: torch.minimum(rho * a, rho.clamp(max=1 + clip) * a)),
+    "rewards so far": mistaken(advantage=lambda r, v, m: (r.cumsum(1) - v, r.cumsum(1) * m)),
+}
 RECOGNISED = {
-    "targets are advantages": "a critic that learns the wrong thing",
+    "targets are advantages": "a critic of advantages",
     "samples of the reference": "samples of the reference",
     "the likeliest answer": "no chance",
     "a new generator each time": "one batch for ever",
@@ -266,9 +286,9 @@ RECOGNISED = {
     "targets from whitened advantages": "whitened targets",
     "sign of the policy loss": "uphill and downhill",
     "no clip": "no clip",
-    "old log-probabilities anew at each step": "no clip",
+    "old log-probabilities anew at each step": "no ratio",
     "ratio to the reference": "ratio to the reference",
-    "maximum for minimum": "no clip",
+    "maximum for minimum": "another clip",
     "gradients not set to zero": "gradients that pile up",
     "one step a batch": "few steps",
     "critic not in the optimizer": "a critic that stands still",
@@ -286,8 +306,9 @@ RECOGNISED = {
     "advantages left out of the gain": "advantages left out",
     "ε ten times as large": "no clip",
     "learning rate of 0.001": "another learning rate",
-    "values of the next token trained": "a critic that learns the wrong thing",
+    "values of the next token trained": "other rows of the critic",
 }
+RECOGNISED |= altered_04.RECOGNISED
 
 
 # --- written after the symptoms and the tolerances --------------------------------------------------------------------
@@ -332,3 +353,4 @@ UNSEEN = {
         value_loss=lambda v, ret, a, r, m: squared(v, ret[m].mean().expand_as(ret), a, r, m)
     ),
 }
+UNSEEN |= altered_04.UNSEEN
