@@ -8,6 +8,7 @@ import importlib
 import io
 
 import pytest
+import torch
 
 from tests.checks.test_catalogue import MODULES
 from tools.build_notebooks import ROOT
@@ -59,6 +60,15 @@ def test_a_stub_is_not_attempted_and_the_course_goes_on(number):
     with contextlib.redirect_stdout(io.StringIO()):
         assert CAPSTONES[number].grade(stub).kind == CAPSTONES[number].grade(...).kind == "not attempted"
         assert CAPSTONES[number].or_ours(stub) is CAPSTONES[number].reference
+
+
+def test_what_an_answer_writes_into_its_language_does_not_reach_the_grader():
+    def careless(language, beta, iterations, generator):
+        language.reference.zero_()
+        return [{}] * iterations
+
+    record = bench_04.measure(careless, 0)
+    assert torch.equal(record.language.reference, bench_04.random_language(0).reference)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,12 @@ from tests.checks.capstones.altered import altered
 from week6.checks.capstone_01 import fit_until
 
 
+def _ways(arrows):
+    return torch.linalg.matrix_power(arrows.double() + torch.eye(len(arrows)), len(arrows)) > 0
+
+
 def _reach(arrows):
-    return (torch.linalg.matrix_power(arrows.double() + torch.eye(len(arrows)), len(arrows)) > 0).all()
+    return _ways(arrows).all()
 
 
 def _fit(
@@ -131,8 +135,8 @@ MISTAKES |= {
     "table transposed": altered(fit_until, ("wins + ties / 2", "wins.T + ties / 2")),
     "whole halves": altered(fit_until, ("wins + ties / 2", "wins + ties // 2")),
     "two arrows at most": altered(fit_until, ("for _ in range(len(counts)):", "for _ in range(1):")),
-    "any for all": altered(fit_until, ("reach.all()", "reach.any()")),
-    "from the first answer only": altered(fit_until, ("reach.all()", "reach[0].all()")),
+    "any for all": _fit(finite_of=lambda counts, wins, l2: l2 > 0 or bool((counts > 0).any())),
+    "from the first answer only": _fit(finite_of=lambda counts, wins, l2: l2 > 0 or bool(_ways(counts > 0)[0].all())),
     "stop when the likelihood stands": altered(
         fit_until,
         ("    rounds = 0\n", "    rounds, before = 0, -torch.inf\n"),
