@@ -70,5 +70,4 @@ capstone = Capstone(
         "    rewards = rewards + gradient / (compared.sum(dim=1).max() / 2 + l2)\n"
         "    rounds += 1",
     ),
-    time_limit=15.0,
 )
