@@ -381,7 +381,9 @@ class TestClassifier:
         tokenizer.save_pretrained(tmp_path)
         return tmp_path
 
-    def test_is_the_difference_of_the_probabilities(self, folder):
+    def test_is_the_difference_of_the_probabilities(self, folder, monkeypatch):
+        """Known where all texts are judged alike, which is refused otherwise."""
+        monkeypatch.setattr("week6.tasks.sentiment.SAME", 0.0)
         scores = classifier(str(folder))(["a"] * 70, [" b " * n for n in range(69)] + [" b" * 3000])
         torch.testing.assert_close(scores, torch.full((70,), 2.0).sigmoid() * 2 - 1)  # P(+) − P(−) at log-odds 2
 
