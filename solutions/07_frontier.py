@@ -1046,7 +1046,7 @@ frontier_from = check.capstone.or_ours(measure_frontier)
 def dpo_runs(n_pairs: int) -> dict:
     """`frontier_from` on DPO runs in the exact world. `exact` (C, S, 3): the KL and the gold reward of each run as they
     are, and the share of its pairs that it ranks as they are labelled."""
-    exact = []
+    exact = {}
 
     def train(beta: float, seed: int) -> Float[Tensor, " N"]:
         config = DPOConfig(steps=60, batch_size=96, learning_rate=4e-3, beta=beta)
@@ -1058,7 +1058,7 @@ def dpo_runs(n_pairs: int) -> dict:
             world.sample_pairs(references[0], n_pairs, generator_for(seed, 0)),
         )
         better, worse = ((log_pi - log_ref)[world.index(of)] for of in (pairs.chosen, pairs.rejected))
-        exact.append((report.kl, report.reward, float((better > worse).double().mean())))
+        exact[beta, seed] = report.kl, report.reward, float((better > worse).double().mean())
         bar.update()
         return log_pi
 
@@ -1068,7 +1068,7 @@ def dpo_runs(n_pairs: int) -> dict:
 
     with tqdm(total=9, desc=f"DPO, {n_pairs} pairs") as bar:
         found = frontier_from(train, draw, OWN_PRICES, [0, 1, 2], 1.0)
-    return found | {"exact": torch.tensor(exact).reshape(3, 3, 3)}
+    return found | {"exact": torch.tensor([[exact[beta, seed] for seed in (0, 1, 2)] for beta in OWN_PRICES])}
 
 
 OWN_PRICES = [2.0, 1.0, 0.5]

@@ -318,6 +318,23 @@ class TestLessWork:
                         parameter.normal_(std=0.5)
             self.equal(*self.both(model, [3, 1, 2, 5] * 6)[:2])
 
+    def test_nobody_leaves_a_model_that_holds_something_a_row(self):
+        """As a wrapper does that notes where each text begins."""
+
+        class Wrapped(torch.nn.Module):
+            def __init__(self, model):
+                super().__init__()
+                self.model, self.config, self.first = model, model.config, None
+
+            def forward(self, input_ids, position_ids, **inputs):
+                if input_ids.shape[1] > 1:
+                    self.first = (input_ids[:, -1:] % 2).expand(-1, 1)
+                return self.model(input_ids=input_ids, position_ids=position_ids + self.first, **inputs)
+
+        textbook, found, rows = self.both(Wrapped(small_model("gpt2")), [3, 1, 2, 5] * 8)
+        self.equal(textbook, found)
+        assert set(rows) == {32}
+
     @pytest.mark.parametrize("most_rows", [1, 5, 20])
     def test_in_parts(self, most_rows):
         self.equal(*self.both(small_model("gpt2"), [3, 1, 2, 5] * 8, most_rows=most_rows)[:2])

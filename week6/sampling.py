@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from week6.log_probs import called_as_language_model, position_ids, spare_columns
 from week6.machine import validate as check
@@ -49,11 +50,12 @@ def sample(
     generator = generator or _default_generator(prompts.device)
     start = generator.get_state()
     ends = [(0, start)]
+    loop = _sample_lean if isinstance(model, PreTrainedModel) else _sample  # a wrapper may hold something for each row
 
     def sample_part(part: _Questions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator.set_state(start)
         with compute().precision(model), called_as_language_model(model, prompts.shape[1] + max_new_tokens):
-            answers = _sample_lean(model, part, len(prompts), temperature, generator)
+            answers = loop(model, part, len(prompts), temperature, generator)
         ends.append((answers[0].shape[1], generator.get_state()))
         return answers
 
