@@ -1,5 +1,6 @@
 """The builder of the notebooks, and what it has built."""
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -64,6 +65,14 @@ def test_solution_edition(source):
     text = "\n".join(cell.source for cell in build.make(source, "solution").cells)
     assert "y = x + x" in text and 'beta = 0.1\ncheck.p1("b")' in text and "for teachers" in text
     assert not any(word in text for word in ("SOLUTION", "YOUR", "hint"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_what_a_notebook_asks_of_its_graders_is_there(path):
+    """Questions, capstones and the limits that they judge by."""
+    graders = importlib.import_module(f"week6.checks.nb{path.stem[:2]}")
+    asked = set(re.findall(r"\bcheck\.(\w+)", path.read_text(encoding="utf-8")))
+    assert asked and [name for name in sorted(asked) if not hasattr(graders, name)] == []
 
 
 def test_badge_and_setup_follow_the_title(source):

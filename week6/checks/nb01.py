@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from week6 import preferences
+from week6.checks.bench_01 import TOP_GAP as TOP_GAP
 from week6.checks.capstone_01 import capstone as capstone
 from week6.checks.cases import whole
 from week6.checks.engine import Misconception, Prediction, Question
