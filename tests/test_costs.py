@@ -24,6 +24,8 @@ from week6.sequences import Demonstrations
 from week6.sft import SFTConfig, train_sft
 
 LENGTHS = [1 + i % 6 for i in range(32)]
+AT_WORK = []
+"""Models whose forward pass runs. Their own waits are not counted: they depend on what else the process has loaded."""
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "masked_select"}
 
 
@@ -46,7 +48,7 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         by_booleans = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        self.costs.waits += name in WAITS or by_booleans
+        self.costs.waits += not AT_WORK and (name in WAITS or by_booleans)
         result = func(*args, **(kwargs or {}))
         if name == "cat" and result.dim() == 4:
             self.costs.cache_bytes += result.numel() * result.element_size()
@@ -62,6 +64,12 @@ def counted(*models):
         costs.calls += 1
         costs.tokens += inputs[0].numel()
 
+    def enter(model, _):
+        AT_WORK.append(model)
+
+    def leave(*_):
+        AT_WORK.pop()
+
     def ask(_, inputs):
         costs.asked += inputs[0].shape[:-1].numel()
 
@@ -69,6 +77,8 @@ def counted(*models):
     heads = [model.lm_head for model in models if hasattr(model, "lm_head")]
     hooks = [trunk.wte.register_forward_pre_hook(read) for trunk in trunks]
     hooks += [head.register_forward_pre_hook(ask) for head in heads]
+    hooks += [trunk.register_forward_pre_hook(enter) for trunk in trunks]
+    hooks += [trunk.register_forward_hook(leave) for trunk in trunks]
     tolist = torch.Tensor.tolist
 
     def watched_tolist(tensor):
@@ -113,7 +123,7 @@ def test_sampling(eos):
         assert costs.asked == 32 * steps and costs.tokens == read_at_once + 32 * (steps - 1)
     first = 2 * model.config.n_layer * read_at_once * model.config.n_embd * 4  # of the empty cache and the prompts
     assert costs.cache_bytes <= first
-    assert costs.waits <= steps + 6
+    assert costs.waits <= steps + 4
 
 
 def trained(train, model, optimizer, data, config):
@@ -133,7 +143,7 @@ def test_supervised_fine_tuning():
     data = Demonstrations(PAIRS.prompts, PAIRS.prompt_mask, PAIRS.chosen, PAIRS.chosen_mask)
     costs = trained(train_sft, model, make_optimizer(model, 1e-3), data, SFTConfig(**ONE))
     assert (costs.calls, costs.tokens, costs.asked) == (1, 32 * (6 + 7), 32 * 7)
-    assert costs.waits <= 18
+    assert costs.waits <= 16
 
 
 def test_reward_model():
@@ -142,7 +152,7 @@ def test_reward_model():
     with counted(model.trunk) as costs:
         list(train_reward_model(model, make_optimizer(model, 1e-3), PAIRS, RewardConfig(**ONE), seed=1))
     assert (costs.calls, costs.tokens) == (1, 64 * (6 + 7))
-    assert costs.waits <= 15
+    assert costs.waits <= 13
 
 
 def test_dpo():
@@ -153,7 +163,7 @@ def test_dpo():
         list(train_dpo(model, reference, make_optimizer(model, 1e-3), PAIRS, config, seed=1))
     assert (own.calls, own.tokens, own.asked) == (3, 3 * 64 * (6 + 7), 3 * 64 * 7)
     assert (other.calls, other.tokens, other.asked) == (1, 64 * (6 + 7), 64 * 7)
-    assert other.waits <= 89
+    assert other.waits <= 81
 
 
 def test_ppo():
@@ -174,21 +184,21 @@ def test_ppo():
     assert own.asked - sampled.asked == 3 * 32 * length
     assert (other.calls, other.tokens, other.asked) == (1, 32 * (6 + length), 32 * length)
     assert (scored.calls, scored.tokens) == (1, 32 * (6 + length))
-    assert own.waits <= sampled.waits + 158
+    assert own.waits <= sampled.waits + 144
 
 
 def test_grpo():
     model, reference, judge = policy(), policy(seed=1), RewardModel(policy(seed=2))
     config = GRPOConfig(steps=1, prompts=8, answers=4, max_new_tokens=10)
     optimizer = make_optimizer(model, 1e-3)
-    with counted(model) as own, counted(reference) as other:
+    with counted(model) as own, counted(reference) as other, counted(judge.trunk):
         ((_, answers),) = train_grpo(
             model, reference, lambda y: score(judge, y), *questions(), optimizer, config, seed=1
         )
     length = answers.responses.shape[1]
     assert (other.calls, other.asked) == (1, 32 * length)
     assert own.calls == length + 1
-    assert own.waits <= length + 49
+    assert own.waits <= length + 41
 
 
 def test_hidden_states_of_inner_layers_are_not_kept():
