@@ -115,7 +115,7 @@ class ExactWorld:
     @check.arguments
     def index(self, responses: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
         """Row of each sentence in `sequences`."""
-        if responses.ndim != 2 or responses.shape[1] != self.length:
+        if responses.shape[1] != self.length:
             raise ValueError(f"responses: got shape {tuple(responses.shape)}, expected (B, {self.length})")
         if ((responses < 0) | (responses >= len(self.vocab))).any():
             raise ValueError(f"responses: got tokens outside 0 to {len(self.vocab) - 1}, expected words of this world")
