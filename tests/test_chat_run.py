@@ -1,6 +1,7 @@
 """Whole runs of the preset chat by the command line, on a small instruct model with a chat template of its own."""
 
 import json
+import math
 import shutil
 
 import pandas as pd
@@ -92,6 +93,11 @@ class TestRun:
             assert all("lora_" in n or "value_head" in n for n in adapters if n.startswith("model."))
         assert {p.name for p in (run / "adapters").iterdir()} == {"sft", "reward_model", "ppo", "dpo", "judge"}
         assert all((p / "adapter_model.safetensors").is_file() for p in (run / "adapters").iterdir())
+
+    def test_reward_models_prefer_nothing_before_they_have_seen_a_pair(self, run):
+        for stage in ("reward_model", "judge"):
+            first = pd.read_csv(run / "metrics" / f"{stage}.csv")["loss"][0]
+            assert first == pytest.approx(math.log(2), abs=1e-6)
 
     @pytest.mark.parametrize("stage", ["sft", "reward_model", "ppo", "dpo"])
     def test_a_stage_that_was_interrupted_goes_on_to_the_same_weights(self, run, base, stage, monkeypatch):

@@ -147,17 +147,17 @@ PRESETS["chat"] = replace(  # an instruct model in its own chat template; about 
     name="chat",
     n_pairs=1_600,
     sft=SFTConfig(steps=40, batch_size=8, learning_rate=2e-4),
-    reward=RewardConfig(steps=100, batch_size=8, learning_rate=5e-4),
+    reward=RewardConfig(steps=40, batch_size=8, learning_rate=1e-4),
     ppo=replace(
         PRESETS["gpt2-hh"].ppo,
-        steps=16,
+        steps=12,
         batch_size=16,
         minibatches=4,
-        learning_rate=1e-4,
+        learning_rate=2e-4,
         unfinished_penalty=-1.0,
         max_new_tokens=64,
     ),
-    dpo=DPOConfig(steps=70, batch_size=8, learning_rate=2e-4, beta=0.1),
+    dpo=DPOConfig(steps=50, batch_size=8, learning_rate=2e-4, beta=0.1),
     evaluation=EvaluationConfig(
         calibration_answers=64, answers_per_prompt=1, best_of=2, best_of_answers=1, probes=3, probe_answers=24
     ),
