@@ -147,7 +147,7 @@ PRESETS["chat"] = replace(  # an instruct model in its own chat template; about 
     name="chat",
     n_pairs=1_600,
     sft=SFTConfig(steps=40, batch_size=8, learning_rate=2e-4),
-    reward=RewardConfig(steps=40, batch_size=8, learning_rate=1e-4),
+    reward=RewardConfig(steps=54, batch_size=8, learning_rate=2e-4),
     ppo=replace(
         PRESETS["gpt2-hh"].ppo,
         steps=12,
@@ -163,7 +163,7 @@ PRESETS["chat"] = replace(  # an instruct model in its own chat template; about 
     ),
     model=smollm2.NAME,
     lora=LoRAConfig(rank=16),
-    hh=HHConfig(max_prompt_tokens=200, harmless=150, judge="half"),
+    hh=HHConfig(max_prompt_tokens=200, harmless=24, judge="half"),
 )
 
 
