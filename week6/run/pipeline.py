@@ -127,7 +127,7 @@ def fit_reward_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setting.stage_seed(f"{part}reward_head"))
         model = RewardModel(trainee.model).to(setting.device)
-    if setting.preset.lora is not None:  # like adapters, the head starts without effect: few pairs never outweigh noise
+    if setting.preset.lora.rank:  # like an adapter the head starts at nothing: noise outweighs what few pairs say
         torch.nn.init.zeros_(model.head.weight)
     optimizer = make_optimizer(model, config.learning_rate)
     if not run.whole(stage):
