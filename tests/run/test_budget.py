@@ -132,8 +132,8 @@ def test_seconds_by_pencil():
     assert budget.seconds(Work(scored=1), shape, machine) == 2 + 2
     assert budget.seconds(Work(trained=1, steps=1), shape, machine) == 3 * (2 + 2) + 3
     assert budget.seconds(Work(reward_trained=1, steps=1), shape, machine) == 3 * 2 + 3
-    # Sampling: 2 tokens wait for 7 s, and move 27 parameters of 8 bytes and 3 times a cache of 9 tokens of 4 bytes.
-    assert budget.seconds(Work(sampled=1, batches=1), shape, machine) == 2 + 2 + 2 * 7 + 2 * (8 * 27 + 3 * 4 * 9) / 10
+    # Sampling: 2 tokens wait for 7 s, and move 27 parameters of 8 bytes and a cache of 9 tokens of 4 bytes.
+    assert budget.seconds(Work(sampled=1, batches=1), shape, machine) == 2 + 2 + 2 * 7 + 2 * (8 * 27 + 4 * 9) / 10
     flops = budget.stage_flops(PRESETS["gpt2"], GPT2)
     assert flops["sft"] == 600 * 32 * 3 * (2 * 84_934_656 * 56 + 2 * 38_597_376 * 48)
     assert list(flops) == ["sft", "pairs", "reward_model", "ppo", "dpo", "evaluation"]

@@ -11,8 +11,8 @@ section 2.1):
 
 Attention's own products, 4 · layers · d · L² a row, are left out: L / (6 d) of the rest, 1.2 % for GPT-2 at L = 56.
 
-A sampled token waits for Python and for the memory: all weights are read, the cache of keys and values is read, and
-copied when a token is added to it. The figures are upper bounds in that no answer ends before T tokens.
+A sampled token waits for Python and for the memory: all weights are read, and the cache of keys and values, to which it
+is added in place. The figures are upper bounds in that no answer ends before T tokens.
 """
 
 import math
@@ -191,10 +191,10 @@ def cache_bytes(shape: Shape) -> float:
 def sampling_bytes(work: Work, shape: Shape) -> float:
     """Bytes that sampling moves: weights, once a token of a batch, and the cache, once a token of a row.
 
-    8 bytes a parameter at most: read in fp32, written and read in half precision. The cache is read once to attend,
-    and read and written once to grow.
+    8 bytes a parameter at most: read in fp32, written and read in half precision. The cache is read once to attend; what
+    a token adds to it is little beside that.
     """
-    return shape.answer * (work.batches * 8.0 * shape.parameters + work.sampled * 3.0 * cache_bytes(shape))
+    return shape.answer * (work.batches * 8.0 * shape.parameters + work.sampled * cache_bytes(shape))
 
 
 def seconds(work: Work, shape: Shape, machine: Machine) -> float:
@@ -294,7 +294,7 @@ def report(preset: Preset, shape: Shape, machine: Machine) -> str:
         f"({machine.single_flops / 1e12:g} · {machine.utilisation:g}) + batches · {shape.answer} · "
         f"{1e3 * machine.token_seconds:g} ms + sampling's bytes / {machine.bandwidth / GB:g} GB/s + gradient steps · "
         f"{1e3 * machine.step_seconds:g} ms. Sampling moves {shape.answer} · (batches · 8 bytes · "
-        f"{shape.parameters / 1e6:.1f} M parameters + rows · 3 · {cache_bytes(shape):,.0f} bytes). "
+        f"{shape.parameters / 1e6:.1f} M parameters + rows · {cache_bytes(shape):,.0f} bytes). "
         f"The peaks and the bandwidth are those of the data sheet; the {100 * machine.utilisation:g} % of the peaks "
         f"and the times of Python are assumed. In all {sum(times.values()) / 60:.0f} minutes; with half of these "
         f"{100 * machine.utilisation:g} %, {at_half / 60:.0f}. Downloads, tokenising, the gold reward and plots are "
