@@ -236,11 +236,39 @@ def test_a_hub_is_never_a_trouble(monkeypatch, online):
         assert finding.mark == mark and words in finding.found
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_hub_that_does_not_answer_is_waited_for_briefly(monkeypatch, online):
+    """The thread that asks is left to itself. When it ends, whatever it has met, nobody hears of it."""
+    released = threading.Event()
     monkeypatch.setattr(doctor, "HUB_SECONDS", -0.8)
-    monkeypatch.setattr(doctor.urllib.request, "urlopen", lambda *words, **more: time.sleep(20))
+    monkeypatch.setattr(doctor.urllib.request, "urlopen", lambda *words, **more: released.wait(20))
     began = time.monotonic()
     assert doctor.hub().mark == "NOTE" and "did not answer" in doctor.hub().found and time.monotonic() - began < 5
+    released.set()
+    for thread in threading.enumerate():
+        if thread.name == "week6 doctor asks the hub":
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{port}", "http://127.0.0.1:{port}/a b"])
+def test_a_hub_that_speaks_no_http_is_a_note(monkeypatch, online, address):
+    """http.client's errors are neither OSError nor ValueError."""
+
+    def greet(server):
+        with server.accept()[0] as connection:
+            connection.sendall(b"220 mail.example\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("HF_ENDPOINT", address.format(port=port))
+        greeting = threading.Thread(target=greet, args=(server,))
+        greeting.start()
+        found = doctor.hub()
+        socket.create_connection(("127.0.0.1", port)).close()  # so that it ends where nothing was asked
+        greeting.join()
+    assert found.mark == "NOTE" and "cannot be reached" in found.found
 
 
 def test_a_hub_that_must_not_be_asked(monkeypatch, online):

@@ -350,10 +350,12 @@ def hub() -> Finding:
                 said.append("answers")
         except urllib.error.HTTPError as error:
             said.append("answers" if error.code < 429 else f"answers with status {error.code}")
-        except (OSError, ValueError) as error:
-            said.append(f"cannot be reached ({getattr(error, 'reason', None) or error})")
+        except Exception as error:  # such as an answer that is no HTTP; nothing looks after a thread once it is left
+            reason = getattr(error, "reason", None) or error
+            said.append(f"cannot be reached ({' '.join(str(reason).split())[:100] or type(error).__name__})")
 
-    thread = threading.Thread(target=ask, daemon=True)  # to look up a name may take longer than the limit of urlopen
+    # To look up a name may take longer than the limit of urlopen: then the thread is left to itself.
+    thread = threading.Thread(target=ask, name="week6 doctor asks the hub", daemon=True)
     thread.start()
     thread.join(HUB_SECONDS + 1)
     answer = said[0] if said else f"did not answer in {HUB_SECONDS + 1:g} seconds"
