@@ -5,6 +5,7 @@ KL(q ‖ p) nats a token, and its answers have (1 − (1 − q_end)^T)/q_end tok
 """
 
 import json
+import math
 import os
 import pickle
 from copy import deepcopy
@@ -310,6 +311,10 @@ def table_of(*rows):
     return pd.DataFrame([ROW | row for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
 
 
+SPOILT = {"gold": math.nan, "kl": math.inf, "leash": "maybe"}
+"""It would stand first, or nowhere."""
+
+
 def test_the_leash_comes_first_then_gold_and_a_later_score_replaces_an_earlier_one():
     table = table_of({"entry": "old", "gold": 1.5}, {"entry": "far", "gold": 2.9, "leash": "too far"})
     rows = [ROW | {"entry": "new", "gold": 2.0}, ROW | {"entry": "old", "gold": 0.5}]
@@ -332,8 +337,14 @@ def test_what_is_printed():
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x00\xff\xfe", b"name,gold\na,3\n", ",".join(COLUMNS).encode() + b"\nclass,a" + b",x" * 10 + b"\n"],
-    ids=["empty", "binary", "another table", "no numbers"],
+    [
+        b"",
+        b"\x00\xff\xfe",
+        b"name,gold\na,3\n",
+        ",".join(COLUMNS).encode() + b"\nclass,a" + b",x" * 10 + b"\n",
+        *(table_of({name: x}).to_csv(index=False).encode() for name, x in SPOILT.items()),
+    ],
+    ids=["empty", "binary", "another table", "no numbers", *SPOILT],
 )
 def test_a_file_that_is_no_table_is_refused_before_anything_is_scored(content, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "score", None)  # it would fail
@@ -342,6 +353,14 @@ def test_a_file_that_is_no_table_is_refused_before_anything_is_scored(content, f
     assert main(["challenge", str(folder), "--table", str(table), "--reference", str(folder)]) == 2
     assert f"--table {table}: is no table of the challenge" in capsys.readouterr().err
     assert table.read_bytes() == content
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_scored(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "score", None)  # it would fail
+    (tmp_path / "file").write_text("x")
+    table = tmp_path / "file" / "mine.csv"
+    assert main(["challenge", str(folder), "--table", str(table), "--reference", str(folder)]) == 2
+    assert f"--table {tmp_path}/file: {tmp_path}/file cannot be written to (Not a dir" in capsys.readouterr().err
 
 
 def test_a_new_table_holds_the_course_s_own_entries(tmp_path, capsys):

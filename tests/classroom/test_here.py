@@ -57,3 +57,10 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="--here .*file/x: cannot be made"):
         here.confirm_here(tmp_path / "file" / "x")
+
+
+def test_a_place_that_cannot_take_the_results_is_found_before_the_checks(tmp_path, monkeypatch):
+    monkeypatch.setattr(here, "random_model", None)  # it would fail
+    (tmp_path / "confirm.md").mkdir()
+    with pytest.raises(RunError, match="--here .*: its confirm.md is a folder, expected a file to write; choose"):
+        here.confirm_here(tmp_path)

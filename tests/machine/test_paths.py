@@ -1,11 +1,13 @@
 """Paths as people give them: a tilde is expanded, and a name that can be none is refused with its flag."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from week6.machine import paths
 from week6.machine.checkpoint import RunError
-from week6.machine.paths import SHOWN, place
+from week6.machine.paths import SHOWN, check_writable, place
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
@@ -25,3 +27,31 @@ def test_a_path_that_can_be_none(name, monkeypatch, tmp_path):
     with pytest.raises(RunError, match="^run '.*': .+; expected the path of a file or folder$") as error:
         place(name, "run")
     assert len(str(error.value)) < SHOWN + 200
+
+
+def test_a_place_for_results_is_tried_where_it_is_or_will_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "new" / "er", Path("new"), Path(".")):
+        check_writable(folder, "--out")
+    assert list(tmp_path.iterdir()) == []
+    Path("file").write_text("x")
+    Path("link").symlink_to("nowhere")
+    for name in ("file", "file/x", "link/x"):
+        with pytest.raises(RunError, match="--out .* cannot be written to .*, expected a folder with room for results"):
+            check_writable(Path(name), "--out")
+
+
+def test_a_full_disk_is_found_before(tmp_path, monkeypatch):
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *why):
+            pass
+
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(paths.tempfile, "TemporaryFile", lambda dir: Full())
+    with pytest.raises(RunError, match="cannot be written to .No space left on device., expected a folder with room"):
+        check_writable(tmp_path, "--out")

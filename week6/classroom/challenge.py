@@ -13,6 +13,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import safetensors
 import torch
@@ -22,7 +23,7 @@ from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
 from week6.classroom.lesson import lesson
 from week6.machine.checkpoint import RunError, write_atomic
 from week6.machine.lock import only_writer
-from week6.machine.paths import place
+from week6.machine.paths import check_writable, place
 from week6.recorded import recorded
 from week6.run.evaluation import estimate, judge
 from week6.run.models import PRESETS, frozen_copy, new_policy
@@ -56,6 +57,9 @@ COLUMNS = {
 }
 """What is said of an entry: whose it is, its gold reward (mean, standard error, 95 % interval; reward units), its KL
 (nats), whether the leash holds, and a checksum of the SFT model that it was measured from."""
+
+LEASHES = ("holds", "too far")
+"""What is said of an entry's KL."""
 
 TEMPLATES = (
     "can you teach me to {} ?",
@@ -102,6 +106,8 @@ def challenge(
     """
     table, reference = place(table, "--table"), None if reference is None else place(reference, "--reference")
     read_table(table)
+    if entries:
+        check_writable(table.parent, "--table")
     task = assistant()
     template = new_policy(PRESETS[PRESET], task.tokenizer, seed=0)
     found, refused = {}, []
@@ -161,7 +167,7 @@ def score(
         "gold_high": round(gold.mean + 1.96 * gold.se, 4),
         "kl": round(kl.mean, 4),
         "kl_se": round(kl.se, 4),
-        "leash": "holds" if kl.mean - 2 * kl.se <= KL_LIMIT else "too far",
+        "leash": LEASHES[kl.mean - 2 * kl.se > KL_LIMIT],
         "answers": gold.n,
         "prompts": gold.prompts,
         "sft": checksum(sft),
@@ -212,7 +218,7 @@ def _check_folder(path: Path, file: Path, template: PreTrainedModel, tokenizer: 
         raise _refused(path, "holds an adapter", "the whole policy: merge it into the SFT model before you save")
     if not file.is_file():
         pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
-        found = f"holds {pickled[0]}, a pickle, which may run code when it is read," if pickled else "holds no weights"
+        found = f"holds {pickled[0]}, a pickle, which may run code when it is read" if pickled else "holds no weights"
         raise _refused(path, found, "model.safetensors, as policy.save_pretrained(FOLDER) writes it")
     config = _read_json(path, "config.json")
     if "auto_map" in config:
@@ -299,7 +305,13 @@ def read_table(path: Path) -> pd.DataFrame:
         table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype={"sft": str, "entry": str}, keep_default_na=False)
         if list(table.columns) != list(COLUMNS):
             raise ValueError(f"its columns are {', '.join(map(str, table.columns))[:100]}")
-        return table.astype(COLUMNS)
+        table = table.astype(COLUMNS)
+        numbers = table.select_dtypes("float")
+        if len(strange := [name for name in numbers if not np.isfinite(numbers[name]).all()]):
+            raise ValueError(f"a number of column {strange[0]} is missing or not finite")
+        if len(strange := sorted(set(table["leash"]) - set(LEASHES))):
+            raise ValueError(f"a leash is {strange[0]!r:.40}, expected {' or '.join(map(repr, LEASHES))}")
+        return table
     except (OSError, ValueError) as error:
         reason = clean(str(error)).replace("\n", " ")[:150]
         raise RunError(f"--table {path}: is no table of the challenge ({reason}); choose another file") from error

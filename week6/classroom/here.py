@@ -30,7 +30,7 @@ from week6.log_probs import response_log_probs
 from week6.machine.checkpoint import RunError, write_atomic
 from week6.machine.compute import compute, using
 from week6.machine.optim import make_optimizer
-from week6.machine.paths import place
+from week6.machine.paths import check_writable, place
 from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig, train_ppo
 from week6.run import training
 from week6.run.budget import Shape, training_row_bytes
@@ -77,6 +77,9 @@ def confirm_here(folder: Path | str, tell: Callable[[str], None] = print, limits
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"--here {folder}: cannot be made ({error.strerror}), expected a folder to write to") from error
+    check_writable(folder, "--here")
+    if (folder / "confirm.md").is_dir():
+        raise RunError(f"--here {folder}: its confirm.md is a folder, expected a file to write; choose another place")
     gpu = compute().device.type == "cuda"
 
     def note(line: str) -> None:
