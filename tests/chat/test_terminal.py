@@ -59,7 +59,7 @@ def test_bad_commands_and_messages_change_nothing():
     talk = session(memory=0)
     shown = spoken(
         talk, "/temperature warm", "/temperature\tnan", "/seed -1", "/seed", "/fly", "/export", "bread " * 200,
-        "/memory -1",
+        "/memory -1", "/temperature \u202e1",
         "/export ~no-such-user/x.json", "/export \u202egnp.json", "/export a\0b",
     )  # fmt: skip
     for text in (
@@ -68,6 +68,7 @@ def test_bad_commands_and_messages_change_nothing():
         "a name that can be shown",
         "embedded null byte",
         "'warm', expected a number",
+        r"'\u202e1', expected a number",  # cleaned, it would be a number
         "temperature is nan",
         "seed is -1",
         "no command /fly",

@@ -80,7 +80,7 @@ def converse(session: ChatSession, read: Callable[[], str], write: Write) -> Non
         except MessageError as error:
             write(str(error))
         except ValueError as error:
-            no_number = f"{command}: got {clean(value)[:40]!r}, expected {EXPECTED.get(command, 'a number')}"
+            no_number = f"{command}: got {value[:40]!r}, expected {EXPECTED.get(command, 'a number')}"
             write(no_number if line.startswith("/") else clean(str(error)))
         except KeyboardInterrupt:
             write("")
