@@ -31,6 +31,8 @@ def test_positions_count_real_tokens():
         assert positions.min() >= 0 and positions.max() < 6  # padding too must have an embedding
     with pytest.raises(ValueError, match="attention_mask"):
         position_ids(mask[0])
+    with pytest.raises(ValueError, match="attention_mask: got values other than 0 and 1, expected a mask"):
+        position_ids(mask / 2)
 
 
 # --- token_log_probs ------------------------------------------------------------------------------------------------

@@ -43,6 +43,12 @@ def test_last_real_token_wherever_the_padding_is():
     assert last_token_index(mask.bool()).tolist() == [3, 2, 0, 2, 3]
 
 
+def test_a_policy_scores_nothing():
+    answers = Demonstrations(*ragged([2], [1]))
+    with pytest.raises(ValueError, match="model: got a GPT2LMHeadModel, expected a reward model, such as RewardModel"):
+        score(tiny_gpt2(), answers)
+
+
 def test_head_starts_with_standard_deviation_of_one_over_root_d_plus_one():
     trunk = tiny_gpt2(width=2, layers=1)
     torch.manual_seed(0)

@@ -30,6 +30,14 @@ def test_padding_goes_left_or_right_and_masks_come_from_lengths():
 
 
 @pytest.mark.parametrize("pad", [left_pad, right_pad])
+def test_rows_may_be_tensors_of_one_axis(pad):
+    rows = [[5, 6, 7], [8]]
+    assert torch.equal(pad([torch.tensor(row) for row in rows], 0)[0], pad(rows, 0)[0])
+    with pytest.raises(ValueError, match="rows: .*, expected at least one token id in every row"):
+        pad([torch.ones(2, 2, dtype=torch.long)], 0)
+
+
+@pytest.mark.parametrize("pad", [left_pad, right_pad])
 @pytest.mark.parametrize("rows", [[], [[1], []]])
 def test_padding_rejects_empty_rows(pad, rows):
     with pytest.raises(ValueError, match="rows"):

@@ -26,12 +26,21 @@ def test_loss_is_the_mean_over_all_answer_tokens():
 
 
 def test_loss_gradient_and_bad_input():
-    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    x = -torch.rand(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.requires_grad_(True)
     assert gradcheck(lambda y: sft_loss(y, torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()), (x,))
     with pytest.raises(ValueError, match="mask"):
         sft_loss(torch.zeros(2, 3), torch.ones(2, 2))
     with pytest.raises(ValueError, match="mask"):
         sft_loss(torch.zeros(2, 3), torch.zeros(2, 3))
+
+
+def test_probabilities_in_the_place_of_their_logarithms_are_refused():
+    """A cross-entropy is not negative; rounding and what is masked are no matter."""
+    mask = torch.tensor([[True, True, False]])
+    assert abs(float(sft_loss(torch.tensor([[1e-7, 1e-7, 5.0]]), mask))) < 1e-6
+    with pytest.raises(ValueError, match=r"log_probs: got values up to 0.9, expected logarithms of probabilities, ≤ 0"):
+        sft_loss(torch.tensor([[-0.5, 0.9, -1.0]]), mask)
 
 
 def test_loop_against_the_algorithm_written_out():

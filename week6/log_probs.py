@@ -28,6 +28,7 @@ def position_ids(attention_mask: Int[Tensor, "B L"] | Bool[Tensor, "B L"]) -> In
     GPT-2 adds an embedding per position; without this, left padding would shift the positions of the prompt.
     """
     check.has_dims("attention_mask", attention_mask, 2, "(B, L)")
+    check.zeros_and_ones("attention_mask", attention_mask)
     mask = attention_mask.long()
     return mask.cumsum(-1) - mask
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from week6.log_probs import called_as_language_model, position_ids, without_spare_columns
 from week6.machine import validate as check
@@ -111,7 +112,9 @@ class RewardModel(nn.Module):
 
 @check.arguments
 def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, " B"]:
-    """r_φ of each prompt with its answer."""
+    """r_φ of each prompt with its answer. Raises ValueError for a policy, which scores none."""
+    if isinstance(model, PreTrainedModel):
+        raise ValueError(f"model: got a {type(model).__name__}, expected a reward model, such as RewardModel(policy)")
     prompts, prompt_mask, responses, response_mask = without_spare_columns(
         answers.prompts, answers.prompt_mask, answers.responses, answers.response_mask
     )

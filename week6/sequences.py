@@ -141,10 +141,10 @@ def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "
 
 def _right_pad(rows: Sequence[Sequence[int]], pad_id: int, step: int) -> tuple[Tensor, Tensor]:
     try:
-        if not rows or not all(rows):
+        if not rows or not all(len(row) for row in rows):
             raise ValueError("got no rows or an empty row")
         width = max(map(len, rows))
-        tokens = torch.tensor([[*row[::step], *[pad_id] * (width - len(row))] for row in rows])
+        tokens = torch.tensor([[*[*row][::step], *[pad_id] * (width - len(row))] for row in rows])
         if tokens.dtype != torch.long:
             raise ValueError(f"got {tokens.dtype} numbers")
     except (ValueError, TypeError, RuntimeError) as error:

@@ -27,11 +27,15 @@ class SFTConfig:
 def sft_loss(log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
     """Mean cross-entropy of the answer tokens, EOS included, prompt excluded, in nats per token.
 
-    L = −Σ_{i,t} m_{it} log π(y_{it} | x_i, y_{i,<t}) / Σ_{i,t} m_{it}
+    L = −Σ_{i,t} m_{it} log π(y_{it} | x_i, y_{i,<t}) / Σ_{i,t} m_{it} ≥ 0
+
+    Raises ValueError for different shapes, an empty mask, and counted log-probabilities that are NaN, infinite or
+    above 0.
     """
     check.same_shape(log_probs=log_probs, mask=mask)
     counted = torch.where(mask.bool(), log_probs, 0)
     check.finite(counted, log_probs=counted)
+    check.of_tokens(log_probs=counted)
     return -masked_mean(log_probs, mask)
 
 

@@ -239,6 +239,15 @@ def mask_rows(name: str, mask: Tensor) -> None:
         raise ValueError(f"{name}: got no column (shape {tuple(mask.shape)}), expected at least one")
 
 
+def of_tokens(**log_probs: Tensor) -> None:
+    """Raise ValueError for log-probabilities of tokens above 0, but for rounding, as none of a vocabulary are."""
+    for name, values in log_probs.items():
+        if (values > 1e-3).any():
+            raise ValueError(
+                f"{name}: got values up to {float(values.max()):.4g}, expected logarithms of probabilities, ≤ 0"
+            )
+
+
 def log_probabilities(name: str, log_probs: Tensor, dim: int = -1, atol: float = 1e-3) -> None:
     """Raise ValueError unless `log_probs` are distributions along `dim`: Σ exp = 1 within `atol` (fp32 rounding)."""
     axis("dim", dim, log_probs)

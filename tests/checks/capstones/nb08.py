@@ -6,7 +6,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from week6.log_probs import token_log_probs
+from week6.log_probs import masked_mean, token_log_probs
 from week6.machine.optim import descend, make_optimizer, minibatch, set_learning_rate
 from week6.sampling import sample
 from week6.sequences import decode, encode_prompts, left_pad, right_pad
@@ -245,7 +245,7 @@ def two_tokens_ahead(model, tokens, real, mask):
 
 def not_in_logarithms(model, tokens, real, mask):
     logits = model(input_ids=tokens, attention_mask=real.long()).logits[:, :-1]
-    return -sft_loss(token_log_probs(logits, tokens[:, 1:]).exp(), mask[:, 1:])
+    return masked_mean(token_log_probs(logits, tokens[:, 1:]).exp(), mask[:, 1:])
 
 
 MISTAKES = {
