@@ -88,7 +88,8 @@ FILES = [
     ("a.csv", "version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS, expected the file itself"),
     ("a.jsonl", "\n<!DOCTYPE HTML><p>Not found", "it is a web page, expected the file itself: download it again"),
     ("a.csv", table("TEXT", '"{text}"'), "got the columns 'TEXT', expected 'text'; --column names another"),
-    ("a.csv", table("sep=,", '"{text}",1'), "got the columns 'sep=', '', expected 'text'"),
+    ("a.csv", table("sep=,", '"{text}",1'), "line 1 is 'sep=', a hint for spreadsheets, expected the header"),
+    ("a.tsv", table("text  n", "{text}  1"), "its columns are separated by blanks, expected commas in a .csv file"),
     ("a.tsv", table("text,label", '"{text}",1'), "its columns are separated by commas, expected commas in a .csv file"),
     ("a.csv", table('"text";"n"', '"{text}";"1,5"'), "its columns are separated by semicolons, expected commas in a"),
     ("a.parquet", b"PAR1" + bytes(100) + b"PAR1", "cannot be read as .parquet: it is damaged ("),
@@ -167,11 +168,11 @@ def test_a_file_that_the_memory_cannot_hold_is_not_read(place, refused, name):
     (place / name).unlink()
 
 
-@pytest.mark.parametrize("name", ["third", "judge.jsonl"])
+@pytest.mark.parametrize("name", ["third", "HALF", "judge.jsonl"])
 def test_the_judge_s_own_pairs_are_called_by_their_flag(place, refused, name):
     (place / "a.jsonl").write_text(objects(conversations(40)))
     line = refused("gpt2-hh", data="a.jsonl", flags=["--ppo.max-new-tokens", "24", "--hh.judge", name])
-    assert f"--hh.judge {name}" in line and "--data" not in line
+    assert f"--hh.judge {name}" in line and "--data" not in line and line.endswith("; or take --hh.judge half")
     (place / "a.jsonl").unlink()
 
 
@@ -181,6 +182,11 @@ def test_the_judge_s_own_pairs_are_called_by_their_flag(place, refused, name):
 ])  # fmt: skip
 def test_names_that_the_hub_could_not_know(refused, name):
     assert f"--data {name!r}: is no file or folder here, and no name that the hub could know" in refused(data=name)
+
+
+@pytest.mark.parametrize("name", ["gpt2.safetensors", "models/gpt2.gguf", "pytorch_model.bin"])
+def test_a_file_of_weights_is_no_name_on_the_hub(refused, name):
+    assert f"--model {name}: is no folder, expected one, or the name of a model on the hub" in refused(model=name)
 
 
 @pytest.mark.parametrize("name", ["~no-such-user/x.txt", "a" * 5000 + ".txt", "a\0.txt", "loop.txt"])
@@ -281,6 +287,20 @@ def as_link(folder):
     (folder / "model.safetensors").symlink_to("/nowhere")
 
 
+def as_sentencepiece(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"rubbish")
+
+
+def ends_as_bert(folder):
+    """Tokens around a text that stand in no vocabulary."""
+    post = {"type": "BertProcessing", "sep": ["[SEP]", 902], "cls": ["[CLS]", 901]}
+    changed("tokenizer.json", lambda found: found.update(post_processor=post))(folder)
+
+
+NO_SUCH_CLASS = (
+    "or is none of the class that tokenizer_config.json names; set tokenizer_class to PreTrainedTokenizerFast"
+)
 NO_DROPOUT = "reads the same text otherwise each time, expected the same tokens; set dropout to null"
 MODELS = {
     "config empty": (written("config.json", ""), "config.json is damaged (Expecting value"),
@@ -303,7 +323,8 @@ MODELS = {
     "no heads": (config(n_head=0), "num_attention_heads is 0, expected a whole number ≥ 1"),
     "positions": (config(n_positions=-5), "max_position_embeddings is -5, expected a whole number ≥ 1"),
     "unknown": (config(model_type="gpt9"), "config.json: The checkpoint you are trying to load has model type `gpt9`"),
-    "activation": (config(activation_function="nope"), "config.json: 'nope' is not known"),
+    "activation": (config(activation_function="nope"), "config.json: activation_function is 'nope', which trans"),
+    "kind list": (config(model_type=["gpt2"]), "config.json: model_type is ['gpt2'], expected a word, such as 'gpt2'"),
     "7 GB": (config(model_type="llama"), "config.json: a model of 25.9 GB, expected what fits the 8.0 GB"),
     "no layers": (config(n_layer=0), "num_hidden_layers is 0, expected a whole number from 1 to 1000"),
     "layers": (config(n_layer=10**9), "num_hidden_layers is 1000000000, expected a whole number from 1 to 1000"),
@@ -348,7 +369,21 @@ MODELS = {
     "adapter beside": (written("adapter_config.json", "{}"), "has adapter_config.json, an adapter that would be put"),
     "end letter": (changed("tokenizer_config.json", lambda c: c.update(eos_token="a")), "its end token is 'a'"),
     "no end": (changed("tokenizer_config.json", lambda c: c.update(eos_token="")), "its end token is ''"),
-    "length": (changed("tokenizer_config.json", lambda c: c.update(model_max_length="x")), "cannot read every text"),
+    "length": (changed("tokenizer_config.json", lambda c: c.update(model_max_length="x")), "'x', expected a number"),
+    "start list": (changed("tokenizer_config.json", lambda c: c.update(bos_token=["a"])), "['a'], expected a text"),
+    "added": (
+        changed("tokenizer_config.json", lambda c: c.update(added_tokens_decoder={"x": {"content": "y"}})),
+        "tokenizer_config.json: added_tokens_decoder has no number for each token",
+    ),
+    "class 7": (changed("tokenizer_config.json", lambda c: c.update(tokenizer_class=7)), "is 7, expected a word"),
+    "class": (changed("tokenizer_config.json", lambda c: c.update(tokenizer_class="T5Tokenizer")), NO_SUCH_CLASS),
+    "CLIP": (
+        changed("tokenizer_config.json", lambda c: c.update(tokenizer_class="CLIPTokenizer")),
+        "its tokenizer does not know 46% of the words",
+    ),
+    "no parts": (written("tokenizer.json", '{"a": 0}'), "tokenizer.json lacks an entry, or is none of the class"),
+    "no library": (as_sentencepiece, "no tokenizer.json, and its other files make none; save it as a fast one"),
+    "ends": (ends_as_bert, "its tokenizer has 903 tokens and the model 400 embeddings"),
     "few words": (knows_few_words, "its tokenizer cannot read every text (WordLevel error: Missing [UNK] token"),
     "panic": (panics, "its tokenizer cannot read every text (no entry found for key)"),
     "nothing": (
@@ -375,12 +410,13 @@ def test_models(spoilt, refused, name):
     assert f"--model {spoilt}: " in line and message in line
 
 
-def test_a_tokenizer_that_knows_no_word_of_the_data(spoilt, refused):
-    """All of it would be read as the same unknown token."""
-    core = Tokenizer(models.WordLevel({"<|unk|>": 0, "<|end|>": 1, "guten": 2, "tag": 3}, unk_token="<|unk|>"))
+@pytest.mark.parametrize("unknown", ["<|unk|>", "<|end|>"])
+def test_a_tokenizer_that_knows_no_word_of_the_data(spoilt, refused, unknown):
+    """All of it would be read as the same unknown token, which GPT-2 has in its end token."""
+    core = Tokenizer(models.WordLevel({"<|unk|>": 0, "<|end|>": 1, "guten": 2, "tag": 3}, unk_token=unknown))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", unk_token="<|unk|>").save_pretrained(spoilt)
-    assert "its tokenizer does not know 9" in refused(model="spoilt")
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", unk_token=unknown).save_pretrained(spoilt)
+    assert "its tokenizer does not know 100%" in refused(model="spoilt")
 
 
 @pytest.mark.parametrize("settings", [{"return_dict": False}, {"output_attentions": True}, {"eos_token_id": 10**9}])
@@ -405,6 +441,7 @@ def judge(folder, **settings):
     ({}, config(architectures=None), "is a model of no known kind, no text classifier"),
     ({}, weights(lambda x: x * 0, "classifier"), "judges every text alike (0), expected a classifier that has learned"),
     ({"id2label": {0: "positive", 1: "negative", 2: "possibly"}}, None, "expected one that begins with 'pos'"),
+    ({"max_position_embeddings": 15}, None, "reads 15 tokens, expected 16, prompt and answer together"),
 ])  # fmt: skip
 def test_classifiers_are_tried_before_the_run(tmp_path, refused, settings, spoil, message):
     folder = judge(tmp_path / "gold", **settings)

@@ -3,10 +3,14 @@
 One child process does all the cases.
 """
 
+import re
+
 import pytest
 
 from tests.hub import Hub, imdb, in_child
 from tests.small_gpt2 import reviews, small_gpt2
+from week6.machine import hub
+from week6.machine.checkpoint import RunError
 
 LONGEST = 25.0
 """Seconds that a fault may take: the client tries a broken download six times; its pauses are left out here."""
@@ -94,6 +98,21 @@ def sentence(results, name):
     assert code == 2 and "Traceback" not in text and seconds < LONGEST
     (line,) = [line for line in text.splitlines() if line.startswith("week6: error: ")]
     return line
+
+
+@pytest.mark.parametrize("address", ["not a url", "ftp://hub.example", "hub.example", "http://"])
+def test_an_address_that_is_none_is_said(monkeypatch, tmp_path, address):
+    """Nothing is asked then, and nothing has broken off."""
+
+    def load():
+        raise FileNotFoundError("not in the cache")
+
+    monkeypatch.setattr(hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    words = f"did not come: HF_ENDPOINT is {address!r}, expected an address such as https://huggingface.co: try again"
+    with pytest.raises(RunError, match=re.escape(words)):
+        hub.fetch("model", "nobody/none", "--model", load)
 
 
 @pytest.mark.slow

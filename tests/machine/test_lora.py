@@ -183,3 +183,13 @@ def test_all_linear_is_all_but_the_head(model):
     with pytest.raises(ValueError) as refused:
         check_lora(model, replace(RANK, modules="none"))
     assert RANK.modules == ALL and adapted == set(str(refused.value).split("the model's ")[1].split(", "))
+
+
+def test_a_rank_that_no_weight_can_have_is_refused(model):
+    """The highest is that of the weights which are chosen."""
+    one = "c_attn" if hasattr(model, "transformer") else "k_proj"
+    shapes = {name.split(".")[-2]: p.shape for name, p in model.named_parameters() if p.ndim == 2 and "emb" not in name}
+    for modules, highest in [(ALL, model.config.hidden_size), (one, min(shapes[one]))]:
+        check_lora(model, LoRAConfig(rank=highest, modules=modules))
+        with pytest.raises(ValueError, match=f"lora.rank: got {highest + 1}, expected at most {highest}, the rank of"):
+            check_lora(model, LoRAConfig(rank=highest + 1, modules=modules))

@@ -19,9 +19,10 @@ from transformers import (
 )
 
 from tests.small_gpt2 import byte_tokenizer, small_gpt2
+from tests.tiny import words_tokenizer
 from week6.log_probs import response_log_probs
 from week6.machine.checkpoint import RunError
-from week6.machine.pretrained import load_policy, load_tokenizer
+from week6.machine.pretrained import check_knows, load_policy, load_tokenizer
 from week6.run.models import PRESETS, initial_policy
 from week6.run.setting import preset_task
 from week6.sampling import sample
@@ -216,3 +217,15 @@ def test_a_folder_that_cannot_be_used(folder, name, capfd):
 def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name):
     with pytest.raises(RunError, match=f"--model {name}: is no folder, expected one, or the name of a model"):
         load_tokenizer(name)
+
+
+def test_words_are_looked_for_in_many_texts_and_an_end_that_is_written_is_none():
+    """Four texts say little of data half of which is in another language."""
+    tokenizer = words_tokenizer("hi there")
+    tokenizer.unk_token = tokenizer.eos_token
+    known, unknown = "hi there", "gute nacht"
+    check_knows("m", tokenizer, [f"{known}{tokenizer.eos_token}"] * 50)
+    check_knows("m", tokenizer, [known] * 40 + [unknown] * 9)
+    with pytest.raises(RunError, match="does not know 22% of the words"):
+        check_knows("m", tokenizer, [known] * 40 + [unknown] * 11)
+    check_knows("m", byte_tokenizer(end=None), [unknown])

@@ -95,6 +95,10 @@ def test_a_flag_outside_ends_at_once_with_one_sentence_and_nothing_written(name,
 
 TOGETHER = [
     ("ppo.target_kl=6 ppo.horizon=1.6", "ppo.horizon: got 1.6, expected more than 1.6, a fifth of the 8 answers"),
+    ("ppo.target_kl=None ppo.horizon=99", "ppo.horizon: got 99.0 without target_kl, for which it is; give one, or"),
+    ("lora.alpha=8", "lora.alpha: got 8.0 with lora.rank 0, which trains all weights; give a --lora.rank, or leave it"),
+    ("lora.modules=attn", "lora.modules: got 'attn' with lora.rank 0"),
+    ("heads=1 width=1", "width: got 1, expected a whole number from 2 to 65536"),
     ("ppo.minibatches=9", "ppo.minibatches: got 9, expected no more than the 8 answers of a step"),
     ("dpo.variant=ipo dpo.label_smoothing=0.1", "dpo.label_smoothing: got 0.1 with variant 'ipo', which has none"),
     ("hh.harmless=20", "hh.harmless: got 20 for task 'assistant', which has no conversations; choose preset gpt2-hh"),

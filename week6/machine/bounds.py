@@ -75,12 +75,12 @@ LEASH = Bounds(1e-6, 1000)
 SCORE = Bounds(-1000, 1000)
 COEFFICIENT = Bounds(0, 1000)
 TEMPERATURE = Bounds(0.01, 100)
-RATE = Bounds(0, 1, open="low")
+RATE = Bounds(1e-9, 1)  # by less no weight of usual size changes in fp32
 COUNT = Bounds(1, 10_000_000, whole=True)
 ROWS = Bounds(1, 65_536, whole=True)
 SPREAD = Bounds(2, 65_536, whole=True)
 FEW = Bounds(1, 1_000, whole=True)
-WIDTH = Bounds(1, 65_536, whole=True)
+WIDTH = Bounds(2, 65_536, whole=True)  # of one number, normalised, nothing is left
 SEED = Bounds(0, 10**9, whole=True)
 PORT = Bounds(1024, 65_535, whole=True)
 

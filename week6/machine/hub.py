@@ -22,6 +22,7 @@ from week6.machine.checkpoint import RunError
 
 T = TypeVar("T")
 Kind = Literal["model", "dataset"]
+HUB = "https://huggingface.co"
 PROBES = 2
 """How often a file is looked up before the hub is called unreachable."""
 NEEDED = {"model": r"config\.json|tokenizer\.json|model.*\.safetensors", "dataset": r".*\.(parquet|jsonl?(\.gz)?|csv)"}
@@ -150,6 +151,8 @@ def _reason(error: BaseException) -> str:
         if status is not None:
             return f"cannot be had now (the hub answered with status {status})"
     names = " ".join(type(link).__name__ for link in links)
+    if "UnsupportedProtocol" in names or "InvalidURL" in names or "InvalidSchema" in names or "MissingSchema" in names:
+        return f"did not come: HF_ENDPOINT is {constants.ENDPOINT!r:.60}, expected an address such as {HUB}"
     if "Timeout" in names:
         return "did not come: the hub did not answer in time"
     if "Connect" in names:

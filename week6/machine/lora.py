@@ -17,10 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from week6.machine.bounds import Bounds, Positive
+from week6.machine.bounds import Bounds
 from week6.machine.checkpoint import RunError
 
 RANK = Bounds(0, 65_536, whole=True)
+ALPHA = Bounds(0.001, 1000)
 ALL = "all-linear"
 
 
@@ -30,7 +31,7 @@ class LoRAConfig:
 
     rank: Annotated[int, RANK, RANK.shown] = 0
     """r; 0 trains all weights themselves."""
-    alpha: Positive = 32.0
+    alpha: Annotated[float, ALPHA, ALPHA.shown] = 32.0
     """The update is scaled by alpha / rank."""
     modules: str = ALL
     """Names of linear modules, with commas between them; "all-linear" for all but the head."""
@@ -87,7 +88,8 @@ def trainee_of(model: PreTrainedModel, config: LoRAConfig, seed: int) -> Trainee
 
 
 def check_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
-    """Raise RunError where peft is not installed, ValueError for a module that the model does not have."""
+    """Raise RunError where peft is not installed, ValueError for a module that the model does not have, and for a rank
+    that none of its weights W can have."""
     try:
         import peft  # noqa: F401
     except ImportError as error:
@@ -96,13 +98,19 @@ def check_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
         ) from error
     language_model: Any = model
     head = language_model.get_output_embeddings()
-    linear = [name for name, x in model.named_modules() if isinstance(x, nn.Linear | Conv1D) and x is not head]
+    linear = {name: x for name, x in model.named_modules() if isinstance(x, nn.Linear | Conv1D) and x is not head}
     there = sorted({name.rpartition(".")[2] for name in linear})
     unknown = [] if config.modules == ALL else [name for name in _named(config) if name not in there]
     if unknown or not there:
         raise ValueError(
             f"lora.modules: got {unknown[0] if unknown else ALL!r}, expected {ALL!r} or some of the model's "
             f"{', '.join(there) or '(none)'}"
+        )
+    chosen = [x for name, x in linear.items() if config.modules == ALL or name.rpartition(".")[2] in _named(config)]
+    highest = max(min(x.weight.shape) for x in chosen)
+    if config.rank > highest:
+        raise ValueError(
+            f"lora.rank: got {config.rank}, expected at most {highest}, the rank of the model's own weights"
         )
 
 

@@ -11,6 +11,7 @@ ADAPTER = "adapter_config.json"
 READ_AS_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "added_tokens.json",
                 "special_tokens_map.json", "model.safetensors.index.json", ADAPTER)  # fmt: skip
 """Files of a model's folder that transformers reads, each one object."""
+SPECIAL = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -68,9 +69,20 @@ def _check_entries(path: Path, found: dict[str, Any]) -> None:
             name = found.get(key)
             if isinstance(name, str) and not isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype):
                 raise ValueError(f"config.json: {key} is {name!r:.60}, expected a type of torch, such as 'float32'")
+        if not isinstance(kind := found.get("model_type", ""), str):
+            raise ValueError(f"config.json: model_type is {kind!r:.60}, expected a word, such as 'gpt2'")
         labels = found.get("id2label") or {}
         if not isinstance(labels, dict) or not all(number.isdecimal() for number in labels):
             raise ValueError(f"config.json: id2label is {labels!r:.60}, expected an object of numbers and their labels")
+    if path.name == "tokenizer_config.json":
+        kinds = {"tokenizer_class": (str, "a word"), "model_max_length": (int | float, "a number")}
+        kinds |= {f"{name}_token": (str | dict, "a text") for name in SPECIAL}
+        for key, (kind, words) in kinds.items():
+            if not isinstance(value := found.get(key), kind | None):
+                raise ValueError(f"{path.name}: {key} is {value!r:.60}, expected {words}; restore the file")
+        added = found.get("added_tokens_decoder") or {}
+        if not isinstance(added, dict) or not all(number.isdecimal() for number in added):
+            raise ValueError(f"{path.name}: added_tokens_decoder has no number for each token; restore the file")
     if path.name == "tokenizer.json":
         _check_words(found.get("model"))
     if path.name == WEIGHTS[1]:

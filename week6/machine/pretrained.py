@@ -41,6 +41,11 @@ SIZES = ("num_attention_heads", "hidden_size", "vocab_size", "max_position_embed
 """Of a model's config, what counts something."""
 TRIED = ("a film", "Sixty-7 quick jumps, & the 東京 café “was” odd 😀!")
 """Any tokenizer can read these."""
+MOST_UNKNOWN = 0.2
+"""Of the tokens of the data."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+OTHER_WEIGHTS = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx")
+"""Endings of files with weights."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
 
 
@@ -101,6 +106,21 @@ def check_reads(flag: str, model: str, tokenizer: PreTrainedTokenizerBase) -> No
         raise RunError(f"{flag} {model}: its tokenizer finds no token in a text, expected some; choose another model")
 
 
+def check_knows(model: str, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
+    """Raise RunError where `tokenizer` makes its unknown token of too many words, whatever else that token stands for.
+    Where a text itself writes it, as a chat template may, it is meant."""
+    if tokenizer.unk_token is None:
+        return
+    ids = [i for row in tokenizer(texts, add_special_tokens=False)["input_ids"] for i in row]
+    written = sum(text.count(str(tokenizer.unk_token)) for text in texts)
+    share = (ids.count(tokenizer.unk_token_id) - written) / max(1, len(ids))
+    if share > MOST_UNKNOWN:
+        raise RunError(
+            f"--model {model}: its tokenizer does not know {share:.0%} of the words of the data, expected a model of "
+            f"that language, with {MOST_UNKNOWN:.0%} at most; choose another model or other data"
+        )
+
+
 def _said_again(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What a tokenizer makes of the tokens of a text that it knows, where it is not that text; case is no matter, nor
     are more spaces."""
@@ -144,7 +164,8 @@ def load_policy(model: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
 def check_vocabulary(flag: str, model: str, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise RunError where a tokenizer has more tokens than its model has embeddings, or a token of a higher number."""
     embeddings: Any = policy.get_input_embeddings()
-    known, tokens = embeddings.num_embeddings, max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
+    added = max(i for row in tokenizer(list(TRIED))["input_ids"] for i in row)  # around a text, in no vocabulary
+    known, tokens = embeddings.num_embeddings, max(len(tokenizer), 1 + max(added, *tokenizer.get_vocab().values()))
     if tokens > known:
         raise RunError(
             f"{flag} {model}: its tokenizer has {tokens} tokens and the model {known} embeddings, expected at least as "
@@ -158,10 +179,15 @@ def open_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:
-            if isinstance(error, ImportError) or "backend tokenizer" in str(error):
+            if isinstance(error, ImportError) or any(word in str(error) for word in ("backend tokenizer", "tiktoken")):
                 raise ValueError("no tokenizer.json, and its other files make none; save it as a fast one") from None
             if "untagged enum" in str(error):  # of the library that reads tokenizer.json, which does not say what
                 raise ValueError("tokenizer.json has a part of a type that is not known; save it anew") from None
+            if isinstance(error, AttributeError | LookupError | TypeError):  # of Python, about what was read
+                raise ValueError(
+                    "tokenizer.json lacks an entry, or is none of the class that tokenizer_config.json names; set "
+                    "tokenizer_class to PreTrainedTokenizerFast"
+                ) from None
             raise
     return tokenizer
 
@@ -238,7 +264,12 @@ def _beyond(key: str, config: Any) -> bool:
 def check_fits(config: PreTrainedConfig, kind: Any) -> None:
     """Raise ValueError for a model that the free memory could not hold, before anything of it is made."""
     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
-        needed = 4 * sum(p.numel() for p in kind.from_config(config, trust_remote_code=False).parameters())
+        try:
+            made = kind.from_config(config, trust_remote_code=False)
+        except KeyError as error:  # a word that transformers looks up, such as that of an activation
+            name = next((key for key, value in config.to_dict().items() if value == error.args[0]), "an entry")
+            raise ValueError(f"{name} is {error.args[0]!r}, which transformers does not have") from None
+    needed = 4 * sum(p.numel() for p in made.parameters())
     if needed > (free := compute().free_bytes()):
         raise ValueError(f"a model of {needed / 1e9:.1f} GB, expected what fits the {free / 1e9:.1f} GB of free memory")
 
@@ -293,7 +324,12 @@ def read(model: str, flag: str, load: Callable[[str], T], one_of: tuple[str, ...
         model = str(smollm2.made_folder(package))
     folder = place(model, flag)
     if not folder.is_dir():
-        if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        if (
+            folder.exists()
+            or model.startswith((".", "/", "~"))
+            or model.count("/") > 1
+            or model.endswith(PICKLES + OTHER_WEIGHTS)
+        ):
             raise RunError(f"{flag} {model}: is no folder, expected one, or the name of a model on the hub")
         try:
             return fetch("model", model, flag, lambda: load(model), ".safetensors" if weights else "")
@@ -308,8 +344,8 @@ def read(model: str, flag: str, load: Callable[[str], T], one_of: tuple[str, ...
             "save_pretrained of the model and of its tokenizer writes"
         )
     if weights and not any((folder / name).is_file() for name in WEIGHTS):
-        pickled = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
-        others = sorted(name for name in files if name.endswith((".safetensors", ".gguf", ".h5", ".msgpack", ".onnx")))
+        pickled = sorted(name for name in files if name.endswith(PICKLES))
+        others = sorted(name for name in files if name.endswith(OTHER_WEIGHTS))
         found = f"only {pickled[0]}, a pickle, which may run code when it is read" if pickled else "no weights"
         found = f"only {others[0]}" if others else found
         raise RunError(

@@ -47,7 +47,7 @@ class Preset:
     name: str
     task: str
     layers: Few
-    heads: Width
+    heads: Few
     width: Width
     positions: Rows
     n_pairs: Count

@@ -16,9 +16,9 @@ from week6.log_probs import response_forward, token_log_probs
 from week6.machine.bounds import SEED, Seed, check_fields
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import compute
-from week6.machine.lora import check_lora
-from week6.machine.pretrained import load_tokenizer
-from week6.ppo import AdaptiveKL, PolicyWithValue
+from week6.machine.lora import LoRAConfig, check_lora
+from week6.machine.pretrained import check_knows, load_tokenizer
+from week6.ppo import AdaptiveKL, PolicyWithValue, PPOConfig
 from week6.reward_model import RewardModel, score
 from week6.run.forecast import Watcher, forecast, opening, say
 from week6.run.models import PRESETS, Preset, check_size, initial_policy
@@ -36,8 +36,8 @@ PAIRED = ("pairs", "heldout_pairs")
 """What a task may bring."""
 TRIED = 4
 """Texts on which a pretrained model is tried."""
-MOST_UNKNOWN = 0.2
-"""Of the tokens of the data."""
+SPELT = 200
+"""Texts whose words a pretrained model must know."""
 HOPELESS = 3.0
 """A loss so many times that of a guess is no language model's: untrained ones guess, and those trained on other texts
 are a little worse."""
@@ -193,6 +193,10 @@ def check_preset(preset: Preset) -> None:
     with _named("ppo."):
         if ppo.target_kl is not None:
             AdaptiveKL(ppo.beta, ppo.target_kl, ppo.horizon).check_horizon(ppo.batch_size)
+        elif ppo.horizon != PPOConfig.horizon:
+            raise ValueError(
+                f"horizon: got {ppo.horizon} without target_kl, for which it is; give one, or leave it out"
+            )
         if ppo.minibatches > ppo.batch_size:
             raise ValueError(
                 f"minibatches: got {ppo.minibatches}, expected no more than the {ppo.batch_size} answers of a step"
@@ -213,6 +217,12 @@ def check_preset(preset: Preset) -> None:
                 )
     if preset.imitate == "nothing" and preset.model is None:
         raise ValueError(f"imitate: got 'nothing' for preset {preset.name!r}, whose model is untrained; give a --model")
+    idle = [f.name for f in dataclasses.fields(LoRAConfig) if getattr(preset.lora, f.name) != f.default]
+    if not preset.lora.rank and idle:
+        raise ValueError(
+            f"lora.{idle[0]}: got {getattr(preset.lora, idle[0])!r} with lora.rank 0, which trains all weights; "
+            "give a --lora.rank, or leave it out"
+        )
     if preset.lora.rank and preset.model is None:
         raise ValueError(
             f"lora.rank: got {preset.lora.rank} for preset {preset.name!r}, whose model is untrained; expected 0, or "
@@ -282,6 +292,8 @@ def check_model(preset: Preset, task: Task, policy: Any) -> None:
         raise RunError(
             f"--model {preset.model}: cannot continue a text ({reason}); expected a causal language model"
         ) from error
+    rows = task.demonstrations[:SPELT]
+    check_knows(preset.model, task.tokenizer, [p + a for p, a in zip(rows["prompt"], rows["completion"], strict=True)])
     _check_predicts(preset.model, task, policy)
 
 
@@ -292,15 +304,6 @@ def _check_predicts(model: str, task: Task, policy: Any) -> None:
     rows = task.demonstrations[:TRIED]
     texts = encode_demonstrations(task.tokenizer, rows["prompt"], rows["completion"])
     batch = (texts.prompts, texts.prompt_mask, texts.responses, texts.response_mask)
-    unknown, every = task.tokenizer.unk_token_id, torch.cat([texts.prompts, texts.responses], 1)
-    read = torch.cat([texts.prompt_mask, texts.response_mask], 1).bool()
-    if unknown not in (None, task.tokenizer.eos_token_id):
-        share = (every[read] == unknown).float().mean().item()
-        if share > MOST_UNKNOWN:
-            raise RunError(
-                f"--model {model}: its tokenizer does not know {share:.0%} of the words of the data, expected a model "
-                f"of that language, with {MOST_UNKNOWN:.0%} at most; choose another model or other data"
-            )
     log_p = response_forward(policy, *batch).logits.float().log_softmax(-1)
     counted = log_p[texts.response_mask.bool()]
     guess = math.log(counted.shape[1])

@@ -18,7 +18,7 @@ from typing import Annotated
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from week6.machine.bounds import Bounds, Positive, Rows
+from week6.machine.bounds import Bounds, Rows, Temperature
 from week6.machine.checkpoint import RunError
 from week6.sequences import split_lengths, tokens_of
 from week6.tasks import Task
@@ -58,7 +58,7 @@ class HHConfig:
     """Longer ones are left out."""
     harmless: Annotated[int, SOME, SOME.shown] = 0
     """Pairs of harmless requests beside those of the data: the start's own answers, preferred to written refusals."""
-    temperature: Positive = 0.3
+    temperature: Temperature = 0.3
     """Of these answers, and of those to the course's own requests: at 1 a small model rambles."""
     judge: str | None = None
     """What a judge that training never sees learns from: "half" of the training prompts, which are then kept from
@@ -148,7 +148,10 @@ def _others(
 ) -> list[Row]:
     """The pairs of a judge's own data, without those on prompts that stand in `groups` with other answers."""
     data = str(config.judge)
-    table = read_table(data, COLUMNS, flag="--hh.judge")
+    try:
+        table = read_table(data, COLUMNS, flag="--hh.judge")
+    except RunError as error:
+        raise RunError(f"{error}; or take --hh.judge {HALF}") from error
     found = _by_prompt(tokenizer, table, f"--hh.judge {data}", longest, config.max_prompt_tokens, seed)
     same = {(row[0], frozenset(row[1:])) for rows in groups.values() for row in rows}
     rows = [row for part in found.values() for row in part]
@@ -198,7 +201,7 @@ def _by_prompt(
             "(--ppo.max-new-tokens)": len(usable) - len(brief) + len(found) - len(short),
             "repeat a prompt": len(short) - len(groups),
         }
-        why = ", ".join(f"{n} {what}" for what, n in lost.items() if n) or "there are no more"
+        why = ", ".join(f"{n} {what}" for what, n in lost.items() if n) or "none is left out; give more"
         raise RunError(
             f"{source}: got {len(groups)} prompts with a usable pair (of {len(chosen)} rows), expected "
             f"{FEWEST_PAIRS} or more: of the rows {why}"

@@ -113,7 +113,7 @@ def sentiment(
             {"prompt": [prompt for prompt, _ in train], "completion": [completion for _, completion in train]}
         ),
         max_new_tokens=max_new_tokens,
-        gold=vader if gold == "vader" else classifier(gold),
+        gold=vader if gold == "vader" else classifier(gold, PROMPT_TOKENS[1] + max_new_tokens),
         answers_per_prompt=ANSWERS_PER_PROMPT,
         annotator_noise=ANNOTATOR_NOISE,
     )
@@ -195,10 +195,11 @@ def vader(prompts: list[str], answers: list[str]) -> Float[Tensor, " N"]:
     return torch.tensor([_analyzer().polarity_scores(prompt + answer)["compound"] for prompt, answer in texts])
 
 
-def classifier(name: str) -> Gold:
+def classifier(name: str, tokens: int = 1) -> Gold:
     """P(positive) − P(negative) by a text classifier, a folder or a name on the hub, as a gold reward in [−1, 1].
 
-    Raises RunError when it is no classifier, or has no labels that begin with "pos" and "neg".
+    Raises RunError when it is no classifier, has no labels that begin with "pos" and "neg", or can read fewer than
+    `tokens` tokens, or LONGEST_JUDGED if that is less: it would not see how a text ends.
     """
 
     def load(source: str) -> Any:
@@ -229,6 +230,11 @@ def classifier(name: str) -> Gold:
     check_vocabulary("--gold", name, model, tokenizer)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     longest = min(LONGEST_JUDGED, getattr(model.config, "max_position_embeddings", LONGEST_JUDGED))
+    if longest < min(LONGEST_JUDGED, tokens):
+        raise RunError(
+            f"--gold {name}: reads {longest} tokens, expected {min(LONGEST_JUDGED, tokens)}, prompt and answer "
+            "together; choose another one, or a smaller --ppo.max-new-tokens"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
 

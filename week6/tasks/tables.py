@@ -101,7 +101,7 @@ def read_table(
 
 def _other_columns(there: Sequence[str], columns: Sequence[Sequence[str]]) -> str:
     expected = " or ".join(", ".join(map(repr, names)) for names in columns)
-    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), (",", "commas")):
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), (",", "commas"), ("  ", "blanks")):
         if len(there) == 1 and mark in there[0] and set(columns[-1]) <= {x.strip(' "') for x in there[0].split(mark)}:
             return f"its columns are separated by {name}, expected commas in a .csv file and tabs in a .tsv file"
     if len(columns[0]) > 1 and there == [columns[0][0]]:
@@ -309,6 +309,8 @@ def _table(rows: Iterator[tuple[int, list[str]]]) -> Found:
         raise ValueError("it is empty, expected a header line and rows")
     (_, names), *body = filled
     header = [name.strip() for name in names]
+    if header[0].lower().startswith("sep="):
+        raise ValueError(f"line 1 is {header[0]!r:.60}, a hint for spreadsheets, expected the header: remove that line")
     if twice := [name for name in header if header.count(name) > 1]:
         raise ValueError(f"column {twice[0]!r:.60} stands twice in the header, expected different names")
     for number, row in body:
