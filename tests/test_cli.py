@@ -62,6 +62,29 @@ def test_a_damaged_report_is_not_shown(copy, capsys, content):
     assert code == 2 and "report.md is damaged, expected the report of a run; week6 run --resume writes it" in line
 
 
+@pytest.mark.parametrize("words", [["doctor", "--notes"], ["challenge", "--entry", "x"]])
+def test_what_is_no_flag_is_not_proposed(capsys, words):
+    """Notebooks and entries are given without a flag's name."""
+    code, line = error_of(capsys, *words)
+    assert code == 2 and line.endswith(f"expected a flag that there is: week6 {words[0]} --help lists them")
+
+
+def test_a_folder_in_the_place_of_the_report_is_named(copy, capsys):
+    (copy / "report.md").unlink()
+    (copy / "report.md").mkdir()
+    code, line = error_of(capsys, "report", str(copy))
+    assert code == 2 and "report.md is a folder, expected a file: remove it, and --resume makes it again" in line
+
+
+@pytest.mark.parametrize("name", ["file", "link"])
+def test_what_stands_in_the_place_of_a_run_s_folder_is_said(tmp_path, capsys, name):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("nowhere")
+    with quick_settings():
+        code, line = error_of(capsys, "run", "--runs-dir", str(tmp_path), "--name", name, *quick_flags())
+    assert code == 2 and f"{name}: cannot make this folder (a file or a link to nothing is there); choose" in line
+
+
 @pytest.mark.parametrize("name", ["stages.json", "config.json", "metrics/ppo.csv", "report.md"])
 @pytest.mark.parametrize("command", ["run", "chat"])
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(copy, capsys, name, command):
@@ -122,7 +145,16 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
         ),
         (["run", "--sft.steps", "None"], "--sft.steps: got 'None', expected a whole number from 1 to 10000000"),
         (["run", "--ppo.beta", "'1'"], "--ppo.beta: got \"'1'\", expected a finite number from 1e-06 to 1000"),
-        (["run", "--ppo"], "Unrecognized options: --ppo; perhaps --ppo."),
+        (
+            ["run", "--ppo", "beta=1"],
+            "got '--ppo', expected a flag that there is: week6 run --help lists them; perhaps --",
+        ),
+        (
+            ["run", "--steps", "4"],
+            "got '--steps', expected a flag that there is: week6 run --help lists them; perhaps --",
+        ),
+        (["frontier", "--name", ""], "--name: got '', expected the plain name of a folder"),
+        (["chat", "x", "--port", "9000"], "--port: got 9000 without --web, for which it is; add --web, or leave it"),
         (["run", "--model", "gpt2"], "model: got one for task 'assistant', which brings its own; choose preset gpt2"),
         (["run", "--runs-dir", "~no-such-user/runs"], "--runs-dir '~no-such-user/runs': Could not determine home"),
         (["run", "--runs-dir", "loop"], "--runs-dir 'loop': Too many levels of symbolic links; expected the path"),
@@ -158,8 +190,9 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
         ),
         (
             ["confirm", "--here", "x", "--model", "y"],
-            "--here: got a model or data too, expected none",
+            "--here: got another flag too, expected none: it makes its own model; leave one of them out",
         ),
+        (["confirm", "--here", "x", "--preset", "chat"], "--here: got another flag too, expected none"),
         (["run", "--runs-dir", ""], "--runs-dir: got '', expected a file or folder; is a variable of the shell"),
         (["run", "--runs-dir="], "--runs-dir: got '', expected a file or folder"),
         (["report", ""], "path: got '', expected a file or folder"),

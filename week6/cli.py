@@ -25,7 +25,7 @@ import traceback
 import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import torch
 import transformers
@@ -45,6 +45,7 @@ from week6.machine.paths import place
 from week6.machine.start import end_at_once
 from week6.run import pipeline
 from week6.run.models import PRESETS, Preset
+from week6.run.record import check_kinds
 from week6.run.sweep import WORLDS, SweepConfig, World, record, sweep
 from week6.tasks.conversation import clean
 
@@ -261,8 +262,8 @@ def _place(command: Any, preset: Preset) -> Path | None:
         return named if named.is_dir() and not folder.is_dir() else folder
     if isinstance(command, Confirm | Challenge | Doctor | Grade):
         return None
-    name = preset.name if command.name is None else command.name
-    return run_folder(command.runs_dir, f"frontier-{name}" if isinstance(command, Frontier) else name)
+    folder = run_folder(command.runs_dir, preset.name if command.name is None else command.name)
+    return folder.with_name(f"frontier-{folder.name}") if isinstance(command, Frontier) else folder
 
 
 def _do(command: Any, preset: Preset) -> int:
@@ -277,8 +278,8 @@ def _do(command: Any, preset: Preset) -> int:
         return 0
     folder = _place(command, preset)
     if isinstance(command, Confirm) and command.here is not None:
-        if command.model is not None or command.data is not None:
-            raise RunError("--here: got a model or data too, expected none: it makes its own; leave one of them out")
+        if command != Confirm(here=command.here):
+            raise RunError("--here: got another flag too, expected none: it makes its own model; leave one of them out")
         return int(not confirm_here(command.here))
     if isinstance(command, Confirm):
         own = {name: x for name in ("model", "data") if (x := getattr(command, name)) is not None}
@@ -307,6 +308,8 @@ def _do(command: Any, preset: Preset) -> int:
 def chat(folder: Path, command: Chat) -> None:
     """Talk with the policies of a run, here or in a browser."""
     if not command.web:
+        if command.port != Chat.port:
+            raise RunError(f"--port: got {command.port} without --web, for which it is; add --web, or leave it out")
         terminal.converse(load_session(folder), terminal.stdin_reader(), terminal.show)
         return
     try:
@@ -426,25 +429,26 @@ def _in_short(complaint: str, words: Sequence[str], command: Any, preset: Preset
     if found := re.match(r"Missing value for argument '(--[\w.-]+)'", complaint):
         return f"{found[1]}: got no value, expected one behind it; one that begins with a hyphen as {found[1]}=-VALUE"
     what, _, like = complaint.partition(" Perhaps you meant: ")
-    if (found := re.match(r"Unrecognized options: (.*?)(?: For full helptext|$)", what)) and not like:
-        own = ["--" + name.replace("_", "-") for name in hints if not dataclasses.is_dataclass(hints[name])]
-        return _stray(found[1], words, own)
+    meant = [flag for flag in dict.fromkeys(re.findall(r"--[\w.-]+", like)) if flag != "--help"][:3]
+    if found := re.match(r"Unrecognized options: (.*?)(?: For full helptext|$)", what):
+        flags = {name: hint for name, hint in hints.items() if tyro.conf.Positional not in get_args(hint)}
+        own = ["--" + name.replace("_", "-") for name, hint in flags.items() if not dataclasses.is_dataclass(hint)]
+        return _stray(found[1], words, own, meant)
     if found := re.match(r"Unrecognized or misplaced options: (\S+).* \(applied to week6 (\w+)\)", what):
         return f"got {found[1]!r}, expected a flag of week6 {found[2]}: week6 {found[2]} --help lists them"
-    flags = [flag for flag in dict.fromkeys(re.findall(r"--[\w.-]+", like)) if flag != "--help"][:3]
     what = what.replace(" Arguments are applied to the directly preceding subcommand, so ordering can matter.", "")
-    return f"{what}; perhaps {' or '.join(flags)}? Full help: week6 --help" if flags else what
+    return f"{what}; perhaps {' or '.join(meant)}? Full help: week6 --help" if meant else what
 
 
-def _stray(said: str, words: Sequence[str], flags: Sequence[str]) -> str:
-    """What to say of words that no flag has taken, by a command that has these flags."""
+def _stray(said: str, words: Sequence[str], flags: Sequence[str], meant: Sequence[str]) -> str:
+    """What to say of words that no flag has taken, by a command that has these flags; some may have been `meant`."""
     first, _, rest = said.partition(", ")
     first = next((word for word in words if word == first), first)
     if first[:1] in DASHES and first:
         return f"got {first!r}, which begins with another dash, expected two hyphens: --{first.lstrip(DASHES + '-')}"
     if first[:1] == "-":
-        like = difflib.get_close_matches("--" + first.lstrip("-").replace("_", "-").lower(), flags, 1)
-        perhaps = f"; perhaps {like[0]}?" if like else ""
+        like = meant or difflib.get_close_matches("--" + first.lstrip("-").replace("_", "-").lower(), flags, 1)
+        perhaps = f"; perhaps {' or '.join(like)}?" if like else ""
         return f"got {first!r}, expected a flag that there is: week6 {words[0]} --help lists them{perhaps}"
     more = " and more" * bool(rest)
     return (
@@ -509,6 +513,7 @@ def open_page(folder: Path) -> None:
 def _report_in(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
+        check_kinds(folder)
         raise RunError(
             f"{path} does not exist: expected the folder of a finished run; finish it with week6 run --resume"
         )

@@ -311,7 +311,7 @@ def table_of(*rows):
     return pd.DataFrame([ROW | row for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
 
 
-SPOILT = {"gold": math.nan, "kl": math.inf, "leash": "maybe"}
+SPOILT = {"gold": math.nan, "kl": math.inf, "kl_se": -0.1, "leash": "maybe"}
 """It would stand first, or nowhere."""
 
 

@@ -172,7 +172,8 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             taken = any(not name.startswith(".") for name in os.listdir(folder))
         except OSError as error:
-            raise RunError(f"{folder}: cannot make this folder ({error.strerror}); choose another place") from error
+            taken_by = "a file or a link to nothing is there" if isinstance(error, FileExistsError) else error.strerror
+            raise RunError(f"{folder}: cannot make this folder ({taken_by}); choose another place") from error
         if taken and not (path.exists() or (stages and record.exists())):
             raise RunError(f"{folder} holds other files and no config.json, expected a run; choose another name")
         if taken and not resume:
