@@ -371,6 +371,11 @@ MODELS = {
     "no end": (changed("tokenizer_config.json", lambda c: c.update(eos_token="")), "its end token is ''"),
     "length": (changed("tokenizer_config.json", lambda c: c.update(model_max_length="x")), "'x', expected a number"),
     "start list": (changed("tokenizer_config.json", lambda c: c.update(bos_token=["a"])), "['a'], expected a text"),
+    "end without text": (
+        changed("tokenizer_config.json", lambda c: c.update(eos_token={"id": 0})),
+        "tokenizer_config.json: eos_token is {'id': 0}, expected a text",
+    ),
+    "types": (config(dtype=["float32"]), "config.json: dtype is ['float32'], expected a type of torch"),
     "added": (
         changed("tokenizer_config.json", lambda c: c.update(added_tokens_decoder={"x": {"content": "y"}})),
         "tokenizer_config.json: added_tokens_decoder has no number for each token",
@@ -429,7 +434,9 @@ def judge(folder, **settings):
     tokenizer = byte_tokenizer()
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     named = {"vocab_size": 400, "id2label": {0: "positive", 1: "negative"}, "max_position_embeddings": 64}
-    BertForSequenceClassification(BertConfig(**shape | named | settings)).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForSequenceClassification(BertConfig(**shape | named | settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -46,6 +46,15 @@ def test_ctrl_c_while_a_command_loads(name):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "week6: interrupted\n")
 
 
+def test_an_environment_variable_that_a_library_cannot_read_is_named():
+    done = fresh("int(os.environ['HF_HUB_ETAG_TIMEOUT'])", "week6", HF_HUB_ETAG_TIMEOUT="soon")
+    assert done.returncode == 2 and done.stderr == (
+        "week6: error: the libraries cannot be loaded (ValueError: invalid literal for int() with base 10: 'soon'): "
+        "the environment variable HF_HUB_ETAG_TIMEOUT has that value; set another one, or unset it\n"
+    )
+    assert "says which package it is" in fresh("int('late')", "week6", HF_HUB_ETAG_TIMEOUT="soon").stderr
+
+
 def test_ctrl_c_elsewhere_is_left_alone():
     done = fresh("print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)", "ipykernel_launcher.py")
     assert done.stdout == "True\n"

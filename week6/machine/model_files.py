@@ -67,7 +67,8 @@ def _check_entries(path: Path, found: dict[str, Any]) -> None:
     if path.name == "config.json":
         for key in ("dtype", "torch_dtype"):
             name = found.get(key)
-            if isinstance(name, str) and not isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype):
+            kind = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else None
+            if name is not None and not isinstance(kind, torch.dtype):
                 raise ValueError(f"config.json: {key} is {name!r:.60}, expected a type of torch, such as 'float32'")
         if not isinstance(kind := found.get("model_type", ""), str):
             raise ValueError(f"config.json: model_type is {kind!r:.60}, expected a word, such as 'gpt2'")
@@ -76,9 +77,11 @@ def _check_entries(path: Path, found: dict[str, Any]) -> None:
             raise ValueError(f"config.json: id2label is {labels!r:.60}, expected an object of numbers and their labels")
     if path.name == "tokenizer_config.json":
         kinds = {"tokenizer_class": (str, "a word"), "model_max_length": (int | float, "a number")}
-        kinds |= {f"{name}_token": (str | dict, "a text") for name in SPECIAL}
+        kinds |= {f"{name}_token": (str, "a text") for name in SPECIAL}
         for key, (kind, words) in kinds.items():
-            if not isinstance(value := found.get(key), kind | None):
+            value = found.get(key)
+            written = value.get("content", value) if isinstance(value, dict) else value  # a token with its settings
+            if not isinstance(written, kind | None):
                 raise ValueError(f"{path.name}: {key} is {value!r:.60}, expected {words}; restore the file")
         added = found.get("added_tokens_decoder") or {}
         if not isinstance(added, dict) or not all(number.isdecimal() for number in added):

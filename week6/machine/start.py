@@ -60,7 +60,10 @@ def end_unloaded(kind: type[BaseException], error: BaseException, traceback: Tra
         sys.stdout.flush()
         os._exit(0 if well else 1)
     what = f"{kind.__name__}: {' '.join(str(error).split())[:200]}"
+    named = [name for name, value in os.environ.items() if value and repr(value) in str(error)]
     remedy = f"{sys.executable} {DOCTOR} says which package it is and what to do"
+    if named:  # which a library reads as it is loaded
+        remedy = f"the environment variable {named[0]} has that value; set another one, or unset it"
     print(f"week6: error: the libraries cannot be loaded ({what}): {remedy}", file=sys.stderr, flush=True)
     os._exit(2)
 
