@@ -398,6 +398,14 @@ class TestClassifier:
         scores = classifier(str(folder))(["a"] * 8, [" b"] * 8)
         assert torch.equal(scores, scores[:1].expand(8)) and scores[0] != 0
 
+    def test_one_that_does_not_read_to_the_end_of_a_text(self, folder, monkeypatch):
+        """It would judge the prompt alone. What is longer than any classifier reads is cut, as is known."""
+        monkeypatch.setattr("week6.tasks.sentiment.SAME", 0.0)
+        classifier(str(folder), 10_000)
+        monkeypatch.setattr("week6.tasks.sentiment.LONGEST_JUDGED", 513)
+        with pytest.raises(RunError, match="reads 512 tokens, expected 513, prompt and answer together"):
+            classifier(str(folder), 10_000)
+
     def test_labels_that_say_nothing(self, folder):
         config = json.loads((folder / "config.json").read_text()) | {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
         (folder / "config.json").write_text(json.dumps(config))
