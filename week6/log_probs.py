@@ -112,7 +112,7 @@ def response_forward(
         return model(
             input_ids=torch.cat([prompts, responses], dim=1),
             attention_mask=mask,
-            position_ids=position_ids(mask),
+            position_ids=position_ids(mask.bool()),
             logits_to_keep=columns,
             use_cache=False,
             **options,

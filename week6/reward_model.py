@@ -81,7 +81,7 @@ class RewardModel(nn.Module):
             hidden = self.trunk(
                 input_ids=input_ids,
                 attention_mask=attention_mask.long(),
-                position_ids=position_ids(attention_mask),
+                position_ids=position_ids(attention_mask.bool()),
                 use_cache=False,
             ).last_hidden_state
         return self.read(hidden[torch.arange(len(hidden), device=hidden.device), last])

@@ -101,7 +101,7 @@ def _sample(
     eos, pad = eos_ids(model), _pad_id(model)
     tokens, mask = part.prompts, part.prompt_mask.long()
     alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-    positions, cache = position_ids(mask), None
+    positions, cache = position_ids(mask.bool()), None
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(part.max_new_tokens):
         output = model(
@@ -123,7 +123,7 @@ def _sample(
         alive = alive & ~torch.isin(token, eos)
         if not alive.any():
             break
-        tokens, positions = token.unsqueeze(1), position_ids(mask)[:, -1:]
+        tokens, positions = token.unsqueeze(1), position_ids(mask.bool())[:, -1:]
     responses, response_mask, sampled_log_probs = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
     finished = ~alive if len(eos) else torch.ones_like(alive)
     return responses, response_mask, sampled_log_probs, finished
@@ -139,7 +139,7 @@ def _sample_lean(
     """
     eos = eos_ids(model)
     common = int(spare_columns(part.prompt_mask)[0])
-    tokens, positions = part.prompts[:, common:], position_ids(part.prompt_mask)[:, common:]
+    tokens, positions = part.prompts[:, common:], position_ids(part.prompt_mask.bool())[:, common:]
     mask = F.pad(part.prompt_mask.bool()[:, common:], (0, part.max_new_tokens), value=True)
     width = tokens.shape[1]
 

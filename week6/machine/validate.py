@@ -240,9 +240,13 @@ def mask_rows(name: str, mask: Tensor) -> None:
 
 
 def of_tokens(**log_probs: Tensor) -> None:
-    """Raise ValueError for log-probabilities of tokens above 0, but for rounding, as none of a vocabulary are."""
+    """Raise ValueError for log-probabilities of tokens that are NaN, infinite, or above 0 by more than rounding.
+
+    No probability of a vocabulary is above 1. One look at each tensor.
+    """
     for name, values in log_probs.items():
-        if (values > 1e-3).any():
+        if not (torch.isfinite(values) & (values <= 1e-3)).all():
+            finite(values, **{name: values})
             raise ValueError(
                 f"{name}: got values up to {float(values.max()):.4g}, expected logarithms of probabilities, ≤ 0"
             )

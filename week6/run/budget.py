@@ -191,8 +191,8 @@ def cache_bytes(shape: Shape) -> float:
 def sampling_bytes(work: Work, shape: Shape) -> float:
     """Bytes that sampling moves: weights, once a token of a batch, and the cache, once a token of a row.
 
-    8 bytes a parameter at most: read in fp32, written and read in half precision. The cache is read once to attend; what
-    a token adds to it is little beside that.
+    8 bytes a parameter at most: read in fp32, written and read in half precision. The cache is read once to attend;
+    what a token adds to it is little beside that.
     """
     return shape.answer * (work.batches * 8.0 * shape.parameters + work.sampled * cache_bytes(shape))
 
