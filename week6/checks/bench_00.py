@@ -16,20 +16,49 @@ from week6.checks.cases import whole
 USER, BOT, END = 6, 7, 8
 """Token ids of the small language's marks; 0 to 5 are its words. Padding is END, as in many real tokenizers."""
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 5, 16, 0.4
+LOOKED_AT = 3
+"""Of so many steps the loss is looked into."""
 SFT_GAP = 0.01
 """Nats per token above the lowest loss. Over 20 problems the course's loop ends at 0.0032 at most; with a learning rate
 that does not fall, the noise of the last batches leaves 0.024 at least."""
 
 
+@dataclass(eq=False)
+class Pass:
+    """One question to the model, and what came back to it: the texts, (b, l), the gradient that reached their logits,
+    (b, l, V), and what stood in the weights' `.grad` after that, None each if nothing came."""
+
+    ids: Tensor
+    of_logits: Tensor | None = None
+    of_table: Tensor | None = None
+
+    def receive(self, gradient: Tensor) -> None:
+        """Add a gradient of the logits."""
+        self.of_logits = gradient.detach().clone() if self.of_logits is None else self.of_logits + gradient.detach()
+
+
 class _Table(nn.Module):
-    """A language model that is a table: for each token the logits of the next. Its lowest loss follows from counts."""
+    """A language model that is a table: for each token the logits of the next. Its lowest loss follows from counts.
+    It keeps its passes."""
 
     def __init__(self, g: torch.Generator) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(END + 1, END + 1, generator=g))
+        self.passes: list[Pass] = []
+        self.last = Pass(torch.empty(0, 0))
+        self.table.register_post_accumulate_grad_hook(self._note)
 
     def forward(self, input_ids: Tensor, **_: Any) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.table[input_ids])
+        logits, asked = self.table[input_ids], Pass(input_ids.detach().clone())
+        if logits.requires_grad:
+            logits.register_hook(asked.receive)
+            self.passes.append(asked)
+            self.last = asked
+        return SimpleNamespace(logits=logits)
+
+    def _note(self, table: Tensor) -> None:
+        if table.grad is not None:
+            self.last.of_table = table.grad.clone()
 
 
 def chats(g: torch.Generator, n: int = 640) -> tuple[Tensor, Tensor]:
@@ -55,12 +84,14 @@ def of_tokens(table: Tensor, ids: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class Imitation:
-    """What a loop of SFT did. `tables` are the weights before the first step and after each."""
+    """What a loop of SFT did. `tables` are the weights before the first step and after each; `passes` are those of the
+    model, step by step."""
 
     ids: Tensor
     is_answer: Tensor
     tables: list[Tensor]
     parts: list[dict[str, Tensor]] = field(default_factory=list)
+    passes: list[list[Pass]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -119,11 +150,19 @@ def measure(answer: Any, seed: int) -> Imitation:
     found = answer(model, ids.clone(), is_answer.clone(), EPOCHS, BATCH_SIZE, LEARNING_RATE)
     if not isinstance(found, Iterator):
         raise Malformed("Your function has no `yield`: after each step, yield a dict with what the step has so far.")
+    undone = list[Tensor]()
     for result in itertools.islice(found, 2 * record.steps):
         part = {name: torch.as_tensor(value).detach().clone() for name, value in
                 parts(result, "rows", "log_probs", "loss").items()}  # fmt: skip
+        if len(record.parts) < LOOKED_AT and isinstance(loss := result.get("loss"), Tensor) and loss.requires_grad:
+            undone.append(loss)
         record.parts.append(part)
+        record.passes.append(model.passes)
+        model.passes = []
         record.tables.append(model.table.detach().clone())
+    if undone and all(asked.of_logits is None for step in record.passes for asked in step):
+        for loss in undone:  # what is not trained by yet has a gradient all the same
+            torch.autograd.grad(loss.sum(), model.table)
     return record
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from week6.checks.bench_00 import BATCH_SIZE, EPOCHS, Imitation, batches, distance, of_tokens
 from week6.checks.capstone import Symptom
 from week6.checks.symptoms_00_forecasts import OF_THE_FORECASTS
+from week6.checks.symptoms_00_gradients import OF_THE_GRADIENT
 from week6.checks.symptoms_00_loss import OF_THE_LOSS
 from week6.checks.symptoms_00_update import OF_THE_UPDATE
 
@@ -29,6 +30,11 @@ def _of_batches(seen: Callable[[Tensor, int], bool]) -> Callable[[Imitation], bo
 
 def _covered(epoch: Tensor, n: int) -> float:
     return len(set(epoch.tolist())) / n
+
+
+def _counts(epochs: Tensor, n: int) -> set[int]:
+    """How often the demonstrations come."""
+    return set(torch.bincount(epochs.flatten(), minlength=n).tolist())
 
 
 def _of_others(record: Imitation) -> bool:
@@ -70,10 +76,21 @@ _OF_THE_BATCHES: tuple[Symptom, ...] = (
         "all of them, and go through.",
     ),
     Symptom(
+        "one batch several times in a row",
+        _of_batches(lambda epochs, n: _covered(epochs[0], n) < 0.5 and _counts(epochs, n) == {EPOCHS}),
+        "Over the whole run each demonstration comes as often as it should, but not once in each pass: a batch comes "
+        "several times in a row. The loop over the epochs is the outer one, and inside it is that over the batches.",
+    ),
+    Symptom(
+        "demonstrations that never come",
+        _of_batches(lambda epochs, n: 0 in _counts(epochs, n) and _counts(epochs[:1], n) != {0, 1}),
+        "Some demonstrations never come, in all of the run: what is drawn or cut is not all of 0 … N − 1.",
+    ),
+    Symptom(
         "another number of steps",
         lambda record: batches(record) not in (None, "") and len(record.parts) != record.steps,
         "The number of steps is not that of `epochs` passes over all demonstrations, `batch_size` of them a step.",
     ),
 )
 
-SYMPTOMS = (*_OF_THE_BATCHES, *OF_THE_FORECASTS, *OF_THE_LOSS, *OF_THE_UPDATE)
+SYMPTOMS = (*_OF_THE_BATCHES, *OF_THE_FORECASTS, *OF_THE_LOSS, *OF_THE_GRADIENT, *OF_THE_UPDATE)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from week6.checks.bench_00 import Imitation, distance, of_tokens
+from week6.checks.bench_00 import Imitation, distance, forecasts, of_tokens
 from week6.checks.capstone import Symptom
 from week6.checks.counterfactual import Slip, slips
+from week6.checks.gradients_00 import asked_rightly
 
 
 def _log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
@@ -185,6 +186,19 @@ def _of_the_start(record: Imitation) -> bool:
     )
 
 
+def _wrong_outside_answers(record: Imitation) -> bool:
+    got, _, want = _right_forecast(record)
+    if got.shape != want.shape:
+        return False
+    counted, wrong = record.is_answer[record.parts[0]["rows"]][:, 1:], ~((got - want).abs() < 1e-3)
+    return bool(wrong.any()) and not bool((wrong & counted).any())
+
+
+def _right_at_first(record: Imitation) -> bool:
+    got, _, want = _right_forecast(record)
+    return distance(got, want) < 1e-3 and forecasts(record) not in ("", None)
+
+
 OF_THE_FORECASTS: tuple[Symptom, ...] = (
     *slips(_log_probs_are, read=_READ, shift=_SHIFT, rows=_ROWS, shown=_SHOWN),
     Symptom(
@@ -214,5 +228,35 @@ OF_THE_FORECASTS: tuple[Symptom, ...] = (
         "forecasts of the start",
         _of_the_start,
         "All your `log_probs` are those of the untrained model. Ask it anew in each step.",
+    ),
+    Symptom(
+        "other texts asked about",
+        lambda record: forecasts(record) not in ("", None) and not asked_rightly(record, 0),
+        "The model is asked about other texts than the demonstrations of `rows`: all of a row of `ids` goes in, prompt "
+        "and answer, at its own columns.",
+    ),
+    Symptom(
+        "log-probabilities right at the answers only",
+        _wrong_outside_answers,
+        "Your `log_probs` are right at the answers, and something else stands everywhere else. Every token has its own "
+        "here; the mask comes with the loss.",
+    ),
+    Symptom(
+        "right at first, then not",
+        _right_at_first,
+        "Your `log_probs` are right in the first step, and in a later one they are not those of the weights that the "
+        "step before has left: what happens between the two, to the weights or to what you keep?",
+    ),
+    Symptom(
+        "something made of the right logits",
+        lambda record: (
+            forecasts(record) not in ("", None)
+            and any(record.passes)
+            and asked_rightly(record, 0)
+            and distance(record.parts[0]["log_probs"], of_tokens(record.at(0), record.ids[record.parts[0]["rows"]]))
+            > 1e-3
+        ),
+        "The model is asked about the right texts, so the mistake is in what is made of its logits: the log-softmax "
+        "over the vocabulary of column k, read at the token of column k + 1, and nothing else.",
     ),
 )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from week6.checks.bench_00 import END, EPOCHS, LEARNING_RATE, Imitation, arrives, losses, of_tokens
 from week6.checks.capstone import Symptom
+from week6.checks.gradients_00 import piles_up, wrong_at
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A loss of log_probs, of the mask and of what is real, each (B, L − 1)."""
@@ -130,11 +131,11 @@ def _alike(moved: Tensor) -> bool:
 
 
 def _unread_shrinks(record: Imitation) -> bool:
-    """Whether the rows of the table that no answer's token is forecast from shrink by one factor."""
+    """Whether every weight that no answer's token is forecast from shrinks."""
     unread = torch.ones(END + 1, dtype=torch.bool)
     unread[record.ids[:, :-1][record.is_answer[:, 1:]]] = False
-    before, after = record.tables[0][unread], record.tables[-1][unread]
-    return bool(unread.any()) and float(after.norm()) < 0.99 * float(before.norm())
+    before, after = record.tables[0][unread].abs(), record.tables[-1][unread].abs()
+    return bool(unread.any()) and bool((after < before).all())
 
 
 def _as_large_at_the_end(record: Imitation) -> bool:
@@ -155,29 +156,10 @@ OF_THE_UPDATE: tuple[Symptom, ...] = (
         "In most steps no weight changes. The optimizer takes a step after each batch, inside the inner loop.",
     ),
     Symptom(
-        "steps by another loss",
-        _goes(
-            losses=(
-                lambda p, mask, real: -p.mean(),
-                lambda p, mask, real: -p[real].mean(),
-                lambda p, mask, real: -p[~mask].mean(),
-                lambda p, mask, real: -p[mask | ~real].mean(),
-                lambda p, mask, real: -p[mask & mask.roll(1, dims=1)].mean(),
-                lambda p, mask, real: -p[mask & mask.roll(-1, dims=1)].mean(),
-                lambda p, mask, real: -((p * mask).sum(1) / mask.sum(1)).mean(),
-                lambda p, mask, real: -(p * mask).sum(),
-                lambda p, mask, real: -p[mask].exp().mean(),
-                lambda p, mask, real: -(p * mask).sum(1).min() / mask.sum(1).max(),
-            )
-        ),
-        "The loss that you yield is right, and your steps go down another one: with other tokens, or averaged "
-        "otherwise.",
-    ),
-    Symptom(
-        "steps up",
-        _goes(losses=(lambda p, mask, real: p[mask].mean(),)),
-        "The loss that you yield is right, and your steps go up it. `backward()` belongs to the loss itself: an "
-        "optimizer goes down.",
+        "gradients pile up",
+        _in_the_update(piles_up),
+        "The gradient of each step is right, and what is in the weights' `.grad` when the optimizer steps is more: "
+        "PyTorch adds each gradient to the ones before. Call `optimizer.zero_grad()` in every step.",
     ),
     Symptom(
         "plain gradient descent",
@@ -191,9 +173,20 @@ OF_THE_UPDATE: tuple[Symptom, ...] = (
         "for Adam.",
     ),
     Symptom(
+        "a new optimizer in every step",
+        _goes(rules=(lambda: lambda g: -g / (g.abs() + 1e-8),)),
+        "In each step all weights move by the same amount: Adam has no memory. Make the optimizer once, before the "
+        "loop.",
+    ),
+    Symptom(
         "weight decay",
         lambda record: losses(record) == "" and arrives(record) != "" and _unread_shrinks(record),
         "Weights shrink that no demonstration touches: something pulls all of them towards 0, such as weight decay.",
+    ),
+    Symptom(
+        "steps up",
+        _scheduled(lambda rates: rates[0] < -1e-3),
+        "The gradient is right, and your steps go up it. A loss is made smaller: an optimizer goes down.",
     ),
     Symptom(
         "the learning rate rises",
@@ -235,30 +228,6 @@ OF_THE_UPDATE: tuple[Symptom, ...] = (
         "It falls in a straight line over all steps of the run, to 0 after the last one.",
     ),
     Symptom(
-        "gradients pile up",
-        _goes(rules=(lambda: _adam(piled=True),)),
-        "The gradient that is left in the weights is several times that of your loss: PyTorch adds each gradient to "
-        "the ones before. Call `optimizer.zero_grad()` in every step.",
-    ),
-    Symptom(
-        "uphill",
-        _in_the_update(lambda record: record.gap(-1) > record.gap(0)),
-        "The loss of all demonstrations *rises* over the run: do you step up the gradient and not down, or train by "
-        "something else than the loss that you yield?",
-    ),
-    Symptom(
-        "a new optimizer in every step",
-        _in_the_update(lambda record: all(_alike(record.moved(step)) for step in (20, 40, 60))),
-        "In each step all weights move by the same amount: Adam has no memory. Make the optimizer once, before the "
-        "loop.",
-    ),
-    Symptom(
-        "the learning rate does not fall",
-        _in_the_update(_as_large_at_the_end),
-        "The last steps are about as large as those in the middle of the run, so the weights follow the noise of the "
-        "last batches. Let the learning rate fall to 0 over all steps of the run.",
-    ),
-    Symptom(
         "another schedule",
         _scheduled(lambda rates: max(abs(rate - (1 - k / len(rates))) for k, rate in enumerate(rates)) > 0.1),
         "Your steps are those of Adam down the right loss, with other learning rates than asked for: they fall in a "
@@ -271,9 +240,12 @@ OF_THE_UPDATE: tuple[Symptom, ...] = (
         "there, inside the loop over the epochs, that belongs before it?",
     ),
     Symptom(
-        "right at the first step only",
-        _in_the_update(lambda record: len(_path(record)) == 1),
-        "Your first step is right and the second is not: what is left over from one step to the next? The gradients "
-        "must be gone, and Adam's memory must be there.",
+        "steps that are not Adam's",
+        _in_the_update(
+            lambda record: wrong_at(record) is None and not piles_up(record) and len(_path(record)) < record.steps
+        ),
+        "The gradient that reaches the weights is right in every step, so the mistake is in what is made of it: your "
+        "steps are not those of one Adam, made once before the loop and used for all weights, with the learning rate "
+        "alone changed.",
     ),
 )

@@ -182,8 +182,42 @@ MISTAKES |= {
     "mask before the softmax": altered(
         imitate, ("logits.log_softmax(-1)", "logits.mul(counted.unsqueeze(-1)).log_softmax(-1)")
     ),
+    "prompts zeroed in the input": altered(imitate, ("input_ids=tokens", "input_ids=tokens * counted")),
+    "counts along the answer": altered(
+        imitate,
+        (
+            "-(log_probs * counted).sum() / counted.sum()",
+            "-(log_probs * counted.cumsum(1) * counted).sum() / counted.sum()",
+        ),
+    ),
+    "entropy added": altered(
+        imitate,
+        (
+            "-(log_probs * counted).sum()",
+            "0.1 * (forecast.exp() * forecast)[:, :-1].sum(-1)[counted].mean() - (log_probs * counted).sum()",
+        ),
+    ),
+    "divided by the answers of all data": altered(imitate, (".sum() / counted.sum()", ".sum() / is_answer.sum()")),
+    "zero_grad once an epoch": altered(
+        imitate,
+        ("    for _ in range(epochs):\n", "    for _ in range(epochs):\n        optimizer.zero_grad()\n"),
+        ("            optimizer.zero_grad()\n            loss", "            loss"),
+    ),
+    "weights held after each step": altered(
+        imitate,
+        (
+            "            optimizer.step()\n",
+            "            optimizer.step()\n            model.table.data.clamp_(-1, 1)\n",
+        ),
+    ),
 }
 RECOGNISED = {
+    "prompts zeroed in the input": "other texts asked about",
+    "counts along the answer": "weights by the place",
+    "entropy added": "more than the tokens that came",
+    "divided by the answers of all data": "another weight for all",
+    "zero_grad once an epoch": "gradients pile up",
+    "weights held after each step": "steps that are not Adam's",
     "last column cut first": "a column is missing",
     "mask of the first row": "mask of other rows",
     "mask not permuted": "mask of other rows",
@@ -212,7 +246,7 @@ RECOGNISED = {
     "mean over all columns": "divided by the columns",
     "mean of means": "mean of means",
     "minus missing": "minus missing",
-    "uphill": "uphill",
+    "uphill": "trained: the right tokens, upside down",
     "no step": "nothing moves",
     "no zero_grad": "gradients pile up",
     "a new optimizer each time": "a new optimizer in every step",
@@ -226,11 +260,12 @@ RECOGNISED = {
     "base 2": "another unit",
     "one order for all epochs": "one order for all epochs",
     "weight decay": "weight decay",
-    "trains on everything, reports the answers": "steps by another loss",
+    "trains on everything, reports the answers": "trained: prompts and padding counted",
     "not shuffled": "one order for all epochs",
     "with replacement": "drawn with repeats",
     "one epoch": "another number of steps",
     "rate halved each step": "the learning rate falls too soon",
+    "loss of the longest answer": "whole answers left out",
 }
 
 
