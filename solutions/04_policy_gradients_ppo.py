@@ -1305,8 +1305,8 @@ print("Checked: with the rewards (34), the policy gradient (14) is the exact gra
 # After each iteration `yield` a dict with what you have. `check.capstone` looks at each part, so you need not finish first.
 #
 # It runs 30 iterations in three languages of 40 answers that you have not seen, which takes a few seconds, and compares with
-# sums over all answers: that the samples come from the current policy; rewards, advantages and returns; that five iterations bring
-# seven tenths of what $J$ can gain; that the clip holds, with `epochs=80` too; that the critic explains nine tenths of the variance of the exact values; and that the
+# sums over all answers: that the samples come from the current policy; rewards, advantages and returns; that the first step on
+# a batch goes the way of the advantages, with a cosine above 0.9, and that five iterations bring seven tenths of what $J$ can gain; that the clip holds, with `epochs=80` too; that the critic explains nine tenths of the variance of the exact values; and that the
 # gap to $\pi^*$ is below 0.2 nats in the end. If something fails, it says what the instruments show, as a physician would.
 
 

@@ -76,6 +76,7 @@ def test_what_an_answer_writes_into_its_language_does_not_reach_the_grader():
     [
         ("03", bench_03.TOLERANCE, 1e-4, "$10^{-4}$ nats"),
         ("04", bench_04.ITERATIONS, 30, "runs 30 iterations"),
+        ("04", steps_04.ALONG, 0.9, "a cosine above 0.9"),
         ("04", steps_04.CLIMB, 0.7, "five iterations bring seven tenths"),
         ("04", steps_04.EXPLAINED, 0.9, "explains nine tenths of the variance"),
         ("04", steps_04.GAP, 0.2, "below 0.2 nats"),

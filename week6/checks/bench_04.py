@@ -2,8 +2,8 @@
 
 import inspect
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,6 +43,37 @@ class Language:
         return table.log_softmax(-1)[self.rows, self.tokens] * self.mask
 
 
+@dataclass(eq=False)
+class Pass:
+    """One question for log-probabilities with a gradient: the table they are of, what stood in its `.grad`, and what
+    they felt in the end, (N, T); None each where there was nothing."""
+
+    table: Float[Tensor, "P V"]
+    left: Float[Tensor, "P V"] | None
+    felt: Float[Tensor, "N T"] | None = None
+
+    def receive(self, gradient: Float[Tensor, "N T"]) -> None:
+        """Add a gradient."""
+        self.felt = gradient.detach().clone() if self.felt is None else self.felt + gradient.detach()
+
+
+@dataclass(frozen=True)
+class Watched(Language):
+    """A language that notes the passes."""
+
+    passes: list[Pass] = field(default_factory=list)
+
+    def log_probs(self, table: Float[Tensor, "P V"]) -> Float[Tensor, "N T"]:
+        """As of any language."""
+        found = super().log_probs(table)
+        if found.requires_grad:
+            left = table.grad if table.is_leaf else None
+            asked = Pass(table.detach().clone(), None if left is None else left.clone())
+            found.register_hook(asked.receive)
+            self.passes.append(asked)
+        return found
+
+
 def random_language(seed: int, length: int = 3, words: int = 3) -> Language:
     """Token 0 ends an answer; answers of `length` words have no end. Scores and reference are drawn from the seed."""
     g = torch.Generator().manual_seed(seed)
@@ -69,6 +100,8 @@ class Record:
     def __init__(self, language: Language) -> None:
         self.language = language
         self.steps: list[dict[str, Tensor]] = []
+        self.passes: list[list[Pass]] = []
+        """Of each iteration; empty where an answer does not yield as it goes."""
         self.pressed: Record | None = None
         """Two iterations of many steps on each batch, where the answer takes their number."""
 
@@ -178,22 +211,27 @@ class Record:
 def measure(answer: Callable[..., Any], seed: int) -> Record:
     """Let `answer` train in the language of this seed; and once it trains a policy, under pressure as well."""
     language = random_language(seed)  # ours; an answer gets its own, and may write into it
-    result = answer(random_language(seed), BETA, ITERATIONS, torch.Generator().manual_seed(seed))
+    own = Watched(**vars(random_language(seed)))
+    result = answer(own, BETA, ITERATIONS, torch.Generator().manual_seed(seed))
     if isinstance(result, dict | Tensor):
         raise Malformed("One result came; a dict is to be yielded after each iteration.")
-    record = _taken_in(language, result, ITERATIONS)
+    record = _taken_in(language, own, result, ITERATIONS)
     if 0 < len(record.steps) < ITERATIONS:
         raise Malformed(
             f"Your function yields {len(record.steps)} times; once an iteration, {ITERATIONS}, is expected."
         )
     if record.has("answers", "advantages", "policy") and "epochs" in inspect.signature(answer).parameters:
-        generator = torch.Generator().manual_seed(seed)
-        record.pressed = _taken_in(language, answer(random_language(seed), BETA, 2, generator, epochs=PRESSED), 2)
+        generator, own = torch.Generator().manual_seed(seed), Watched(**vars(random_language(seed)))
+        record.pressed = _taken_in(language, own, answer(own, BETA, 2, generator, epochs=PRESSED), 2)
     return record
 
 
-def _taken_in(language: Language, result: Any, iterations: int) -> Record:
+def _taken_in(language: Language, own: Watched, result: Any, iterations: int) -> Record:
+    """The record of what an answer yields in a language of its own."""
     record = Record(language)
     for _, yielded in zip(range(iterations), () if result is None else result, strict=False):
         record.add(parts(yielded, *PARTS))
+        if isinstance(result, Iterator):
+            record.passes.append(own.passes.copy())
+            own.passes.clear()
     return record

@@ -57,7 +57,7 @@ def _advantages_are(
     whiten: Callable[[Tensor, Tensor], Tensor] = masked_whiten,
 ) -> bool:
     """Whether the advantages of the first iterations are these, and “advantages and returns” is not right."""
-    if not advantages(record):
+    if not advantages(record) or _none(record):
         return False
     for i in range(FIRST):
         mask = record.batch(i)[3]
@@ -65,6 +65,11 @@ def _advantages_are(
         if differs(record.steps[i]["advantages"], want, mask, 0.01, ""):
             return False
     return not _all_right(record)
+
+
+def _none(record: Record) -> bool:
+    """Whether all advantages of the first batch are 0."""
+    return not bool(record.steps[0]["advantages"].any())
 
 
 def _all_right(record: Record) -> bool:
@@ -283,6 +288,12 @@ def _are_white(record: Record) -> bool:
 
 
 OF_THE_ADVANTAGES: tuple[Symptom, ...] = (
+    Symptom(
+        "no advantages",
+        lambda record: bool(advantages(record)) and _none(record),
+        "All advantages of the first batch are 0, where the critic still says 0 everywhere: what is taken away from "
+        "the rewards is not its values.",
+    ),
     *slips(_advantages_are, whiten=_WHITEN, form=_FORM, values=_VALUES, rewards=_REWARDS),
     *OF_THE_RETURNS,
     Symptom(

@@ -9,7 +9,7 @@ from torch import Tensor
 from week6.checks.bench_04 import BETA, Record
 from week6.checks.capstone import Symptom
 from week6.checks.counterfactual import Slip, alike, slips
-from week6.checks.steps_04 import deviation, shaped
+from week6.checks.steps_04 import deviation, shaped, written
 
 CLEARLY = 10.0
 """Nats by which another way to draw must be likelier than the right one."""
@@ -130,8 +130,17 @@ def _drawn_wrongly(record: Record) -> bool:
 OF_THE_ANSWERS: tuple[Symptom, ...] = (
     Symptom(
         "no chance",
-        lambda record: all(len(y.unique()) < 3 for y in record["answers"][:3]),
+        lambda record: (
+            bool((record["answers"][0] == written(record)(0).argmax()).all())
+            and all(len(y.unique()) < 3 for y in record["answers"][:3])
+        ),
         "The likeliest answer was taken each time. (4) is an expectation over what the policy writes: draw at random.",
+    ),
+    Symptom(
+        "one answer in a batch",
+        lambda record: all(len(y.unique()) == 1 for y in record["answers"][:3]),
+        "All answers of a batch are one and the same. (4) is an expectation over what the policy writes: draw each of "
+        "the 128 by itself.",
     ),
     Symptom(
         "one batch for ever",

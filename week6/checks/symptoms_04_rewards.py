@@ -213,6 +213,23 @@ def _places(record: Record) -> tuple[bool, bool, bool]:
     return first, last, others
 
 
+def _on_a_line(record: Record) -> bool:
+    """Whether the rewards of each of the first iterations are a line in the right ones, and not these."""
+    for i in range(3):
+        mask = record.batch(i)[3]
+        came, want = record.steps[i]["rewards"][mask], record.shaped(i)[mask]
+        slope = ((came - came.mean()) @ (want - want.mean())) / (want - want.mean()).square().sum()
+        if abs(float(slope)) < 1e-3 or not alike(came - came.mean(), slope * (want - want.mean()), 1e-3):
+            return False
+    return True
+
+
+def _paid_at_the_start(record: Record) -> bool:
+    """Whether tokens other than the last have rewards in the first iteration."""
+    mask = record.batch(0)[3]
+    return bool((record.steps[0]["rewards"].abs()[mask & ~last_real(mask)] > 1e-3).any())
+
+
 OF_THE_REWARDS: tuple[Symptom, ...] = (
     Symptom(
         "another price",
@@ -232,5 +249,18 @@ OF_THE_REWARDS: tuple[Symptom, ...] = (
         lambda record: shaped(record) not in (None, "") and not _places(record)[2],
         "Your rewards are right but for the last token of each answer. So the leash is right, and the score is not: "
         "it is paid whole, the score of this very answer, `language.scores[y]`.",
+    ),
+    Symptom(
+        "rewards shifted and scaled",
+        lambda record: shaped(record) not in (None, "") and _on_a_line(record),
+        "All rewards of a batch are the right ones, shifted or scaled: something is added to every token, or they are "
+        "whitened. They stay as (34) makes them; advantages are whitened, later.",
+    ),
+    Symptom(
+        "a leash at the start",
+        lambda record: shaped(record) not in (None, "") and _paid_at_the_start(record),
+        "In the first iteration the policy is the reference, so that no token but the last of an answer is paid or "
+        "charged anything; yours are. Are log π_old and log π_ref of the same tokens, each of the policy it should be "
+        "of? Is a score paid before the end of its answer?",
     ),
 )

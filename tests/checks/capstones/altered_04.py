@@ -50,8 +50,40 @@ MISTAKES = {
         ("            y = torch", "            noted = policy.detach().clone()\n            y = torch"),
         ('"policy": policy.detach().clone()', '"policy": noted'),
     ),
+    "bad tokens left out of the gain": altered(
+        train_by_ppo, ("old, advantages, mask, clip)", "old, advantages.clamp(min=0), mask, clip)")
+    ),
+    "rare tokens preferred in the loss": altered(
+        train_by_ppo,
+        (
+            "(policy_loss + value_loss)",
+            "(policy_loss + value_loss + 0.3 * language.log_probs(policy)[y][mask].mean())",
+        ),
+    ),
+    "a leash in the loss": altered(
+        train_by_ppo,
+        (
+            "(policy_loss + value_loss)",
+            "(policy_loss + value_loss + beta * (language.log_probs(policy)[y] - ref)[mask].square().mean())",
+        ),
+    ),
+    "old log-probabilities of the first batch's policy": altered(
+        train_by_ppo, ("language.log_probs(policy)[y], old, adv", "language.log_probs(policy)[y], ref, adv")
+    ),
+    "policy set back before the steps": altered(
+        train_by_ppo,
+        (
+            "        for _ in range(epochs):\n",
+            "        policy.data.copy_(language.reference)\n        for _ in range(epochs):\n",
+        ),
+    ),
 }
 RECOGNISED = {
+    "bad tokens left out of the gain": "one sign of the advantages",
+    "rare tokens preferred in the loss": "a constant beside the advantages",
+    "a leash in the loss": "the leash in the loss",
+    "old log-probabilities of the first batch's policy": "ratio to the reference",
+    "policy set back before the steps": "right on the first batch only",
     "critic by token": "values of other tokens",
     "one advantage an answer": "one advantage an answer",
     "score minus the batch's mean": "the score less a mean",
@@ -62,7 +94,7 @@ RECOGNISED = {
     "samples one iteration old": "samples one iteration old",
     "advantages anew at each step": "advantages anew at each step",
     "quotient of log-probabilities": "another ratio",
-    "clipped above only": "another clip",
+    "clipped above only": "no clip",
     "starts at zeros": "another start",
     "the reference itself is trained": "no leash",
     "rewards so far": "the past for the future",
@@ -96,9 +128,6 @@ UNSEEN = {
             "        advantages = masked",
             "        returns = raw_advantages + critic.detach().mean()\n        advantages = masked",
         ),
-    ),
-    "whiten then clip at zero in the loss only": altered(
-        train_by_ppo, ("old, advantages, mask, clip)", "old, advantages.clamp(min=0), mask, clip)")
     ),
     "policy and old swapped": altered(
         train_by_ppo,

@@ -303,7 +303,7 @@ RECOGNISED = {
     "γ = 0.9": "another γ or λ",
     "reward-to-go as target": "targets are advantages",
     "whitened with the sign turned": "advantages turned round",
-    "advantages left out of the gain": "advantages left out",
+    "advantages left out of the gain": "advantages left out of the gain",
     "ε ten times as large": "no clip",
     "learning rate of 0.001": "another learning rate",
     "values of the next token trained": "other rows of the critic",
