@@ -1,5 +1,6 @@
 """The judge of 5.6: each part of a step is judged for itself; a number that is off is seen, and a run that fails."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from week6.checks import ppo_capstone
 from week6.checks.nb05 import ppo_step
 from week6.checks.ppo_capstone import GAIN, NAMES, STEPS, WEIGHTS, Record, vector
+from week6.checks.ppo_problem import ONE_STEP
+from week6.checks.ppo_symptoms_gradients import passes_of
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,15 @@ def changed(record, name, value):
 
 def test_the_courses_own_step_is_right(right):
     assert judged(right) == [] and right.ended is not None
+
+
+def test_the_courses_own_passes_feel_what_they_should_and_others_do_not(right):
+    passes = passes_of(right)
+    assert len(passes) == ONE_STEP.epochs and all(f.right(0) and f.right(1) for f in passes)
+    assert float(passes[0].log_rho.abs().max()) < 1e-4 < float(passes[-1].log_rho.abs().max())
+    halved = copy.deepcopy(right)
+    halved.passes[1].of_values *= 0.5
+    assert [f.right(1) for f in passes_of(halved)] == [True, False, True, True] and passes_of(halved)[1].right(0)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "answers"])

@@ -6,7 +6,7 @@ Then the step trains the chatbot from the reference on, and held-out prompts tel
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from week6.checks.capstone import Malformed, Step, parts
+from week6.checks.ppo_gradients import Pass, noted
 from week6.checks.ppo_problem import EOS, ONE_STEP, RUN, Truth, at_the_start, on_held_out, ours, problem, truth, updated
 from week6.log_probs import response_forward
 from week6.machine.optim import generator_for, make_optimizer, minibatch
@@ -35,9 +36,10 @@ at 0.91 to 1.35 times the KL.
 PPOStep = Callable[..., dict[str, Any]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
-    """One step of a student, on the problem of `seed`: the parts, the actor after it, and how a run with it ended."""
+    """One step of a student, on the problem of `seed`: the parts, the actor after it, its passes, what they felt, and
+    how a run with it ended."""
 
     seed: int
     parts: dict[str, Any]
@@ -45,6 +47,7 @@ class Record:
     gradient_steps: int | None
     """Of the optimizer that was handed over; None if it was not used."""
     reference_moved: bool
+    passes: list[Pass] = field(default_factory=list)
     ended: tuple[float, float] | None = None
     """Gold reward on held-out prompts, and KL in nats, after a run."""
 
@@ -79,7 +82,7 @@ def run(answer: PPOStep, seed: int) -> Record:
     p = problem(seed)
     actor = copy.deepcopy(p.moved).train()  # somebody has to switch its dropout off
     optimizer = make_optimizer(actor, ONE_STEP.learning_rate, eps=1e-5)
-    reference = copy.deepcopy(p.reference)
+    reference, passes = copy.deepcopy(p.reference), noted(actor)
     some = slice(0, ONE_STEP.batch_size)
     result = answer(
         actor, optimizer, reference, p.proxy, p.prompts[some], p.prompt_mask[some], ONE_STEP, generator_for(seed, 0)
@@ -90,7 +93,7 @@ def run(answer: PPOStep, seed: int) -> Record:
         raise Malformed("`answers`: the Rollout that `sample` returns is expected, with an answer to each prompt.")
     steps = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
     moved = not torch.equal(vector(reference), vector(p.reference))
-    record = Record(seed, found, actor, max(steps) if steps else None, moved)
+    record = Record(seed, found, actor, max(steps) if steps else None, moved, passes)
     if all(step.judge(record) == "" for step in STEPS[:-1]):
         record.ended = _run(answer, seed)
     return record

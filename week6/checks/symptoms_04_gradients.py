@@ -8,10 +8,9 @@ from torch import Tensor
 from week6.checks.bench_04 import Record
 from week6.checks.capstone import Symptom
 from week6.checks.gradients_04 import NEAR, Felt, first_scale, first_wrong, leaves_adam_at, piles_up, steps_of, watched
+from week6.checks.weighing import SAME, alike, line
 
 Seen = Callable[[Record, Felt], bool]
-SAME = 0.01
-"""A share of the size below which what is left over is nothing."""
 
 
 def _weights(step: Felt) -> tuple[Tensor, Tensor]:
@@ -20,23 +19,11 @@ def _weights(step: Felt) -> tuple[Tensor, Tensor]:
     return -step.got[here] / step.drawn[here], step.advantages[here]
 
 
-def _line(y: Tensor, *xs: Tensor) -> Tensor | None:
-    """The slopes and the offset of y as a line in the xs, or None where it is none."""
-    table = torch.stack([*xs, torch.ones_like(y)], 1)
-    found = torch.linalg.lstsq(table, y[:, None], driver="gelsd").solution
-    return found[:, 0] if float((table @ found - y[:, None]).norm()) < SAME * float(y.norm()) else None
-
-
 def _share(step: Felt) -> Tensor:
     """What each token feels, as a share of what it should feel; 1 where it should and does feel nothing."""
     size = float(step.want.abs().max())
     share = step.got / torch.where(step.want.abs() > NEAR * size, step.want, torch.inf)
     return torch.where((step.want.abs() <= NEAR * size) & (step.got.abs() <= NEAR * size), torch.nan, share)
-
-
-def _alike(x: Tensor) -> bool:
-    known = x[~x.isnan()]
-    return len(known) > 0 and float(known.max() - known.min()) <= SAME * float(known.abs().max())
 
 
 def _padding(record: Record, step: Felt) -> bool:
@@ -49,14 +36,14 @@ def _upside_down(record: Record, step: Felt) -> bool:
     """Whether tokens feel −A at first, and then less where ρ is larger."""
     steps = steps_of(record, 0)
     share = _share(steps[1]) * (2 * steps[1].log_rho).exp() if len(steps) > 1 else torch.ones(1)
-    return step.along < NEAR - 1 and len(steps) > 1 and _alike(share[share.abs() > NEAR])
+    return step.along < NEAR - 1 and len(steps) > 1 and alike(share[share.abs() > NEAR])
 
 
 def _of_one_sign(step: Felt) -> bool:
     """Whether only tokens with a good advantage count, or only those with a bad one, and those as they should."""
     w, a = _weights(step)
     return any(
-        float(w[~side].abs().max()) < NEAR * float(w.abs().max()) and _alike(w[side] / a[side])
+        float(w[~side].abs().max()) < NEAR * float(w.abs().max()) and alike(w[side] / a[side])
         for side in (a > 0, a < 0)
     )
 
@@ -73,8 +60,8 @@ def _weighed_by(*names: str) -> Seen:
 
     def seen(record: Record, step: Felt) -> bool:
         w, a = _weights(step)
-        return _line(w, a) is None and any(
-            record.has(name) and (line := _line(w, _of(record, name, step))) is not None and abs(float(line[0])) > 0
+        return line(w, a) is None and any(
+            record.has(name) and (found := line(w, _of(record, name, step))) is not None and abs(float(found[0])) > 0
             for name in names
         )
 
@@ -83,18 +70,18 @@ def _weighed_by(*names: str) -> Seen:
 
 def _plus_a_constant(record: Record, step: Felt) -> bool:
     w, a = _weights(step)
-    line = _line(w, a)
-    return line is not None and abs(float(line[0])) > NEAR and abs(float(line[1])) > SAME * abs(float(line[0]))
+    found = line(w, a)
+    return found is not None and abs(float(found[0])) > NEAR and abs(float(found[1])) > SAME * abs(float(found[0]))
 
 
 def _by_answer(record: Record, step: Felt) -> bool:
     share = _share(step)
-    return not _alike(share) and all(_alike(row) for row in share if bool((~row.isnan()).any()))
+    return not alike(share) and all(alike(row) for row in share if bool((~row.isnan()).any()))
 
 
 def _by_place(record: Record, step: Felt) -> bool:
     share = _share(step)
-    return not _alike(share) and all(_alike(column) for column in share.T if bool((~column.isnan()).any()))
+    return not alike(share) and all(alike(column) for column in share.T if bool((~column.isnan()).any()))
 
 
 def _leash(record: Record, step: Felt) -> bool:
@@ -102,15 +89,15 @@ def _leash(record: Record, step: Felt) -> bool:
     here = step.drawn > 0
     beyond = ((step.got - first_scale(record) * step.want) / step.drawn)[here]
     log_ratio = (record.language.log_probs(step.table) - record.language.log_probs(record.language.reference))[here]
-    line = _line(beyond, log_ratio)
-    return float(log_ratio.norm()) > 0 and line is not None and abs(float(line[0])) > 0
+    found = line(beyond, log_ratio)
+    return float(log_ratio.norm()) > 0 and found is not None and abs(float(found[0])) > 0
 
 
 def _to_the_reference(record: Record, step: Felt) -> bool:
     """Whether each token that feels something feels it times π/π_ref of before the batch."""
     log_ratio = record.language.log_probs(step.table) - record.language.log_probs(record.language.reference)
     off, felt = log_ratio - step.log_rho, _share(step).abs() > NEAR
-    return bool((off[felt].abs() > SAME).any()) and _alike((_share(step) / off.exp())[felt])
+    return bool((off[felt].abs() > SAME).any()) and alike((_share(step) / off.exp())[felt])
 
 
 def _held(record: Record, step: Felt) -> tuple[Tensor, Tensor, bool]:
@@ -135,7 +122,7 @@ def _other_clip(record: Record, step: Felt) -> bool:
 def _without_rho(record: Record, step: Felt) -> bool:
     """Whether each token feels its advantage, whatever its ratio."""
     w, a = _weights(step)
-    return _alike(w / torch.where(a.abs() > NEAR, a, torch.nan))
+    return alike(w / torch.where(a.abs() > NEAR, a, torch.nan))
 
 
 _AT_ONCE: tuple[tuple[str, Seen, str], ...] = (
@@ -164,7 +151,7 @@ _AT_ONCE: tuple[tuple[str, Seen, str], ...] = (
     ),
     (
         "advantages left out of the gain",
-        lambda record, step: _alike(_weights(step)[0].abs()),
+        lambda record, step: alike(_weights(step)[0].abs()),
         "all tokens are pushed alike, whatever the size of their advantage. The gain (27) is ρ times the advantage.",
     ),
     (

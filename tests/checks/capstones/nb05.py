@@ -293,8 +293,21 @@ MISTAKES = {
     ),
     "sum for mean": wrong((DOWN, DOWN.replace("policy_loss +", "policy_loss * mask[rows].sum() +"))),
     "mask of ones": wrong(("mask = answers.response_mask", "mask = torch.ones_like(answers.response_mask)")),
+    "bad tokens left out": wrong(("whitened[rows], mask", "whitened[rows].clamp(min=0), mask")),
+    "steps of another optimizer": wrong(
+        (
+            "    for _ in range(config.epochs):\n",
+            "    optimizer = torch.optim.SGD(actor.parameters(), lr=0.01)\n    for _ in range(config.epochs):\n",
+        )
+    ),
 }
 RECOGNISED = {
+    "rows of another minibatch": "policy loss: something else",
+    "ratio of whole answers": "policy loss: something else",
+    "old values follow": "the critic's loss in later passes",
+    "half of the answers": "policy loss: answers weighed differently",
+    "bad tokens left out": "policy loss: one sign of the advantages",
+    "steps of another optimizer": "right gradients, other steps",
     "returns are the rewards": "the critic's targets",
     "dropout left on": "dropout",
     "sampled at temperature 1": "temperature of sampling",
@@ -328,8 +341,8 @@ RECOGNISED = {
     "KL at the last token": "shares of the tokens",
     "β forgotten": "price of KL",
     "values stay 0": "no critic",
-    "ratio upside down": "good tokens get less likely",
-    "bad tokens wanted": "good tokens get less likely",
+    "ratio upside down": "policy loss: the sign",
+    "bad tokens wanted": "policy loss: the sign",
     "dropout on in the update": "dropout",
     "whitened by row": "each answer whitened by itself",
     "two descents": "too many steps",
