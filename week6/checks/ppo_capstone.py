@@ -47,9 +47,9 @@ class Record:
     gradient_steps: int | None
     """Of the optimizer that was handed over; None if it was not used."""
     reference_moved: bool
-    passes: list[Pass] = field(default_factory=list)
     ended: tuple[float, float] | None = None
     """Gold reward on held-out prompts, and KL in nats, after a run."""
+    passes: list[Pass] = field(default_factory=list)
 
     @property
     def answers(self) -> Rollout:
@@ -93,7 +93,7 @@ def run(answer: PPOStep, seed: int) -> Record:
         raise Malformed("`answers`: the Rollout that `sample` returns is expected, with an answer to each prompt.")
     steps = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
     moved = not torch.equal(vector(reference), vector(p.reference))
-    record = Record(seed, found, actor, max(steps) if steps else None, moved, passes)
+    record = Record(seed, found, actor, max(steps) if steps else None, moved, passes=passes)
     if all(step.judge(record) == "" for step in STEPS[:-1]):
         record.ended = _run(answer, seed)
     return record
