@@ -21,6 +21,8 @@
 # %% tags=["folded"]
 # @title Set-up: what this notebook uses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -674,48 +676,126 @@ torch.testing.assert_close(far, ties * math.log(2))  # what is left: the coin to
 ceiling = -log_ref[reward == reward.max()].logsumexp(0).item()
 print(f"Checked (16) from 20 policies. The end: only the best answers, {ceiling:.2f} nats from the reference.")
 
-# %%
-losses = {
-    "DPO, β = 0.5": lambda h: -F.logsigmoid(0.5 * h),
-    "DPO, β = 2": lambda h: -F.logsigmoid(2 * h),
-    "cDPO, β = 0.5, ε = 0.1": lambda h: cdpo_of_margins(0.5 * h),
-    "IPO, β = 0.1": lambda h: (h - 5) ** 2,  # 1/(2β) = 5
-}
-paths = {}
-for name, loss_of_h in losses.items():
-    theta = log_ref.clone().requires_grad_()
-    optimizer, steps, kls = torch.optim.Adam([theta], lr=0.1), [], []
-    for step in range(1, 1001):
-        log_ratio = theta.log_softmax(-1) - log_ref
-        optimizer.zero_grad()
-        expected(loss_of_h(log_ratio[first] - log_ratio[second]), certain).backward()
-        optimizer.step()
-        if step < 10 or step % 10 == 0:
-            steps, kls = [*steps, step], [*kls, kl_of(theta.detach().log_softmax(-1))]
-    paths[name] = steps, kls
+# %% [markdown]
+# So a loss either brings a policy to rest somewhere, or it drives it away for ever. Now you write what tells.
+#
+# ### Exercise 10.5 · Capstone: what does a loss want?
+# *difficulty 4/5 · importance 4/5 · 45 minutes*
+#
+# **Given** is any loss of a pair, `pair_loss(won, lost, ref_won, ref_lost)`: $\log \pi$ of the chosen and of the rejected
+# answer, then $\log \pi_\mathrm{ref}$ of both. It works element by element: hand it a column and a row, and it gives a table.
+#
+# **Wanted** is where gradient descent on (1) leads, from $\pi_\mathrm{ref}$. The policy is a table of N logits. A rare answer has
+# a small gradient however wrong it is: in (1) whatever moves its logit has the factor $\pi_\mathrm{ref}(y)$. So we look at
+# **slopes**: the gradient by the logit of $y$, divided by $\pi_\mathrm{ref}(y)$. The policy rests where no slope is larger than
+# `tolerance`, sign aside. It has run away where two log-ratios $\log \pi/\pi_\mathrm{ref}$ are more than `limit` nats apart.
+# Any method is welcome. Mind that these losses bend differently, by a factor of a thousand: no one step length suits all.
+#
+# **It is judged** on twelve losses with six to eight answers, from each of three seeds: steepest slope (up to twice the
+# tolerance, for rounding), gap to the optimum below $10^{-4}$ nats where we know it, a right verdict, the path of the KL,
+# and the reward that is lost by (2), to $10^{-5}$. That takes a second or two. Return the parts that you have; the check looks
+# at unfinished code, too.
 
-variants.kl_while_training(paths, ceiling)
+
+# %% tags=["exercise"]
+def what_it_wants(
+    pair_loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    log_ref: Float[Tensor, " N"],
+    reward: Float[Tensor, " N"],
+    preference: Float[Tensor, "N N"],
+    tolerance: float,
+    limit: float,
+) -> dict[str, Any]:
+    """Where gradient descent on (1) leads from π_ref, or that nothing holds it; and what reward it loses there.
+
+    "slopes": at π_ref, shape (N,). "log_pi": at the end, shape (N,). "rests": whether it came to rest. "kls": KL to the
+    reference in nats, at the start and after each step. "lost": where it rests, E[r] of π* with this KL minus its E[r].
+    """
+    # 1. The weights of all pairs in (1); a function from logits to slopes.
+    # 2. From log π_ref, while a slope is too steep: a step downhill. Was it too long? How long is the next one?
+    # 3. In each step: are the log-ratios too far apart? Then return what you have, "rests" False.
+    # 4. After each step the KL.
+    # 5. Where it rests: β' of the π* with the same KL, by bisection, and the reward that is lost.
+    # BEGIN SOLUTION
+    pairs = 2 * log_ref.exp()[:, None] * log_ref.exp() * preference
+
+    def slopes_at(theta: Tensor) -> Tensor:
+        theta = theta.clone().requires_grad_()
+        log_pi = theta.log_softmax(-1)
+        losses = pair_loss(log_pi[:, None], log_pi, log_ref[:, None], log_ref)
+        (gradient,) = torch.autograd.grad((pairs * losses).sum(), theta)
+        return gradient / log_ref.exp()
+
+    log_pi, slopes, kls, step = log_ref, slopes_at(log_ref), [0.0], 1.0
+    found = {"slopes": slopes, "kls": kls}
+    while slopes.abs().max() > tolerance:
+        log_ratio = log_pi - log_ref
+        if log_ratio.max() - log_ratio.min() > limit:
+            return found | {"log_pi": log_pi, "rests": False}
+        there = (log_pi - step * slopes).log_softmax(-1)
+        slopes_there = slopes_at(there)
+        if (log_ref.exp() * slopes * slopes_there).sum() < 0:  # it rises again there: too far
+            step /= 2
+            continue
+        log_pi, slopes, step = there, slopes_there, 2 * step
+        kls.append(kl_divergence(log_pi, log_ref).item())
+
+    low, high = 1e-4, 1e4
+    for _ in range(100):
+        price = math.sqrt(low * high)
+        best, _ = optimal_policy(log_ref, reward, price)
+        low, high = (price, high) if kl_divergence(best, log_ref).item() > kls[-1] else (low, price)
+    return found | {"log_pi": log_pi, "rests": True, "lost": ((best.exp() - log_pi.exp()) * reward).sum().item()}
+    # END SOLUTION
+
+
+# %% tags=["nbval-ignore-output"]
+check.capstone(what_it_wants)
+
+# %% tags=["student-only"]
+# check.capstone.hint()
+# check.capstone.solution()
+
+# %% tags=["nbval-ignore-output"]
+ask = check.capstone.or_ours(what_it_wants)
 
 # %% [markdown]
-# *Figure 3. KL to the reference against the gradient step, both logarithmic, when the better answer always wins. Both lines of
-# DPO go on rising towards the dotted line of the best answers alone; those of cDPO and IPO come to rest below it.*
+# Ask six losses, with certain labels, about the twelve answers that the reference likes best.
+
+# %%
+few = log_ref.topk(12).indices
+few_ref, few_reward, few_certain = (
+    log_ref[few].log_softmax(-1),
+    reward[few],
+    certain[few][:, few],
+)  # (12,), (12,), (12, 12)
+losses = {
+    "DPO, β = 0.5": lambda w, lo, rw, rl: -F.logsigmoid(0.5 * (w - rw - lo + rl)),
+    "DPO, β = 1": lambda w, lo, rw, rl: -F.logsigmoid(w - rw - lo + rl),
+    "SimPO, β = 2, γ = 0": lambda w, lo, rw, rl: -F.logsigmoid(2 * (w - lo) / 3),
+    "cDPO, β = 0.5, ε = 0.1": lambda w, lo, rw, rl: cdpo_of_margins(0.5 * (w - rw - lo + rl)),
+    "IPO, β = 0.1": lambda w, lo, rw, rl: (w - rw - lo + rl - 5) ** 2,  # 1/(2β) = 5
+    "ORPO, λ = 1": lambda w, lo, rw, rl: orpo_of(w / 3, lo / 3, 1.0),
+}
+led = {name: ask(loss, few_ref, few_reward, few_certain, 1e-5, 20.0) for name, loss in losses.items()}
+ceiling = -few_ref[few_reward == few_reward.max()].logsumexp(0).item()
+variants.kl_while_training({name: [float(kl) for kl in end["kls"]][1:] for name, end in led.items()}, ceiling)
+
+# %% [markdown]
+# *Figure 3. KL to the reference against the step of your descent, both logarithmic, when the better answer always wins. DPO and
+# SimPO run towards the dotted line, the best answers alone, until the limit stops them; cDPO, IPO and ORPO come to rest below.*
 
 # %% tags=["nbval-check-output"]
-resting = {
-    "cDPO, β = 0.5, ε = 0.1": minimise(lambda log_pi: expected(dpo_of_pairs(log_pi, label_smoothing=epsilon), certain)),
-    "IPO, β = 0.1": ipo_policy(log_ref, certain, 0.1),
-}
-for name, (_, kls) in paths.items():
-    if name in resting:
-        assert abs(kls[-1] - kl_of(resting[name])) < 0.01
-    else:
-        assert kls[-1] > 1.05 * kls[len(kls) // 2] and kls[-1] < ceiling
-sft_term_holds = minimise(lambda log_pi: expected(orpo_of(log_pi[first] / 3, log_pi[second] / 3, 1.0), certain))
-far_simpo = [
-    expected(simpo_of(*((t * reward).log_softmax(-1)[i] for i in (first, second)), T, T, 2.0, 0.5), certain).item()
-    for t in (1, 2, 4, 8, 16, 32)
-]
-assert far_simpo == sorted(far_simpo, reverse=True)  # SimPO's falls for ever, as DPO's
+for name, end in led.items():
+    runs_away = name.startswith(("DPO", "SimPO"))
+    assert bool(end["rests"]) != runs_away
+    assert (kl_divergence(torch.as_tensor(end["log_pi"]).double(), few_ref).item() > 0.9 * ceiling) == runs_away
+by_ipo = torch.as_tensor(led["IPO, β = 0.1"]["log_pi"]).double()
+torch.testing.assert_close(by_ipo, ipo_policy(few_ref, few_certain, 0.1), rtol=0, atol=1e-3)  # (4) holds here as well
+by_cdpo = 0.5 * (torch.as_tensor(led["cDPO, β = 0.5, ε = 0.1"]["log_pi"]).double() - few_ref)
+predicted = torch.sigmoid(by_cdpo[:, None] - by_cdpo) @ few_ref.exp()
+torch.testing.assert_close(predicted, epsilon + (1 - 2 * epsilon) * (few_certain @ few_ref.exp()), rtol=0, atol=1e-3)
+assert (check.GAP, check.TOLERANCE) == (1e-4, 1e-5)  # as the exercise says
 print("Checked: with certain labels DPO and SimPO have no minimum; cDPO, IPO and ORPO have one, and it was found.")
 
 # %% [markdown]

@@ -14,7 +14,7 @@ RATIOS = {
     "IPO": torch.tensor([-1.0, 0.0, 0.2, 1.0]),
     "KTO": torch.tensor([-80.0, -90.0, 0.3, 1.1]),
 }
-PATHS = {"DPO": ([1, 10, 100], [0.1, 1.0, 3.0]), "IPO": ([1, 10, 100], [0.1, 0.9, 0.9])}
+PATHS = {"DPO": [0.1, 1.0, 3.0], "IPO": [0.8, 0.9]}
 FIGURES = {
     "against_the_frontier": lambda: variants.against_the_frontier(BEST, LOSSES),
     "steps_and_slopes": lambda: variants.steps_and_slopes(WINS, RATIOS, threshold=0.5),
@@ -64,6 +64,6 @@ def test_paths_are_drawn_on_two_logarithmic_axes_under_a_ceiling():
     (axes,) = FIGURES["kl_while_training"]().axes
     lines = drawn(axes)
     assert axes.get_xscale() == axes.get_yscale() == "log"
-    for name, (steps, nats) in PATHS.items():
-        assert (list(lines[name].get_xdata()), list(lines[name].get_ydata())) == (steps, nats)
+    for name, nats in PATHS.items():
+        assert (list(lines[name].get_xdata()), list(lines[name].get_ydata())) == ([1, 2, 3][: len(nats)], nats)
     assert set(lines["only the best answers"].get_ydata()) == {4.4}

@@ -1,6 +1,7 @@
 """The figures of notebook 10: what the variants of DPO want. Tables of numbers in, a figure out."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -45,16 +46,14 @@ def steps_and_slopes(
     return figure
 
 
-def kl_while_training(paths: Mapping[str, tuple[Sequence[int], Sequence[float]]], ceiling: float) -> Figure:
-    """KL (nats) against the gradient step, both axes logarithmic, a line for each loss; dotted, the KL of a policy that
-    gives the best answers only."""
+def kl_while_training(paths: Mapping[str, Sequence[float]], ceiling: float) -> Figure:
+    """KL (nats) after each step, both axes logarithmic, a line for each loss; dotted, the KL of a policy that gives the
+    best answers only."""
     figure, (axes,) = empty_panels("", 1)
     figure.set_size_inches(7.5, 3.8)
-    for (name, (steps, nats)), (color, style) in zip(paths.items(), LOOKS, strict=False):
-        axes.loglog(steps, nats, color=color, linestyle=style, label=name)
+    for (name, nats), (color, style) in zip(paths.items(), cycle(LOOKS)):
+        axes.loglog(range(1, len(nats) + 1), nats, color=color, linestyle=style, marker=".", label=name)
     axes.axhline(ceiling, color=BLACK, linestyle=":", linewidth=1, label="only the best answers")
-    axes.set(
-        title="Labels that are certain", ylabel=r"KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)", xlabel="gradient step"
-    )
+    axes.set(title="Labels that are certain", ylabel=r"KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)", xlabel="step")
     axes.legend(loc="lower right")
     return figure
