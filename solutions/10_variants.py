@@ -378,24 +378,47 @@ kto_of = check.q2.or_ours(thumbs_loss)
 # β all $\sigma(u)\,\sigma(-u)$ are near one quarter, and then
 #
 # $$\pi_\mathrm{KTO}(y) \approx \frac{\pi_\mathrm{ref}(y)\, \max(0, c(y))}{Z}. \tag{10}$$
+#
+# ### Exercise 10.3 · Where KTO leads
+# *difficulty 3/5 · importance 4/5 · 15 minutes*
+#
+# Train a table of logits on KTO's *expected* loss: an answer is drawn from $\pi_\mathrm{ref}$, and its thumb is up with
+# probability $w(y)$. Start at $\pi_\mathrm{ref}$, take `steps` steps of Adam with learning rate `rate`, and measure $z_0$
+# before each of them. Both weights $\lambda$ are 1. Use `kto_of` from above.
 
 
-# %%
-def kto_policy(b: float, ref: Float[Tensor, " N"], w: Float[Tensor, " N"], steps: int) -> Float[Tensor, " N"]:
-    """Where the expected KTO loss with win rates w leads from `ref`, in so many steps of Adam."""
-    theta = ref.clone().requires_grad_()
-    optimizer = torch.optim.Adam([theta], lr=0.1)
+# %% tags=["exercise"]
+def train_on_thumbs(
+    log_ref: Float[Tensor, " N"], wins: Float[Tensor, " N"], beta: float, rate: float, steps: int
+) -> Float[Tensor, " N"]:
+    """log π after the last step."""
+    # BEGIN SOLUTION
+    theta = log_ref.clone().requires_grad_()
+    optimizer = torch.optim.Adam([theta], lr=rate)
+    up = torch.ones(len(log_ref), dtype=torch.bool)
     for _ in range(steps):
-        log_ratio = theta.log_softmax(-1) - ref
-        z0 = ((log_ratio + ref).exp() * log_ratio).sum().item()
-        up, down = (kto_of(log_ratio, torch.full((N,), thumb), z0, b, 1.0, 1.0) for thumb in (True, False))
+        log_pi = theta.log_softmax(-1)
+        log_ratio = log_pi - log_ref
+        z0 = (log_pi.exp() * log_ratio).sum().item()
+        of_good, of_bad = (kto_of(log_ratio, thumb, z0, beta, 1.0, 1.0) for thumb in (up, ~up))
+        loss = (log_ref.exp() * (wins * of_good + (1 - wins) * of_bad)).sum()
         optimizer.zero_grad()
-        (ref.exp() * (w * up + (1 - w) * down)).sum().backward()
+        loss.backward()
         optimizer.step()
     return theta.detach().log_softmax(-1)
+    # END SOLUTION
 
 
-kto = {b: kto_policy(b, log_ref, wins, 3000) for b in (0.05, 0.1, 0.2, 0.4)}
+# %% tags=["nbval-check-output"]
+check.q3(train_on_thumbs)
+
+# %% tags=["student-only"]
+# check.q3.hint()
+# check.q3.solution()
+
+# %%
+kto_policy = check.q3.or_ours(train_on_thumbs)
+kto = {b: kto_policy(log_ref, wins, b, 0.1, 3000) for b in (0.05, 0.1, 0.2, 0.4)}
 
 # %% tags=["nbval-check-output"]
 c = wins - (1 - wins)  # (9) with λ_D = λ_U = 1
@@ -458,7 +481,7 @@ print("Checked: IPO's log-ratios are a straight line in w; KTO's fall by more th
 # $$\ell_\mathrm{SimPO} = -\log \sigma\Big(\frac{\beta}{\lvert y_w \rvert} \log \pi(y_w)
 # - \frac{\beta}{\lvert y_l \rvert} \log \pi(y_l) - \gamma\Big). \tag{11}$$
 #
-# ### Exercise 10.3 · SimPO's loss
+# ### Exercise 10.4 · SimPO's loss
 # *difficulty 1/5 · importance 3/5 · 5 minutes*
 #
 # Write (11) for a batch. You get *summed* log-probabilities and the lengths in tokens, all of shape `(B,)`. Margins of
@@ -481,14 +504,14 @@ def loss_by_means(
 
 
 # %% tags=["nbval-check-output"]
-check.q3(loss_by_means)
+check.q4(loss_by_means)
 
 # %% tags=["student-only"]
-# check.q3.hint()
-# check.q3.solution()
+# check.q4.hint()
+# check.q4.solution()
 
 # %% tags=["nbval-check-output"]
-simpo_of = check.q3.or_ours(loss_by_means)
+simpo_of = check.q4.or_ours(loss_by_means)
 
 # %% [markdown]
 # Here all answers have three tokens. So with $\gamma = 0$ (11) is DPO with $\beta/3$ and without $\log \pi_\mathrm{ref}$, and the
@@ -529,7 +552,7 @@ print("Checked (12) for two β, and (13) for three settings: the slope is 0 ther
 # $$\ell_\mathrm{ORPO} = -\ell_w - \lambda \log \sigma\big(o(\ell_w) - o(\ell_l)\big), \qquad
 # o(\ell) = \log\frac{e^\ell}{1 - e^\ell} = \ell - \log(1 - e^\ell). \tag{14}$$
 #
-# ### Exercise 10.4 · ORPO's loss
+# ### Exercise 10.5 · ORPO's loss
 # *difficulty 3/5 · importance 3/5 · 8 minutes*
 #
 # Write (14) for a batch of mean log-probabilities, all below 0, shape `(B,)`. A mean of −900 must give a finite loss and
@@ -546,14 +569,14 @@ def odds_loss(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"], lam: f
 
 
 # %% tags=["nbval-check-output"]
-check.q4(odds_loss)
+check.q5(odds_loss)
 
 # %% tags=["student-only"]
-# check.q4.hint()
-# check.q4.solution()
+# check.q5.hint()
+# check.q5.solution()
 
 # %% tags=["nbval-check-output"]
-orpo_of = check.q4.or_ours(odds_loss)
+orpo_of = check.q5.or_ours(odds_loss)
 
 # %% [markdown]
 # The two terms want two things. Alone, the first is SFT on the chosen answers, and ends at *their* distribution. An answer
@@ -679,7 +702,7 @@ print(f"Checked (16) from 20 policies. The end: only the best answers, {ceiling:
 # %% [markdown]
 # So a loss either brings a policy to rest somewhere, or it drives it away for ever. Now you write what tells.
 #
-# ### Exercise 10.5 · Capstone: what does a loss want?
+# ### Exercise 10.6 · Capstone: what does a loss want?
 # *difficulty 4/5 · importance 4/5 · 45 minutes*
 #
 # **Given** is any loss of a pair, `pair_loss(won, lost, ref_won, ref_lost)`: $\log \pi$ of the chosen and of the rejected
@@ -922,7 +945,7 @@ def what_flips_do(share: float, seed: int) -> list[float]:
         score = 0.5 * (log_pi - ref)
         return -(drawn * F.logsigmoid(score[:, None] - score[None, :])).sum()
 
-    dpo, ipo, thumbs = minimise(dpo_on_them, ref), optimal_policy(ref, w, 0.1)[0], kto_policy(0.1, ref, w, 1500)
+    dpo, ipo, thumbs = minimise(dpo_on_them, ref), optimal_policy(ref, w, 0.1)[0], kto_policy(ref, w, 0.1, 0.1, 1500)
     at_one_nat = spending(dpo - ref, 1.0), spending(w, 1.0), thumbs
     return [x for log_pi, like in zip((dpo, ipo, thumbs), at_one_nat, strict=True) for x in (nats(log_pi), lost(like))]
 

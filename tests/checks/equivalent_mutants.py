@@ -65,4 +65,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "nb09.q3",
         "surrogate = torch.maximum(-advantage * ratio.clamp(1 - clip_low, 1 + clip_high), -advantage * ratio)",
     ): "the larger of two numbers has no order",
+    (
+        "nb10.q3",
+        "loss = (log_ref.exp() * (wins * torch.sigmoid(-u) + (1 - wins) * torch.sigmoid(u))).mean()",
+    ): "Adam's steps do not depend on the size of the loss",
+    ("nb10.q3", "return theta.log_softmax(-1)"): "the same numbers, with a gradient that nobody takes",
 }

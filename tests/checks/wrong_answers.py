@@ -1873,6 +1873,38 @@ def orpo_that_pushes_down_twice(chosen: Tensor, rejected: Tensor, lam: float) ->
     return rejected - chosen + lam * F.softplus(odds[1] - odds[0])
 
 
+def _thumbs(log_ref, wins, beta, rate, steps, z0_of, loss_of):
+    theta = log_ref.clone().requires_grad_()
+    adam = torch.optim.Adam([theta], lr=rate)
+    z0 = None
+    for _ in range(steps):
+        log_pi = theta.log_softmax(-1)
+        h = log_pi - log_ref
+        z0 = z0_of(h.detach(), log_pi.detach(), z0)
+        adam.zero_grad()
+        loss_of(log_ref.exp(), log_pi.exp().detach(), wins, torch.sigmoid(beta * (h - z0))).backward()
+        adam.step()
+    return theta.detach().log_softmax(-1)
+
+
+def thumbs_of_own_answers(log_ref: Tensor, wins: Tensor, beta: float, rate: float, steps: int) -> Tensor:
+    """Draws the answers from the policy."""
+    return _thumbs(log_ref, wins, beta, rate, steps, lambda h, log_pi, z: (log_pi.exp() * h).sum(),
+                   lambda ref, pi, w, s: (pi * (w * (1 - s) + (1 - w) * s)).sum())  # fmt: skip
+
+
+def thumbs_with_a_logarithm(log_ref: Tensor, wins: Tensor, beta: float, rate: float, steps: int) -> Tensor:
+    """A cross-entropy in place of the straight line in σ."""
+    return _thumbs(log_ref, wins, beta, rate, steps, lambda h, log_pi, z: (log_pi.exp() * h).sum(),
+                   lambda ref, pi, w, s: -(ref * (w * s.log() + (1 - w) * (1 - s).log())).sum())  # fmt: skip
+
+
+def thumbs_with_the_largest_ratio(log_ref: Tensor, wins: Tensor, beta: float, rate: float, steps: int) -> Tensor:
+    """Compares with the answer that has gained most."""
+    return _thumbs(log_ref, wins, beta, rate, steps, lambda h, log_pi, z: h.max(),
+                   lambda ref, pi, w, s: (ref * (w * (1 - s) + (1 - w) * s)).sum())  # fmt: skip
+
+
 WRONG_ANSWERS: dict[str, list[object]] = {
     "nb00.q1": [
         agreement_on_a_only,
@@ -2197,8 +2229,9 @@ WRONG_ANSWERS: dict[str, list[object]] = {
     ],
     "nb10.q1": [ipo_of_rewards, ipo_of_majorities, ipo_without_logarithm],
     "nb10.q2": [kto_with_a_hinge, kto_of_the_mean, kto_with_weights_inside],
-    "nb10.q3": [simpo_with_padded_length, simpo_with_a_hinge, simpo_with_gamma_per_token],
-    "nb10.q4": [
+    "nb10.q3": [thumbs_of_own_answers, thumbs_with_a_logarithm, thumbs_with_the_largest_ratio],
+    "nb10.q4": [simpo_with_padded_length, simpo_with_a_hinge, simpo_with_gamma_per_token],
+    "nb10.q5": [
         orpo_of_sigmoids,
         orpo_with_dpo_in_it,
         orpo_with_odds_of_the_rejected_forgotten,

@@ -14,7 +14,7 @@ RATIOS = {
     "IPO": torch.tensor([-1.0, 0.0, 0.2, 1.0]),
     "KTO": torch.tensor([-80.0, -90.0, 0.3, 1.1]),
 }
-PATHS = {"DPO": [0.1, 1.0, 3.0], "IPO": [0.8, 0.9]}
+PATHS = {"DPO": [0.1, 1.0, 3.0], "IPO": [0.8, 0.9]} | {f"loss {i}": [0.2 * i, 0.3] for i in (1, 2, 3, 4)}
 FIGURES = {
     "against_the_frontier": lambda: variants.against_the_frontier(BEST, LOSSES),
     "steps_and_slopes": lambda: variants.steps_and_slopes(WINS, RATIOS, threshold=0.5),

@@ -1,20 +1,21 @@
 """The capstone of notebook 10: what does a loss want?"""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from week6.checks.bench_10 import STEPS, PairLoss, measure
+from week6.checks.bench_10 import STEPS, measure
 from week6.checks.capstone import Capstone
 from week6.checks.symptoms_10 import SYMPTOMS
 from week6.objective import kl_divergence, optimal_policy
 
 
 def what_it_wants(
-    pair_loss: PairLoss,
+    pair_loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     log_ref: Float[Tensor, " N"],
     reward: Float[Tensor, " N"],
     preference: Float[Tensor, "N N"],
@@ -57,7 +58,7 @@ def what_it_wants(
 
 
 capstone = Capstone(
-    title="10.5 Capstone: what does a loss want?",
+    title="10.6 Capstone: what does a loss want?",
     reference=what_it_wants,
     run=measure,
     steps=STEPS,

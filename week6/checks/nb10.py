@@ -1,5 +1,7 @@
 """Questions of notebook 10, the variants: what does each loss want?"""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -232,7 +234,175 @@ q2 = Question(
     ),
 )
 
-# --- 10.3 · SimPO ---------------------------------------------------------------------------------------------------
+# --- 10.3 · where KTO leads ------------------------------------------------------------------------------------------
+
+
+def kto_training(
+    log_ref: Float[Tensor, " N"], wins: Float[Tensor, " N"], beta: float, rate: float, steps: int
+) -> Float[Tensor, " N"]:
+    """log π after so many steps of Adam on KTO's expected loss, from π_ref; z₀ = KL(π ‖ π_ref) before each step."""
+    theta = log_ref.clone().requires_grad_()
+    optimizer = torch.optim.Adam([theta], lr=rate)
+    for _ in range(steps):
+        log_pi = theta.log_softmax(-1)
+        log_ratio = log_pi - log_ref
+        u = beta * (log_ratio - (log_pi.exp() * log_ratio).sum().item())
+        loss = (log_ref.exp() * (wins * torch.sigmoid(-u) + (1 - wins) * torch.sigmoid(u))).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return theta.detach().log_softmax(-1)
+
+
+def _win_rates(g: torch.Generator) -> list[tuple[Tensor, Tensor, float, float, int]]:
+    """References and win rates on both sides of one half; β large and small; one step, and several."""
+    cases = []
+    for n, beta, rate, steps in (
+        (3, 0.5, 0.3, 1),
+        (4, 0.2, 0.3, 12),
+        (5, 1.5, 0.1, 25),
+        (whole(g, 3, 6), 0.8, 0.5, 20),
+    ):
+        log_ref = torch.randn(n, generator=g, dtype=torch.float64).log_softmax(-1)
+        cases.append((log_ref, torch.rand(n, generator=g, dtype=torch.float64), beta, rate, steps))
+    return cases
+
+
+def _trained(
+    expected: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = lambda pi_ref, w, good, bad: (
+        pi_ref * (w * good + (1 - w) * bad)
+    ).sum(),
+    point: Callable[[Tensor, Tensor], Tensor | float] = lambda log_pi, log_ratio: (
+        (log_pi.exp() * log_ratio).sum().item()
+    ),
+    start: Callable[[Tensor], Tensor] = torch.clone,
+    clear: bool = True,
+    result: Callable[[Tensor], Tensor] = lambda theta: theta.log_softmax(-1),
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+) -> Callable[..., Tensor]:
+    """The training with one part done otherwise."""
+
+    def train(log_ref: Tensor, wins: Tensor, beta: float, rate: float, steps: int) -> Tensor:
+        theta = start(log_ref).requires_grad_()
+        steps_of = optimizer([theta], lr=rate)
+        for _ in range(steps):
+            log_pi = theta.log_softmax(-1)
+            u = beta * (log_pi - log_ref - point(log_pi, log_pi - log_ref))
+            if clear:
+                steps_of.zero_grad()
+            expected(log_ref.exp(), wins, torch.sigmoid(-u), torch.sigmoid(u)).backward()  # type: ignore[no-untyped-call]
+            steps_of.step()
+        return result(theta.detach())
+
+    return train
+
+
+q3 = Question(
+    title="10.3 Where KTO leads",
+    name="train_on_thumbs",
+    reference=kto_training,
+    cases=_win_rates,
+    rtol=1e-4,
+    atol=1e-5,
+    hints=(
+        "How often is an answer drawn, and how often is its thumb up then? With which weights do its two losses stand "
+        "in the expected loss?",
+        "Answer y has the loss of a desirable answer with probability w(y), that of an undesirable one with 1 − w(y), "
+        "and it is drawn with π_ref(y). z₀ is the KL of the policy as it is now: a number, measured before each step.",
+        "Logits that begin at log_ref and have a gradient; Adam with learning rate `rate`. In each step: log π by "
+        "log_softmax, the log-ratios, z₀ as a number (.item()); the loss of all answers with thumbs up, and with "
+        "thumbs down; both weighed by w and 1 − w, then by π_ref, and summed up; clear the gradient, backward, step. "
+        "At last log_softmax of the logits.",
+        "theta = log_ref.clone().requires_grad_()\n"
+        "optimizer = torch.optim.Adam([theta], lr=rate)\n"
+        "up = torch.ones(len(log_ref), dtype=torch.bool)\n"
+        "for _ in range(steps):\n"
+        "    log_pi = theta.log_softmax(-1)\n"
+        "    log_ratio = log_pi - log_ref\n"
+        "    z0 = ...\n"
+        "    of_good, of_bad = (kto_of(log_ratio, thumb, z0, beta, 1.0, 1.0) for thumb in (up, ~up))\n"
+        "    loss = (log_ref.exp() * ...).sum()\n"
+        "    optimizer.zero_grad()\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+        "return theta.detach().log_softmax(-1)",
+    ),
+    misconceptions=(
+        Misconception(
+            "gradient through the reference point",
+            _trained(point=lambda log_pi, log_ratio: (log_pi.exp() * log_ratio).sum()),
+            "Your gradient flows through z₀. KTO measures it and holds it fixed in the step: make it a number.",
+        ),
+        Misconception(
+            "reference point forgotten",
+            _trained(point=lambda log_pi, log_ratio: 0.0),
+            "Your z₀ is 0 in all steps: it is the KL at the start. Measure it again before each step.",
+        ),
+        Misconception(
+            "the other KL",
+            _trained(point=lambda log_pi, log_ratio: -((log_pi - log_ratio).exp() * log_ratio).sum().item()),
+            "Your z₀ is KL(π_ref ‖ π). In (8) it is KL(π ‖ π_ref): the log-ratios are averaged under the policy.",
+        ),
+        Misconception(
+            "mean log-ratio",
+            _trained(point=lambda log_pi, log_ratio: log_ratio.mean().item()),
+            "Your z₀ is a plain mean of the log-ratios. In a KL each of them has the weight π(y).",
+        ),
+        Misconception(
+            "mean log-ratio under the reference",
+            _trained(point=lambda log_pi, log_ratio: ((log_pi - log_ratio).exp() * log_ratio).sum().item()),
+            "Your z₀ averages the log-ratios under π_ref, and is never above 0. KL(π ‖ π_ref) averages under π.",
+        ),
+        Misconception(
+            "thumbs turned round",
+            _trained(lambda pi_ref, w, good, bad: (pi_ref * (w * bad + (1 - w) * good)).sum()),
+            "Answers that win are pushed down: w(y) is how often y is *desirable*.",
+        ),
+        Misconception(
+            "thumbs up only",
+            _trained(lambda pi_ref, w, good, bad: (pi_ref * w * good).sum()),
+            "You leave the undesirable answers out: y is one with probability 1 − w(y).",
+        ),
+        Misconception(
+            "equally likely answers",
+            _trained(lambda pi_ref, w, good, bad: (w * good + (1 - w) * bad).mean()),
+            "All answers weigh the same in your loss. They are drawn from π_ref: y has the weight π_ref(y).",
+        ),
+        Misconception(
+            "majority",
+            _trained(lambda pi_ref, w, good, bad: (pi_ref * torch.where(w > 0.5, good, bad)).sum()),
+            "You give an answer the thumb of the majority. Of its thumbs the share w(y) is up, and the rest is down: "
+            "both losses count.",
+        ),
+        Misconception(
+            "uniform start",
+            _trained(start=torch.zeros_like),
+            "You start at the uniform policy. Training starts at π_ref: logits log π_ref.",
+        ),
+        Misconception(
+            "gradients pile up",
+            _trained(clear=False),
+            "Your gradients pile up from step to step. Clear them before each backward.",
+        ),
+        Misconception(
+            "logits returned",
+            _trained(result=lambda theta: theta),
+            "You return the logits. log_softmax makes log π of them.",
+        ),
+        Misconception(
+            "probabilities",
+            _trained(result=lambda theta: theta.softmax(-1)),
+            "You return π. Its logarithm is wanted.",
+        ),
+        Misconception(
+            "plain gradient descent",
+            _trained(optimizer=torch.optim.SGD),
+            "That is plain gradient descent. Asked is Adam, whose steps do not depend on the size of the gradient.",
+        ),
+    ),
+)
+
+# --- 10.4 · SimPO ---------------------------------------------------------------------------------------------------
 
 
 def simpo_loss(
@@ -258,8 +428,8 @@ def _answers(g: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor, f
     return [*cases, (far, far.flip(0), torch.tensor([1.0, 2.0]).double(), torch.tensor([2.0, 1.0]).double(), 1.0, 0.3)]
 
 
-q3 = Question(
-    title="10.3 SimPO's loss",
+q4 = Question(
+    title="10.4 SimPO's loss",
     name="loss_by_means",
     reference=simpo_loss,
     cases=_answers,
@@ -347,7 +517,7 @@ q3 = Question(
     ),
 )
 
-# --- 10.4 · ORPO ----------------------------------------------------------------------------------------------------
+# --- 10.5 · ORPO ----------------------------------------------------------------------------------------------------
 
 
 def orpo_loss(chosen: Float[Tensor, " B"], rejected: Float[Tensor, " B"], lam: float) -> Float[Tensor, " B"]:
@@ -370,8 +540,8 @@ def _odds(mean: Tensor) -> Tensor:
     return mean - torch.log(-torch.expm1(mean))
 
 
-q4 = Question(
-    title="10.4 ORPO's loss",
+q5 = Question(
+    title="10.5 ORPO's loss",
     name="odds_loss",
     reference=orpo_loss,
     cases=_means,

@@ -1,7 +1,6 @@
 """The figures of notebook 10: what the variants of DPO want. Tables of numbers in, a figure out."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -11,6 +10,8 @@ from week6.pictures.plots import BLACK, BLUE, GREEN, LOOKS, ORANGE, PURPLE, empt
 
 MARKS = ((BLUE, "o"), (GREEN, "^"), (PURPLE, "s"), (ORANGE, "D"), ("0.35", "v"))
 """Colour and marker of the first, second, … loss."""
+SIXTH = ("0.35", (0, (8, 2)))
+"""Colour and dashes of a line more than LOOKS has."""
 
 
 def against_the_frontier(
@@ -51,8 +52,10 @@ def kl_while_training(paths: Mapping[str, Sequence[float]], ceiling: float) -> F
     best answers only."""
     figure, (axes,) = empty_panels("", 1)
     figure.set_size_inches(7.5, 3.8)
-    for (name, nats), (color, style) in zip(paths.items(), cycle(LOOKS)):
-        axes.loglog(range(1, len(nats) + 1), nats, color=color, linestyle=style, marker=".", label=name)
+    looks = zip((*LOOKS, SIXTH), "o^sDvx", strict=True)
+    for (name, nats), ((color, style), mark) in zip(paths.items(), looks, strict=False):
+        steps = range(1, len(nats) + 1)
+        axes.loglog(steps, nats, color=color, linestyle=style, marker=mark, markersize=4, label=name)
     axes.axhline(ceiling, color=BLACK, linestyle=":", linewidth=1, label="only the best answers")
     axes.set(title="Labels that are certain", ylabel=r"KL$(\pi\,\Vert\,\pi_\mathrm{ref})$ (nats)", xlabel="step")
     axes.legend(loc="lower right")

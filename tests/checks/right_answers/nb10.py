@@ -51,9 +51,40 @@ def orpo_by_loop(chosen, rejected, lam):
     return torch.stack([-w - lam * F.logsigmoid(odds(w) - odds(x)) for w, x in zip(chosen, rejected, strict=True)])
 
 
+def thumbs_by_hand(log_ref, wins, beta, rate, steps):
+    """The gradient of -c σ(u) by hand, with z₀ held fixed, and Adam's moments written out."""
+    pi_ref, theta = log_ref.exp(), log_ref.clone()
+    first, second = torch.zeros_like(theta), torch.zeros_like(theta)
+    for t in range(1, steps + 1):
+        pi = theta.softmax(-1)
+        h = pi.log() - log_ref
+        s = torch.sigmoid(beta * (h - (pi * h).sum()))
+        by_log_pi = -pi_ref * (2 * wins - 1) * beta * s * (1 - s)
+        gradient = by_log_pi - pi * by_log_pi.sum()
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        theta = theta - rate * (first / (1 - 0.9**t)) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
+    return theta - theta.logsumexp(0)
+
+
+def thumbs_with_detach(log_ref, wins, beta, rate, steps):
+    logits = torch.nn.Parameter(log_ref.detach().clone())
+    adam = torch.optim.Adam([logits], rate)
+    for _ in range(steps):
+        log_pi = torch.log_softmax(logits, 0)
+        with torch.no_grad():
+            z0 = F.kl_div(log_ref, log_pi, log_target=True, reduction="sum")
+        u = beta * (log_pi - log_ref - z0)
+        loss = sum(p * (w * (1 - g) + (1 - w) * g) for p, w, g in zip(log_ref.exp(), wins, u.sigmoid(), strict=True))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return torch.log_softmax(logits.data, 0)
+
+
 RIGHT = {
     "q1": [optimum_by_loops, optimum_by_differences],
     "q2": [kto_by_sign, kto_by_loop],
-    "q3": [simpo_by_softplus, simpo_by_cross_entropy],
-    "q4": [orpo_by_log1p, orpo_by_loop],
+    "q3": [thumbs_by_hand, thumbs_with_detach],
+    "q4": [simpo_by_softplus, simpo_by_cross_entropy],
+    "q5": [orpo_by_log1p, orpo_by_loop],
 }
