@@ -110,6 +110,14 @@ def _last_is(record: Record, rule: Callable[[Tensor, Tensor], Tensor]) -> bool:
     )
 
 
+def _ends_earlier(trial: Trial) -> bool:
+    """Whether the last KL is that of a policy at which the loss was asked for."""
+    n = len(trial.log_ref)
+    policies = [asked.flatten() for asked in trial.asked if asked.numel() == n]
+    kls = [(p.exp() * (p - trial.log_ref)).sum().item() for p in policies]
+    return len(trial.kls) > 0 and any(abs(kl - trial.kls[-1].item()) < 1e-6 for kl in kls)
+
+
 OTHER_KLS = (
     lambda p, q: (q.exp() * (q - p)).sum(),
     lambda p, q: (p.exp() * (p - q)).sum() / math.log(2),
@@ -126,7 +134,7 @@ OTHER_KLS = (
 
 def _lost_is(record: Record, rule: Callable[[Trial], float]) -> bool:
     return all(
-        "lost" in trial.found and abs(trial.part("lost").item() - rule(trial)) < 1e-5 for trial in resting(record)
+        "lost" in trial.found and abs(trial.part("lost").item() - rule(trial)) < 1e-3 for trial in resting(record)
     )
 
 
@@ -257,7 +265,7 @@ SYMPTOMS = (
     ),
     Symptom(
         "the end is missing",
-        at(STEPS, PATH, lambda r: all(len(t.kls) > 0 and abs(t.kls[0]) < 1e-6 for t in r.values())),
+        at(STEPS, PATH, lambda r: all(_ends_earlier(trial) for trial in r.values())),
         "The last of your `kls` is not that of the policy you return: append it after each step, not before.",
     ),
     Symptom(

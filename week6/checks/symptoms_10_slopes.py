@@ -127,7 +127,30 @@ _BY = (
     ),
 )
 
+
+def _in_proportion(of: Callable[[Trial], Tensor]) -> Callable[[Record], bool]:
+    """Whether the slopes of each loss are these times a number."""
+
+    def seen(record: Record) -> bool:
+        pairs = [(trial.part("slopes", len(trial.log_ref)), of(trial)) for trial in record.values()]
+        return all(alike(came / came.norm(), want / want.norm(), 1e-6) for came, want in pairs)
+
+    return seen
+
+
 OF_THE_SLOPES = tuple(
     Symptom(symptom.name, at(STEPS, STEPS[0].title, symptom.seen), symptom.message)
-    for symptom in slips(_starts, pairs=_OF_PAIRS, scaled=_SCALED, start=_START, normalised=_BY)
+    for symptom in (
+        *slips(_starts, pairs=_OF_PAIRS, scaled=_SCALED, start=_START, normalised=_BY),
+        Symptom(
+            "slopes times a number",
+            _in_proportion(lambda trial: trial.slopes(trial.log_ref)),
+            "Your slopes are the right ones times a number: is there a mean in the place of a sum?",
+        ),
+        Symptom(
+            "one number for all answers",
+            _in_proportion(lambda trial: trial.gradient(trial.log_ref)),
+            "Your slopes are the plain gradient times one number. Each answer is divided by its own π_ref.",
+        ),
+    )
 )
