@@ -46,12 +46,12 @@ class _Table(nn.Module):
         self.table = nn.Parameter(torch.randn(END + 1, END + 1, generator=g))
         self.passes: list[Pass] = []
         self.last = Pass(torch.empty(0, 0))
-        self.table.register_post_accumulate_grad_hook(self._note)
+        self.table.register_post_accumulate_grad_hook(self._note)  # type: ignore[no-untyped-call]
 
     def forward(self, input_ids: Tensor, **_: Any) -> SimpleNamespace:
         logits, asked = self.table[input_ids], Pass(input_ids.detach().clone())
         if logits.requires_grad:
-            logits.register_hook(asked.receive)
+            logits.register_hook(asked.receive)  # type: ignore[no-untyped-call]
             self.passes.append(asked)
             self.last = asked
         return SimpleNamespace(logits=logits)

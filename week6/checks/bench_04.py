@@ -69,7 +69,7 @@ class Watched(Language):
         if found.requires_grad:
             left = table.grad if table.is_leaf else None
             asked = Pass(table.detach().clone(), None if left is None else left.clone())
-            found.register_hook(asked.receive)
+            found.register_hook(asked.receive)  # type: ignore[no-untyped-call]
             self.passes.append(asked)
         return found
 

@@ -42,8 +42,8 @@ def noted(actor: nn.Module) -> list[Pass]:
         if not (asked and isinstance(asked[0], Rollout) and log_probs.requires_grad):
             return
         found = Pass(asked[0], log_probs.detach().clone(), values.detach().clone())
-        log_probs.register_hook(found.of_log_probs.add_)
-        values.register_hook(found.of_values.add_)
+        log_probs.register_hook(found.of_log_probs.add_)  # type: ignore[no-untyped-call]
+        values.register_hook(found.of_values.add_)  # type: ignore[no-untyped-call]
         passes.append(found)
 
     actor.register_forward_hook(note)

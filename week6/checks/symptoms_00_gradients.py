@@ -41,7 +41,7 @@ def _in_places(read: Reading, batch: Batch) -> bool:
 
 def _by_probability(read: Reading, batch: Batch) -> bool:
     """Whether tokens that are as probable count alike."""
-    groups = (read.log_probs * 1e3).round().unique(return_inverse=True)[1]
+    groups = (read.log_probs * 1e3).round().unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
     return _one_in_each(read.weights, groups, read.mask)
 
 
