@@ -336,7 +336,8 @@ print(f"and is {kl_divergence(cdpo, best):.4f} nats away from that policy.")
 # *difficulty 2/5 · importance 4/5 · 8 minutes*
 #
 # Write (8) for a batch: log-ratios (nats) and a mask that is `True` for desirable answers, both of shape `(B,)`; $z_0$, β
-# and the weights are numbers. One loss an answer, and its gradient must reach the log-ratios.
+# and the weights are numbers. One loss an answer, and its gradient must reach the log-ratios. Do without a loop over the
+# answers: what follows calls your function some thousand times.
 
 
 # %% tags=["exercise"]
@@ -556,7 +557,7 @@ print("Checked (12) for two β, and (13) for three settings: the slope is 0 ther
 # *difficulty 3/5 · importance 3/5 · 8 minutes*
 #
 # Write (14) for a batch of mean log-probabilities, all below 0, shape `(B,)`. A mean of −900 must give a finite loss and
-# a finite gradient: do not leave the logarithms.
+# a finite gradient: do not leave the logarithms. Here too, no loop over the pairs: they will be thousands.
 
 
 # %% tags=["exercise"]

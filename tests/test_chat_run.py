@@ -54,6 +54,11 @@ def run(base):
     return base / "runs" / "chat"
 
 
+def in_lines(text):
+    """As a table keeps it: an untrained model says carriage returns and NULs."""
+    return "\n".join(text.replace("\0", "\ufffd").splitlines())
+
+
 def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -180,14 +185,14 @@ class TestRun:
         said = pd.read_csv(tmp_path / "chat_samples.csv", keep_default_na=False)
         assert set(said["request"]) == {request.text for request in requests("test")}
         whole = json.loads((run / "own_requests.json").read_text())
-        assert said.to_dict("records") == [row | {"answer": "\n".join(row["answer"].splitlines())} for row in whole]
+        assert said.to_dict("records") == [row | {"answer": in_lines(row["answer"])} for row in whole]
         kept = json.loads((tmp_path / "chat.json").read_text())
         assert kept["settings"]["lora"]["rank"] > 0 and not {"model", "data"} & set(kept["settings"])
         everything = "".join(path.read_text() for path in tmp_path.iterdir())
         added = rows_of(run / "requests.jsonl")
         shown = pd.read_csv(tmp_path / "chat_requests.csv", keep_default_na=False)
         assert [(chatml(row.request), row.answer) for row in shown.itertuples()] == [
-            (row["prompt"], "\n".join(row["chosen"].splitlines())) for row in added
+            (row["prompt"], in_lines(row["chosen"])) for row in added
         ]
         pairs = [row for row in rows_of(run / "pairs.jsonl") if row not in added]
         private = [text for row in pairs for text in (row["prompt"], row["chosen"])]

@@ -76,9 +76,9 @@ def keep_requests(run: Path, folder: Path) -> None:
 
 
 def in_lines(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """A table of answers, whose lines end as a file's do: a lone carriage return would end a row."""
+    """A table of answers, as a file keeps them: a lone carriage return would end a row, a NUL what is read of it."""
     table = pd.DataFrame(rows)
-    return table.assign(answer=["\n".join(answer.splitlines()) for answer in table["answer"]])
+    return table.assign(answer=["\n".join(answer.replace("\0", "\ufffd").splitlines()) for answer in table["answer"]])
 
 
 if __name__ == "__main__":

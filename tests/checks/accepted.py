@@ -1,8 +1,8 @@
 """Every cell of a notebook must run with every answer that its graders accept: `make accepted`.
 
 `python -m tests.checks.accepted [NB ...]` runs the cells of the notebooks, those named or all, once for each way in
-which right_answers/ answers their questions, with these answers in place of the course's own. Not part of `make test`:
-all of them take half an hour.
+which right_answers/ answers their questions, with these answers in place of the course's own; those that it marks as
+slow are left out. Not part of `make test`: all of them take half an hour.
 """
 
 import os
@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from IPython.display import display  # noqa: E402
 
 from tests.checks.test_capstones import CAPSTONES, answers  # noqa: E402
-from tests.checks.test_catalogue import QUESTIONS, right_answers  # noqa: E402
+from tests.checks.test_catalogue import QUESTIONS, fast_answers  # noqa: E402
 from tools.build_notebooks import ROOT, solution_text  # noqa: E402
 from week6.checks.capstone import Capstone  # noqa: E402
 from week6.checks.engine import Question  # noqa: E402
@@ -37,7 +37,7 @@ def run(source, which):
 
     def another(asked, answer):
         loop = LOOPS.get(id(asked))
-        right = right_answers(NAMES[id(asked)]) if loop is None else list(answers(loop).RIGHT.values())
+        right = fast_answers(NAMES[id(asked)]) if loop is None else list(answers(loop).RIGHT.values())
         chosen = right[which % len(right)]
         verdict = asked._judge(chosen)
         assert verdict.kind == "correct", f"{asked.title}: this answer is not accepted: {verdict.text}"
@@ -58,7 +58,7 @@ def main(numbers):
     for source in sorted((ROOT / "solutions").glob("[0-9][0-9]_*.py")):
         if numbers and source.stem[:2] not in numbers:
             continue
-        ways = max(len(right_answers(name)) for name in NAMES.values() if name.startswith(f"nb{source.stem[:2]}"))
+        ways = max(len(fast_answers(name)) for name in NAMES.values() if name.startswith(f"nb{source.stem[:2]}"))
         for which in range(ways):
             start = time.monotonic()
             try:

@@ -45,6 +45,12 @@ def right_answers(name):
     return importlib.import_module(f"tests.checks.right_answers.{module}").RIGHT.get(question, [])
 
 
+def fast_answers(name):
+    """Those with which a notebook goes on at its usual pace."""
+    module = importlib.import_module(f"tests.checks.right_answers.{name.split('.')[0]}")
+    return [answer for answer in right_answers(name) if answer not in getattr(module, "SLOW", ())]
+
+
 @each(QUESTIONS)
 def test_unanswered(name, question):
     assert question.grade(...).kind == "not attempted"

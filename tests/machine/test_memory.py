@@ -1,10 +1,11 @@
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers.models.mamba.modeling_mamba import MambaCausalLMOutput
 
 from tests.tiny import tiny_gpt2
 from week6.log_probs import position_ids
-from week6.machine.memory import Memory
+from week6.machine.memory import KEY_VALUE_CACHE, Memory
 
 
 def llama():
@@ -63,6 +64,10 @@ def test_a_model_with_another_memory_says_so():
     config = MambaConfig(vocab_size=7, hidden_size=16, state_size=4, num_hidden_layers=2)
     memory, tokens = Memory(MambaForCausalLM(config).eval(), 5), torch.full((2, 3), 2)
     mask = torch.ones_like(tokens, dtype=torch.bool)
+    if KEY_VALUE_CACHE not in MambaCausalLMOutput.__annotations__:  # of older versions of transformers
+        with pytest.raises(ValueError, match=f"got a MambaForCausalLM, which here hands on no {KEY_VALUE_CACHE}"):
+            memory.read(tokens, mask, position_ids(mask))
+        return
     memory.read(tokens, mask, position_ids(mask))
     assert not memory.rows_can_leave
 

@@ -23,7 +23,8 @@ def read_on(
 ) -> tuple[Float[Tensor, "b last V"], Any]:
     """Logits behind each of the `last` last tokens, and the keys and values of all L that were read.
 
-    `cache` has those of the L − n tokens before; the mask is 0 at padding, and stands for all L.
+    `cache` has those of the L − n tokens before; the mask is 0 at padding, and stands for all L. Raises ValueError for
+    a model that hands none on.
     """
     output: Any = model(
         input_ids=tokens,
@@ -33,6 +34,11 @@ def read_on(
         logits_to_keep=last,
         **{KEY_VALUE_CACHE: cache},
     )
+    if not hasattr(output, KEY_VALUE_CACHE):
+        raise ValueError(
+            f"model: got a {type(model).__name__}, which here hands on no {KEY_VALUE_CACHE}, expected one that keeps "
+            "there what it has read; take another model, or a newer transformers"
+        )
     return output.logits, getattr(output, KEY_VALUE_CACHE)
 
 

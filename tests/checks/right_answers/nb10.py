@@ -88,3 +88,5 @@ RIGHT = {
     "q4": [simpo_by_softplus, simpo_by_cross_entropy],
     "q5": [orpo_by_log1p, orpo_by_loop],
 }
+SLOW = {kto_by_loop, orpo_by_loop}
+"""Right, but with a loop that the text forbids: the cells after it would take an hour."""
