@@ -426,10 +426,8 @@ def _in_short(complaint: str, words: Sequence[str], command: Any, preset: Preset
         return f"{found[2]}: got {found[1]}, expected one of {found[3]}"
     if re.match(r"Missing value for argument 'run'", complaint):
         return "got a flag in place of the folder of a run, expected it alone: week6 report FOLDER, week6 chat FOLDER"
-    missing = r"Missing value for argument '(--[\w.-]+)'|Argument (--[\w.-]+): expected 1 argument"  # of tyro 1.0
-    if found := re.match(missing, complaint):
-        flag = found[1] or found[2]
-        return f"{flag}: got no value, expected one behind it; one that begins with a hyphen as {flag}=-VALUE"
+    if found := re.match(r"Missing value for argument '\W*(--[\w.-]+)", complaint):  # tyro 1.0.0 quotes it twice
+        return f"{found[1]}: got no value, expected one behind it; one that begins with a hyphen as {found[1]}=-VALUE"
     what, _, like = complaint.partition(" Perhaps you meant: ")
     meant = [flag for flag in dict.fromkeys(re.findall(r"--[\w.-]+", like)) if flag != "--help"][:3]
     if found := re.match(r"Unrecognized options: (.*?)(?: For full helptext|$)", what):
