@@ -180,7 +180,7 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
         (["run", "-seed", "3"], "got '-seed', expected a flag that there is: week6 run --help lists them; perhaps"),
         (["chat", "x", "--voice"], "got '--voice', expected a flag that there is: week6 chat --help lists them"),
         (["run", "--dpo.variant", "IPO"], "--dpo.variant: got 'IPO', expected one of 'sigmoid', 'ipo'"),
-        (["run", "--name", "-x"], "--name: got no value, expected one behind it; one that begins with a hyphen as"),
+        (["run", "--name"], "--name: got no value, expected one behind it; one that begins with a hyphen as"),
         (["run", "--name=-x"], "--name: got '-x', expected the plain name of a folder"),
         (["chat", "x", "--port", "a"], "--port: got 'a', expected a whole number from 1024 to 65535"),
         (["grade", "x", "--workers", "all"], "--workers: got 'all', expected a whole number from 1 to 1000 or None"),
