@@ -1,0 +1,18 @@
+"""The list of seeded bugs fits the code: a bug whose text has moved would be found only after all other checks."""
+
+import ast
+import json
+
+import pytest
+
+from tests.mutation.run import BUGS, KILLERS, ROOT, mutate, read_bugs
+
+
+@pytest.mark.parametrize("bug", read_bugs(BUGS), ids=lambda bug: bug.name)
+def test_its_text_stands_once_in_the_code_and_the_bug_is_python(bug):
+    source = (ROOT / "week6" / bug.module).read_text()
+    ast.parse(mutate(source, bug))
+
+
+def test_killers_are_those_of_known_bugs():
+    assert set(json.loads(KILLERS.read_text())) <= {bug.name for bug in read_bugs(BUGS)}
