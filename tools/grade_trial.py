@@ -61,11 +61,11 @@ def without_tables(text: str) -> str:
     """A text without its tables of answers other than RIGHT: mistakes are made of what no student has."""
     lines = text.split("\n")
     for node in reversed(ast.parse(text).body):
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(node.value, ast.Dict)
-            and ast.unparse(node.targets[0]) != "RIGHT"
-        ):
+        if isinstance(node, ast.Assign):
+            table = isinstance(node.value, ast.Dict) and ast.unparse(node.targets[0]) != "RIGHT"
+        else:
+            table = isinstance(node, ast.AugAssign)  # of mistakes, added to those above
+        if table:
             del lines[node.lineno - 1 : node.end_lineno]
     return "\n".join(lines)
 

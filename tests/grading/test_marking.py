@@ -94,6 +94,20 @@ def test_gradients_go_over_the_pipe(graded):
     assert found.kind == "not yet"
 
 
+@pytest.mark.parametrize("module", ["nb00", "nb01", "nb03", "nb04", "nb09", "nb10"])  # those that are fast
+def test_capstones_of_the_course_are_right_behind_the_pipe(graded, module):
+    """What a capstone is handed must work in another process: models that note their passes, losses, languages."""
+    asked = {"capstone": questions(module)["capstone"]}
+    name = answer_name(asked["capstone"])
+    cells = (
+        f"from week6.checks import {module} as check",
+        marking._solution(module, "capstone"),
+        f"check.capstone({name})",
+    )
+    (found,) = graded(notebook(*cells), asked).marks
+    assert (found.kind, found.believed) == ("correct", False), found.text
+
+
 def test_a_wrong_answer_is_replaced_by_the_courses_for_those_that_build_on_it(graded):
     cells = (
         "import torch\nfrom week6.checks import nb02 as check",

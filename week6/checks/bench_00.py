@@ -23,14 +23,14 @@ SFT_GAP = 0.01
 that does not fall, the noise of the last batches leaves 0.024 at least."""
 
 
-@dataclass(eq=False)
 class Pass:
     """One question to the model, and what came back to it: the texts, (b, l), the gradient that reached their logits,
     (b, l, V), and what stood in the weights' `.grad` after that, None each if nothing came."""
 
-    ids: Tensor
-    of_logits: Tensor | None = None
-    of_table: Tensor | None = None
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+        self.of_logits: Tensor | None = None
+        self.of_table: Tensor | None = None
 
     def receive(self, gradient: Tensor) -> None:
         """Add a gradient of the logits."""

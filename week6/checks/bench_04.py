@@ -43,14 +43,13 @@ class Language:
         return table.log_softmax(-1)[self.rows, self.tokens] * self.mask
 
 
-@dataclass(eq=False)
 class Pass:
     """One question for log-probabilities with a gradient: the table they are of, what stood in its `.grad`, and what
     they felt in the end, (N, T); None each where there was nothing."""
 
-    table: Float[Tensor, "P V"]
-    left: Float[Tensor, "P V"] | None
-    felt: Float[Tensor, "N T"] | None = None
+    def __init__(self, table: Float[Tensor, "P V"], left: Float[Tensor, "P V"] | None) -> None:
+        self.table, self.left = table, left
+        self.felt: Float[Tensor, "N T"] | None = None
 
     def receive(self, gradient: Float[Tensor, "N T"]) -> None:
         """Add a gradient."""

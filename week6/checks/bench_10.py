@@ -103,40 +103,43 @@ def spread(log_ratio: Tensor) -> float:
     return (log_ratio.max() - log_ratio.min()).item()
 
 
-def _dpo(beta: float, epsilon: float = 0.0) -> PairLoss:
-    def loss(won: Tensor, lost: Tensor, ref_won: Tensor, ref_lost: Tensor) -> Tensor:
-        margin = beta * ((won - ref_won) - (lost - ref_lost))
-        return -(1 - epsilon) * F.logsigmoid(margin) - epsilon * F.logsigmoid(-margin)
+class Loss:
+    """A loss of a pair. A class, not a function made on the spot: it must go into the process of a submission."""
 
-    return loss
+    def __init__(self, kind: str, beta: float = 1.0, epsilon: float = 0.0) -> None:
+        self.kind, self.beta, self.epsilon = kind, beta, epsilon
 
-
-def _ipo(beta: float) -> PairLoss:
-    return lambda won, lost, ref_won, ref_lost: ((won - ref_won) - (lost - ref_lost) - 1 / (2 * beta)) ** 2
-
-
-def _robust(beta: float, epsilon: float) -> PairLoss:
-    right = _dpo(beta)
-
-    def loss(won: Tensor, lost: Tensor, ref_won: Tensor, ref_lost: Tensor) -> Tensor:
-        wrong = right(lost, won, ref_lost, ref_won)
-        return ((1 - epsilon) * right(won, lost, ref_won, ref_lost) - epsilon * wrong) / (1 - 2 * epsilon)
-
-    return loss
-
-
-def _simpo(beta: float) -> PairLoss:
-    return lambda won, lost, ref_won, ref_lost: -F.logsigmoid(beta * (won - lost))
+    def __call__(self, won: Tensor, lost: Tensor, ref_won: Tensor, ref_lost: Tensor) -> Tensor:
+        """Element by element. ORPO has λ = 1, and all answers have three tokens."""
+        h = (won - ref_won) - (lost - ref_lost)
+        right, wrong = -F.logsigmoid(self.beta * h), -F.logsigmoid(-self.beta * h)
+        if self.kind == "dpo":
+            return (1 - self.epsilon) * right + self.epsilon * wrong
+        if self.kind == "robust":
+            return ((1 - self.epsilon) * right - self.epsilon * wrong) / (1 - 2 * self.epsilon)
+        if self.kind == "ipo":
+            return (h - 1 / (2 * self.beta)) ** 2
+        if self.kind == "simpo":
+            return -F.logsigmoid(self.beta * (won - lost))
+        if self.kind == "orpo":
+            odds = [mean - torch.log(-torch.expm1(mean)) for mean in (won / 3, lost / 3)]
+            return -won / 3 - F.logsigmoid(odds[0] - odds[1])
+        return -won + 0 * lost
 
 
-def _orpo(won: Tensor, lost: Tensor, ref_won: Tensor, ref_lost: Tensor) -> Tensor:
-    """With λ = 1, all answers of three tokens."""
-    odds = [mean - torch.log(-torch.expm1(mean)) for mean in (won / 3, lost / 3)]
-    return -won / 3 - F.logsigmoid(odds[0] - odds[1])
+class Watched:
+    """A loss as an answer gets it: it notes the policies that it is asked about, and ends the call at nan."""
 
+    def __init__(self, loss: PairLoss, ran_away: str) -> None:
+        self.loss, self.ran_away = loss, ran_away
+        self.asked: list[Tensor] = []
 
-def _imitation(won: Tensor, lost: Tensor, ref_won: Tensor, ref_lost: Tensor) -> Tensor:
-    return -won + 0 * lost
+    def __call__(self, won: Tensor, lost: Tensor, ref_won: Tensor, ref_lost: Tensor) -> Tensor:
+        """The loss."""
+        if bool(won.isnan().any()):
+            raise Malformed(self.ran_away)
+        self.asked.append(won.detach())
+        return self.loss(won, lost, ref_won, ref_lost)
 
 
 def _drawn(seed: int) -> dict[str, Trial]:
@@ -150,17 +153,17 @@ def _drawn(seed: int) -> dict[str, Trial]:
     certain = (reward[:, None] > reward).double() + 0.5 * torch.eye(n, dtype=torch.float64)
     wins = soft @ log_ref.exp()
     losses: dict[str, tuple[PairLoss, Tensor, bool, Tensor | None]] = {
-        "DPO": (_dpo(0.5), soft, True, log_ref + reward / 0.5),
-        "DPO, small β": (_dpo(0.15), soft, True, log_ref + reward / 0.15),
-        "IPO": (_ipo(0.2), soft, True, log_ref + wins / 0.2),
-        "imitation": (_imitation, soft, True, log_ref + wins.log()),
-        "SimPO": (_simpo(1.0), soft, True, reward),
-        "ORPO": (_orpo, soft, True, None),
-        "cDPO, certain labels": (_dpo(0.5, 0.1), certain, True, None),
-        "IPO, certain labels": (_ipo(0.1), certain, True, log_ref + certain @ log_ref.exp() / 0.1),
-        "DPO, certain labels": (_dpo(0.5), certain, False, None),
-        "SimPO, certain labels": (_simpo(0.4), certain, False, None),
-        "robust DPO, certain labels": (_robust(0.5, 0.1), certain, False, None),
+        "DPO": (Loss("dpo", 0.5), soft, True, log_ref + reward / 0.5),
+        "DPO, small β": (Loss("dpo", 0.15), soft, True, log_ref + reward / 0.15),
+        "IPO": (Loss("ipo", 0.2), soft, True, log_ref + wins / 0.2),
+        "imitation": (Loss("imitation"), soft, True, log_ref + wins.log()),
+        "SimPO": (Loss("simpo"), soft, True, reward),
+        "ORPO": (Loss("orpo"), soft, True, None),
+        "cDPO, certain labels": (Loss("dpo", 0.5, 0.1), certain, True, None),
+        "IPO, certain labels": (Loss("ipo", 0.1), certain, True, log_ref + certain @ log_ref.exp() / 0.1),
+        "DPO, certain labels": (Loss("dpo", 0.5), certain, False, None),
+        "SimPO, certain labels": (Loss("simpo", 0.4), certain, False, None),
+        "robust DPO, certain labels": (Loss("robust", 0.5, 0.1), certain, False, None),
     }
     drawn = {
         name: Trial(name, loss, log_ref, reward, preference, LIMIT, rests, best, {}, [])
@@ -172,7 +175,7 @@ def _drawn(seed: int) -> dict[str, Trial]:
     tilt = preference @ steep.exp() / 0.04
     limit = 1.4 * spread(tilt)
     drawn["IPO, small β"] = Trial(
-        "IPO, small β", _ipo(0.04), steep, good, preference, limit, True, steep + tilt, {}, []
+        "IPO, small β", Loss("ipo", 0.04), steep, good, preference, limit, True, steep + tilt, {}, []
     )
     return drawn
 
@@ -193,16 +196,11 @@ def measure(answer: Callable[..., Any], seed: int) -> Record:
     """Let `answer` say of each loss where it leads."""
     record = {}
     for name, trial in _drawn(seed).items():
-
-        def watched(won: Tensor, lost: Tensor, *refs: Tensor, trial: Trial = trial) -> Tensor:
-            if bool(won.isnan().any()):
-                raise Malformed(_ran_away(trial))
-            trial.asked.append(won.detach())
-            return trial.pair_loss(won, lost, *refs)
-
+        watched = Watched(trial.pair_loss, _ran_away(trial))
         inputs = (tensor.clone() for tensor in (trial.log_ref, trial.reward, trial.preference))
         result = answer(watched, *inputs, TOLERANCE, trial.limit)
-        record[name] = replace(trial, found=parts(result, "slopes", "log_pi", "rests", "kls", "lost"))
+        found = parts(result, "slopes", "log_pi", "rests", "kls", "lost")
+        record[name] = replace(trial, found=found, asked=watched.asked)
     return record
 
 

@@ -29,15 +29,15 @@ class Answer:
         digest = zlib.crc32(str(about.get("text", "")).encode("utf-8", "replace"))
         self.__code__ = compile(repr(digest), "the student's", "eval")  # the graders draw fresh cases from its text
 
-    def __call__(self, *arguments: Any) -> Any:
-        """What the student's function gives for these arguments; raises what it raises."""
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """What the student's function gives for these arguments, numbers by name; raises what it raises."""
         seed = zlib.crc32(torch.get_rng_state().numpy().tobytes())
         torch.rand(1)
         told = [
             (("leaf" if a.requires_grad else "tensor"), a.detach().clone()) if isinstance(a, Tensor) else ("plain", a)
             for a in arguments
         ]
-        reply = self.inmate.ask("call", told, seed)
+        reply = self.inmate.ask("call", told, seed, named)
         for i, value in reply.get("changed") or ():
             _put(arguments[i], value)
         models = {str(i): a for i, a in enumerate(arguments) if isinstance(a, nn.Module | torch.optim.Optimizer)}

@@ -151,7 +151,7 @@ class Host:
             ]
         return {"kind": kind, "parameters": parameters}
 
-    def call(self, arguments: list[tuple[str, Any]], seed: int) -> dict[str, Any]:
+    def call(self, arguments: list[tuple[str, Any]], seed: int, named: dict[str, Any]) -> dict[str, Any]:
         """Call the answer. Tensors come as ("tensor", …) or ("leaf", …), the latter with a gradient to be asked for."""
         _seed_everything(seed)
         leaves: list[Tensor | None] = []
@@ -163,7 +163,7 @@ class Host:
         before = [value.detach().clone() if isinstance(value, Tensor) else None for value in inputs]
         plain = [pickle.dumps(value) if isinstance(value, list | dict) else b"" for value in inputs]
         self.bound = [(str(i), v) for i, v in enumerate(inputs) if isinstance(v, nn.Module | torch.optim.Optimizer)]
-        reply = self._guarded(lambda: self.answer(*inputs))
+        reply = self._guarded(lambda: self.answer(*inputs, **named))
         outputs = [t for t in tensors(reply.get("value")) if t.requires_grad]
         self.calls.append((leaves, outputs))
         reply["call"] = len(self.calls) - 1
