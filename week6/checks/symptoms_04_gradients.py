@@ -20,7 +20,7 @@ def _weights(step: Felt) -> tuple[Tensor, Tensor]:
 
 
 def _share(step: Felt) -> Tensor:
-    """What each token feels, as a share of what it should feel; 1 where it should and does feel nothing."""
+    """What each token feels, as a share of what it should feel; nan where it should and does feel nothing."""
     size = float(step.want.abs().max())
     share = step.got / torch.where(step.want.abs() > NEAR * size, step.want, torch.inf)
     return torch.where((step.want.abs() <= NEAR * size) & (step.got.abs() <= NEAR * size), torch.nan, share)
