@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.grading.submissions import CHECK, HEAD, IMPORTS, RIGHT, WRONG, answered, hostile, notebook
-from week6.checks import nb01, nb02, nb09
+from week6.checks import nb01, nb02, nb09, nb10
 from week6.grading import marking
 from week6.grading.jail import WALLS, Jail
 from week6.grading.marking import MODULES, answer_name, mark, questions
@@ -106,6 +106,15 @@ def test_capstones_of_the_course_are_right_behind_the_pipe(graded, module):
     )
     (found,) = graded(notebook(*cells), asked).marks
     assert (found.kind, found.believed) == ("correct", False), found.text
+
+
+def test_no_number_of_steps_is_told_of_a_loss_that_was_asked_behind_the_pipe(graded):
+    """A tolerance too large: in the notebook the rounds are counted, here they cannot be."""
+    asked = {"capstone": nb10.capstone}
+    early = marking._solution("nb10", "capstone").replace("> tolerance", "> 1000 * tolerance")
+    cells = "from week6.checks import nb10 as check", early, f"check.capstone({answer_name(nb10.capstone)})"
+    (found,) = graded(notebook(*cells), asked).marks
+    assert found.kind == "not yet" and "number of steps" not in found.text and "took most steps" not in found.text
 
 
 def test_a_wrong_answer_is_replaced_by_the_courses_for_those_that_build_on_it(graded):

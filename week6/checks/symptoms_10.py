@@ -46,9 +46,10 @@ def _rounds(record: Record) -> list[int]:
 
 
 def _at_most(record: Record) -> bool:
-    """Whether three or more are unfinished, all of them after the same largest number of rounds."""
+    """Whether three or more are unfinished, all of them after the same largest number of rounds. In a submission's own
+    process rounds are not seen."""
     unfinished = [len(trial.asked) for trial in resting(record) if _steepest(trial) > TOLERANCE]
-    return len(unfinished) >= 3 and set(unfinished) == {max(_rounds(record))}
+    return len(unfinished) >= 3 and set(unfinished) == {max(_rounds(record))} != {0}
 
 
 def _stopped_by(
