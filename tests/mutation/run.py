@@ -141,11 +141,13 @@ def run_child(bug: Bug, scratch: Path) -> None:
 def start(bug: Bug, scratch: Path) -> int:
     """Prepare the copy and fork; returns the child's process id.
 
-    The copy holds the bytecode too, which is valid for every file but the one that is written again.
+    The copy is made of links, bytecode too, which is valid for every file but the one that is written anew.
     """
-    shutil.copytree(ROOT / "week6", scratch / "week6")
+    shutil.copytree(ROOT / "week6", scratch / "week6", copy_function=os.symlink)
     target = scratch / "week6" / bug.module
-    target.write_text(mutate(target.read_text(), bug))
+    source = target.read_text()
+    target.unlink()
+    target.write_text(mutate(source, bug))
     pid = os.fork()
     if pid == 0:
         run_child(bug, scratch)
