@@ -713,7 +713,7 @@ print(f"Checked (16) from 20 policies. The end: only the best answers, {ceiling:
 # a small gradient however wrong it is: in (1) whatever moves its logit has the factor $\pi_\mathrm{ref}(y)$. So we look at
 # **slopes**: the gradient by the logit of $y$, divided by $\pi_\mathrm{ref}(y)$. The policy rests where no slope is larger than
 # `tolerance`, sign aside. It has run away where two log-ratios $\log \pi/\pi_\mathrm{ref}$ are more than `limit` nats apart.
-# Any method is welcome. Mind that these losses bend differently, by a factor of a thousand: no one step length suits all.
+# Any method is welcome. Mind that these losses bend differently: a step length that suits one may be far too long for another.
 #
 # **It is judged** on twelve losses with six to eight answers, from each of three seeds: steepest slope (up to twice the
 # tolerance, for rounding), gap to the optimum below $10^{-4}$ nats where we know it, a right verdict, the path of the KL,
