@@ -108,7 +108,8 @@ def fit_bradley_terry(wins: Float[Tensor, "n n"] | Int[Tensor, "n n"], l2: float
         curvature = torch.diag(weight.sum(1) + l2) - weight
         direction = torch.linalg.solve(curvature + flat, gradient)
         step, before = 1.0, log_likelihood(rewards)
-        while step > 1e-10 and log_likelihood(rewards + step * direction) < before:
+        lower = before - 1e-13 * before.abs()  # by more than rounding
+        while step > 1e-10 and log_likelihood(rewards + step * direction) < lower:
             step /= 2
         rewards = rewards + step * direction
     return (rewards - rewards.mean()).to(torch.get_default_dtype() if not wins.is_floating_point() else wins.dtype)

@@ -860,48 +860,48 @@ q5 = Question(
         ),
         Misconception(
             "reversed",
-            lambda c: fit_strengths(c.T),
+            lambda c: preferences.fit_bradley_terry(c.T),
             "The order is upside down: you fitted the table of losses, or climbed down the likelihood. wins[i, j] is "
             "how often i beat j.",
         ),
         Misconception(
             "first answer at zero",
-            lambda c: fit_strengths(c) - fit_strengths(c)[0],
+            lambda c: preferences.fit_bradley_terry(c) - preferences.fit_bradley_terry(c)[0],
             "The differences are right, the shift is not: you fixed the first reward at 0. The exercise asks for "
             "rewards that sum to 0.",
         ),
         Misconception(
             "weights",
-            lambda c: fit_strengths(c).softmax(0),
+            lambda c: preferences.fit_bradley_terry(c).softmax(0),
             "These are the weights exp(r) / Σ exp(r). The reward is their logarithm (step 5 of section 1), centred.",
         ),
         Misconception(
             "weights without the logarithm",
-            lambda c: fit_strengths(c).exp(),
+            lambda c: preferences.fit_bradley_terry(c).exp(),
             "These are the weights ω = exp(r) of Zermelo's method. The rewards are their logarithms: r = log ω, then "
             "centred.",
         ),
         Misconception(
             "weights, centred",
-            lambda c: _centred(fit_strengths(c).exp()),
+            lambda c: _centred(preferences.fit_bradley_terry(c).exp()),
             "You centred the weights ω = exp(r). Take the logarithm first: the rewards are log ω, and those must sum "
             "to 0.",
         ),
         Misconception(
             "weights that sum to 1, centred",
-            lambda c: _centred(fit_strengths(c).softmax(0)),
+            lambda c: _centred(preferences.fit_bradley_terry(c).softmax(0)),
             "You centred the shares exp(r) / Σ exp(r). A difference of rewards is a log-odds: take the logarithm "
             "before you centre.",
         ),
         Misconception(
             "Elo points",
-            lambda c: fit_strengths(c) * 400 / math.log(10),
+            lambda c: preferences.fit_bradley_terry(c) * 400 / math.log(10),
             "These are Elo points, 174 for one unit of reward. Use natural logarithms: one unit multiplies the odds "
             "by e.",
         ),
         Misconception(
             "half scale",
-            lambda c: fit_strengths(c) / 2,
+            lambda c: preferences.fit_bradley_terry(c) / 2,
             "Every difference is half as large as it should be. Does your model use σ(2(r_i − r_j)), or is each "
             "comparison of yours counted on both sides in the expectation alone?",
         ),
@@ -913,33 +913,33 @@ q5 = Question(
         ),
         Misconception(
             "last answer at zero",
-            lambda c: fit_strengths(c) - fit_strengths(c)[-1],
+            lambda c: preferences.fit_bradley_terry(c) - preferences.fit_bradley_terry(c)[-1],
             "The differences are right, the shift is not: you fixed the last reward at 0. The exercise asks for "
             "rewards "
             "that sum to 0.",
         ),
         Misconception(
             "lowest at zero",
-            lambda c: fit_strengths(c) - fit_strengths(c).min(),
+            lambda c: preferences.fit_bradley_terry(c) - preferences.fit_bradley_terry(c).min(),
             "The differences are right, the shift is not: your lowest reward is 0. The exercise asks for rewards that "
             "sum "
             "to 0.",
         ),
         Misconception(
             "highest at zero",
-            lambda c: fit_strengths(c) - fit_strengths(c).max(),
+            lambda c: preferences.fit_bradley_terry(c) - preferences.fit_bradley_terry(c).max(),
             "The differences are right, the shift is not: your highest reward is 0. The exercise asks for rewards "
             "that sum "
             "to 0.",
         ),
         Misconception(
             "standardised",
-            lambda c: fit_strengths(c) / fit_strengths(c).std(),
+            lambda c: preferences.fit_bradley_terry(c) / preferences.fit_bradley_terry(c).std(),
             "You divided by the standard deviation. The scale is no convention: one unit multiplies the odds by e.",
         ),
         Misconception(
             "standardised, correction 0",
-            lambda c: fit_strengths(c) / fit_strengths(c).std(correction=0),
+            lambda c: preferences.fit_bradley_terry(c) / preferences.fit_bradley_terry(c).std(correction=0),
             "You divided by the standard deviation. The scale says something: one unit of reward multiplies the odds "
             "by e.",
         ),
@@ -979,17 +979,17 @@ q5 = Question(
         ),
         Misconception(
             "Elo points, natural logarithm",
-            lambda c: fit_strengths(c) * 400,
+            lambda c: preferences.fit_bradley_terry(c) * 400,
             "Your rewards are 400 times too large. One unit of reward multiplies the odds by e.",
         ),
         Misconception(
             "double scale",
-            lambda c: 2 * fit_strengths(c),
+            lambda c: 2 * preferences.fit_bradley_terry(c),
             "Every difference is twice as large as it should be. Does your model use σ((r_i − r_j) / 2)?",
         ),
         Misconception(
             "base 2",
-            lambda c: fit_strengths(c) / math.log(2),
+            lambda c: preferences.fit_bradley_terry(c) / math.log(2),
             "You used logarithms to base 2. One unit of reward multiplies the odds by e: the natural logarithm.",
         ),
         Misconception(
