@@ -15,7 +15,8 @@ SITE := .venv-site
 WITHOUT_TRL := $(addprefix --ignore=tests/,oracle/test_trl.py classroom/test_handover.py test_bench.py)
 # The first trains what 05 to 08 share: two at once, and one would wait for the other. Then those that take longest.
 FIRST := $(wildcard solutions/08_*.ipynb $(foreach n,02 00,solutions/$(n)_*.ipynb notebooks/$(n)_*.ipynb) \
-	notebooks/08_*.ipynb $(foreach n,05 06 07 04 09,solutions/$(n)_*.ipynb notebooks/$(n)_*.ipynb))
+	$(foreach n,09 05 07,solutions/$(n)_*.ipynb notebooks/$(n)_*.ipynb) notebooks/08_*.ipynb \
+	$(foreach n,06 10 04,solutions/$(n)_*.ipynb notebooks/$(n)_*.ipynb))
 NOTEBOOKS := $(FIRST) $(filter-out $(FIRST),$(wildcard solutions/*.ipynb notebooks/*.ipynb))
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg -n $(WORKERS) \
 	--dist loadfile --no-loadscope-reorder -q $(NOTEBOOKS)
