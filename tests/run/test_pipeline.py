@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,14 +27,15 @@ from tests.runs import (
     quick_run,
     quick_settings,
 )
+from tests.tiny import ragged_pairs
 from week6.machine.checkpoint import RunError
 from week6.machine.optim import minibatch
 from week6.objective import best_of_n_kl_bound
 from week6.reward_model import score
 from week6.run import pipeline
-from week6.run.evaluation import sample_batches
+from week6.run.evaluation import Judged, sample_batches
 from week6.run.labelling import collect_pairs
-from week6.run.setting import RunConfig, open_setting
+from week6.run.setting import RunConfig, Setting, open_setting
 from week6.run.training import Run
 from week6.sequences import encode_prompts
 from week6.tasks import load_task
@@ -226,3 +228,139 @@ def test_nan_rewards_stop_the_run_and_keep_what_was_done(whole, tmp_path, monkey
     monkeypatch.undo()
     quick_run(folder, resume=True)
     assert numbers(folder) == numbers(whole)
+
+
+# --- which model, which data and which seed go where: stages that only note what they were given ----------------------
+
+
+class Thing:
+    """Stands for a model or for data."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def to(self, device):
+        return self
+
+    def __repr__(self):
+        return self.name
+
+
+@pytest.mark.parametrize("imitate", ["demonstrations", "nothing"])
+@pytest.mark.parametrize("share_prompts", [True, False])
+def test_every_stage_is_given_what_those_before_it_made(share_prompts, imitate, monkeypatch):
+    """The judge starts from the model before SFT and learns from pairs of its own; all reward models meet the same
+    held-out pairs; DPO learns from the labelled pairs where people compared whole texts, else from theirs."""
+    start, sft, pairs, heldout, probabilities, own, labelled = map(
+        Thing, ("start", "sft", "pairs", "heldout", "probabilities", "own", "labelled")
+    )
+    fitted, given = {}, {}
+
+    def fit_reward_model(setting, start, pairs, heldout, probabilities, stage="reward_model"):
+        given[stage] = (start, pairs, heldout, probabilities)
+        return fitted.setdefault(stage, Thing(stage))
+
+    def noted(stage, result):
+        return lambda setting, *arguments: given.setdefault(stage, arguments) and result
+
+    task = SimpleNamespace(pairs_share_prompts=share_prompts, judge_pairs=["a pair"], tokenizer=None)
+    setting = SimpleNamespace(task=task, preset=SimpleNamespace(imitate=imitate), device="cpu", stage_seed=str)
+    stubs = {
+        "fine_tune": lambda setting: sft,
+        "collect_pairs": noted("pairs", (pairs, heldout, probabilities)),
+        "fit_reward_model": fit_reward_model,
+        "label_with": noted("answer_pairs", labelled),
+        "optimize_with_ppo": noted("ppo", "PPO's"),
+        "optimize_with_dpo": noted("dpo", "DPO's"),
+        "initial_policy": lambda preset, tokenizer, seed: {"init": start}[seed],
+        "frozen_copy": lambda model: model,
+        "encode_texts": lambda task, rows: {"a pair": own}[rows[0]],
+        "evaluate": noted("evaluation", "figures"),
+        "summarize": lambda setting, evaluation: evaluation,
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(pipeline, name, stub)
+    assert pipeline.finish(setting) == "figures"
+    policies, reward_model, judge = given.pop("evaluation")
+    base = {"base": start} if imitate == "demonstrations" else {}
+    assert policies == {"sft": sft, "ppo": "PPO's", "dpo": "DPO's"} | base
+    assert reward_model is fitted["reward_model"] and judge == (fitted["judge"], own, heldout)
+    assert given == {
+        "pairs": (sft,),
+        "reward_model": (sft, pairs, heldout, probabilities),
+        "judge": (start, own, heldout, None),
+        "ppo": (sft, reward_model),
+        "dpo": (sft, pairs if share_prompts else labelled),
+    } | ({} if share_prompts else {"answer_pairs": (sft, reward_model)})
+
+
+@pytest.mark.parametrize("start", ["base", "sft"])
+def test_every_policy_is_judged_against_sft_by_the_reward_model_and_by_the_unseen_judge(start, monkeypatch, tmp_path):
+    """Each with random numbers of its own, best-of-n too, or it would choose among the answers it is compared to."""
+    reward_model, unseen = Thing("reward model"), pipeline.Judge(Thing("judge"), "own pairs", "held-out pairs")
+    policies = {name: Thing(name) for name in ("sft", "ppo", "dpo", *(["base"] if start == "base" else []))}
+    found, seen, seeds, compared = {}, [], [], []
+
+    def judge(policy, sft, first, task, prompts, k, seed, unseen):
+        assert sft is policies["sft"] and prompts == ["x", "y"]
+        assert first("it") == (reward_model, "it") and unseen("it") == ("the judge's", "it")
+        seen.append((policy.name, k))
+        seeds.append(seed)
+        numbers = torch.arange(2.0 * k).reshape(2, k)
+        return Judged([["a"] * k] * 2, numbers, None, numbers, numbers, verdict=numbers)
+
+    def score(model, answers):
+        return ("the judge's" if model is unseen.model else model, answers)
+
+    def verdicts(judged, start):
+        compared.append((set(judged), start))
+        return "wins"
+
+    stubs = {
+        "judge": judge,
+        "score": score,
+        "verdicts": verdicts,
+        "length_baseline": lambda own, heldout: {"length": (own, heldout)},
+        "write_samples": lambda *_: None,
+        "save_figure": lambda *_: None,
+        "try_requests": lambda setting, policies: dict(policies),
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(pipeline, name, stub)
+    run = SimpleNamespace(folder=tmp_path, whole=lambda stage: False)
+    run.finish = lambda stage, usage, result, files: found.update(result, tokens=usage.tokens)
+    run.result = lambda stage: {"evaluation": found, "judge": {"accuracy": 0.75}}[stage]
+    nothing = dict.fromkeys(("gold", "rates", "best_gold"))
+    task = SimpleNamespace(heldout_prompts={"prompt": ["x", "y"]}, own_requests="requests", **nothing)
+    setting = SimpleNamespace(run=run, task=task, preset=SimpleNamespace(evaluation=SMALL), stage_seed=str)
+    pipeline.evaluate(setting, policies, reward_model, unseen)
+    assert dict(seen[:-1]) == dict.fromkeys(policies, 2) and seen[-1] == ("sft", 3 * 2)
+    assert len(set(seeds)) == len(seeds) == len(policies) + 1
+    assert compared == [({*policies, "best_of_n"}, start)] and found["own_requests"] == policies
+    length = ("own pairs", "held-out pairs")
+    assert found["judge"] == {"accuracy": 0.75, "length": length, "start": start, "policies": "wins"}
+    assert found["tokens"] == sum(range(12)) + len(policies) * sum(range(4))  # here an answer's number is its length
+
+
+class Noting(Setting):
+    """A setting that notes for what a seed is asked."""
+
+    def stage_seed(self, stage):
+        self.asked.append(stage)
+        return super().stage_seed(stage)
+
+
+def test_the_judge_shares_no_random_number_with_the_reward_model(tmp_path, monkeypatch):
+    """Not those of its adapters, of its head, of its batches, nor of the answers that give it mean 0."""
+    preset = quick_preset()
+    preset = dataclasses.replace(preset, reward=dataclasses.replace(preset.reward, steps=1))
+    with quick_settings():
+        setting = open_setting(preset, tmp_path / "run")
+        pairs = ragged_pairs([2, 2], [5, 2], [3, 4])
+        start = pipeline.initial_policy(preset, setting.task.tokenizer, 0)
+        asked = {}
+        for stage in ("reward_model", "judge"):
+            noting = Noting(**vars(setting))
+            object.__setattr__(noting, "asked", asked.setdefault(stage, []))
+            pipeline.fit_reward_model(noting, start, pairs, pairs, None, stage)
+    assert len(set(asked["judge"])) >= 4 and not set(asked["judge"]) & set(asked["reward_model"])
