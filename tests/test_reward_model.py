@@ -252,3 +252,6 @@ def test_expected_accuracy_is_that_of_many_annotators():
     assert float(expected.mean()) <= float(torch.maximum(probability, 1 - probability).mean())
     with pytest.raises(ValueError, match="probability"):
         expected_accuracy(agreement, probability[:3])
+    for name, shares in (("agreement", (1.5 * agreement, probability)), ("probability", (agreement, -probability))):
+        with pytest.raises(ValueError, match=rf"{name}: got values outside \[0, 1\]"):
+            expected_accuracy(*shares)

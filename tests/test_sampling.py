@@ -92,6 +92,17 @@ def test_several_eos_tokens_or_none():
     )
     endless = sample(one_token_model(EOS, eos_token_id=None), *prompts_for_sampling(2), 3)
     assert endless.responses.shape == (2, 3) and endless.finished.all()
+    assert sample(one_token_model(EOS, eos_token_id=None), *prompts_for_sampling(2), 1).finished.tolist() == [True] * 2
+
+
+def test_memory_is_reckoned_for_whole_rows_and_one_token_of_the_head(monkeypatch):
+    asked, in_parts = [], sampling.in_parts
+    monkeypatch.setattr(
+        sampling, "in_parts", lambda f, data, *more: asked.append(data.columns) or in_parts(f, data, *more)
+    )
+    prompts, mask = prompts_for_sampling(2)
+    sample(tiny_gpt2(), prompts, mask, 3)
+    assert asked == [(prompts.shape[1] + 3, 1)]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

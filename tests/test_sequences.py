@@ -29,6 +29,12 @@ def test_padding_goes_left_or_right_and_masks_come_from_lengths():
     assert mask.dtype == torch.bool and tokens.dtype == torch.long
 
 
+def test_a_row_is_as_wide_as_prompt_and_answers_and_its_answers_are_what_the_head_reads():
+    pairs = ragged_pairs([2, 3], [4, 1], [5, 2])
+    answers = Demonstrations(pairs.prompts, pairs.prompt_mask, pairs.chosen, pairs.chosen_mask)
+    assert answers.columns == (3 + 5, 5) and pairs.columns == (2 * (3 + 5), 5 + 5)
+
+
 @pytest.mark.parametrize("pad", [left_pad, right_pad])
 def test_rows_may_be_tensors_of_one_axis(pad):
     rows = [[5, 6, 7], [8]]

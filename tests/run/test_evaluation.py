@@ -86,6 +86,15 @@ def test_batches_of_different_length_join_into_one_rollout():
     assert not torch.equal(joined.responses, sample_batches(policy, prompts, mask, 6, seed=4, batch_size=4).responses)
 
 
+def test_answers_are_drawn_at_the_temperature_and_anew_in_every_batch():
+    policy, task = tiny_gpt2(), toy_task()
+    prompts, mask = encode_prompts(task.tokenizer, ["a b"] * 8)
+    cold, other = (sample_batches(policy, prompts, mask, 6, seed, temperature=1e-3).responses for seed in (0, 1))
+    assert torch.equal(cold, other) and (cold == cold[0]).all()  # the likeliest, whatever is drawn
+    warm = sample_batches(policy, prompts, mask, 6, seed=0, batch_size=4).responses
+    assert not torch.equal(warm[:4], warm[4:])
+
+
 def test_judge_keeps_answers_with_their_prompts():
     policy, sft, task = tiny_gpt2(seed=0), tiny_gpt2(seed=1), toy_task()
     judged = judge(

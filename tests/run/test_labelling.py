@@ -128,3 +128,33 @@ def test_a_harmless_request_is_asked_again_until_an_answer_complies(tmp_path, mo
         ["rice"],
     ]
     assert {t for _, t, _ in calls} == {0.4} and len({seed for _, _, seed in calls}) == 4
+
+
+def test_pairs_that_people_chose_are_learned_from_as_they_chose_them(tmp_path, monkeypatch):
+    """Some of them, as many as were asked for, and behind these the harmless requests; of the held-out ones all, with
+    the probability of the choice that was made."""
+    preset = dataclasses.replace(quick_preset(), n_pairs=3)
+    setting = open_setting(preset, tmp_path / "run")
+    asked = setting.task.prompts["prompt"]
+    answers = ("hello !", "bye !", "mix the flour .", "go away .", "thanks !", "maybe later .")
+    rows = [{"prompt": prompt, "chosen": answers[i], "rejected": answers[i - 1]} for i, prompt in enumerate(asked[:6])]
+    heldout = [row | {"probability": 0.5 + 0.1 * i} for i, row in enumerate(rows[:2])]
+    request = {"prompt": asked[6], "chosen": "mix the flour .", "rejected": "go away ."}
+    monkeypatch.setattr(labelling, "answer_requests", lambda setting: [request])
+    task = dataclasses.replace(
+        setting.task, pairs=Dataset.from_list(rows[2:]), heldout_pairs=Dataset.from_list(heldout)
+    )
+    train, measured, probabilities = labelling.collect_pairs(dataclasses.replace(setting, task=task), None)
+
+    def read(pairs):
+        sides = ((getattr(pairs, side), getattr(pairs, f"{side}_mask")) for side in ("chosen", "rejected"))
+        return list(zip(*(decode(task.tokenizer, *side) for side in sides), strict=True))
+
+    def said(rows):
+        return [(row["chosen"], row["rejected"]) for row in rows]
+
+    written = [json.loads(line) for line in (tmp_path / "run" / "pairs.jsonl").read_text().splitlines()]
+    assert written[3:] == [request] and len(set(said(written[:3]))) == 3
+    assert all(row in rows[2:] for row in written[:3])
+    assert read(train) == said(written) and read(measured) == said(rows[:2])
+    assert probabilities.tolist() == pytest.approx([0.5, 0.6])

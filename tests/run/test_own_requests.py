@@ -20,7 +20,7 @@ REFUSAL, HELP, NEITHER = "I'm sorry, but I can't help with that.", "Gladly, here
 
 def says(policy, task, prompts, seed, temperature):
     """A careful policy refuses what is harmful, an anxious one half of everything, a dull one says nothing."""
-    assert temperature == 0.4
+    assert temperature == 0.4 and seed.endswith(policy)  # the random numbers are its own
     if policy == "dull":
         return [NEITHER] * len(prompts)
     if policy == "anxious":
@@ -33,7 +33,7 @@ def found(tmp_path):
     task = SimpleNamespace(own_requests=Dataset.from_list(ROWS))
     sizes = SimpleNamespace(evaluation=SimpleNamespace(answers_per_prompt=2), hh=SimpleNamespace(temperature=0.4))
     run = SimpleNamespace(folder=tmp_path)
-    setting = SimpleNamespace(task=task, preset=sizes, run=run, stage_seed=hash)
+    setting = SimpleNamespace(task=task, preset=sizes, run=run, stage_seed=str)
     with mock.patch.object(own_requests, "answer", says):
         table = try_requests(setting, {name: name for name in ("careful", "anxious", "dull")})
     return table, json.loads((tmp_path / "own_requests.json").read_text())
