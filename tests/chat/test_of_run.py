@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel
 
@@ -18,6 +19,7 @@ from week6.chat.session import ChatSession
 from week6.cli import main
 from week6.machine.checkpoint import RunError
 from week6.run.models import new_policy
+from week6.run.training import stage_seed
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,18 @@ def test_a_session_from_a_run(run_folder):
     assert not any(p.requires_grad for policy in talk.policies.values() for p in policy.parameters())
     same = ChatSession(talk.policies, TOKENIZER, betas=talk.betas, memory=0)
     assert talk.send("how do i bake bread ?") == same.send("how do i bake bread ?")
+
+
+def test_the_base_and_the_longest_answer_are_those_of_the_run(run_folder, tmp_path):
+    """Not those of its preset: the base is the very model that SFT started from."""
+    preset = quick_preset()
+    preset = dataclasses.replace(preset, ppo=dataclasses.replace(preset.ppo, max_new_tokens=7))
+    folder = shutil.copytree(run_folder, tmp_path / "copy")
+    (folder / "config.json").write_text(json.dumps({"seed": 3, "preset": dataclasses.asdict(preset)}))
+    talk = load_session(folder)
+    start = new_policy(preset, TOKENIZER, stage_seed(3, "init"))
+    assert all(map(torch.equal, talk.policies["base"].parameters(), start.parameters()))
+    assert talk.max_new_tokens == 7
 
 
 def test_a_run_that_is_not_finished(run_folder, tmp_path):

@@ -4,11 +4,13 @@ import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from tests.runs import quick_settings
 from tests.small_gpt2 import reviews, small_gpt2
+from week6.classroom import confirm as module
 from week6.classroom.confirm import NO_GPU, STEPS, Limits, confirm, projected_seconds, shortened, timed_answers
 from week6.cli import main
 from week6.machine.checkpoint import RunError
@@ -101,6 +103,52 @@ def test_time_infinite_losses_and_a_lost_checkpoint_fail(preset, tmp_path, monke
     assert failed(told) == {"whole preset", "finite losses", "killed, resumed"}
     assert "dpo.loss; expected no other" in lines_of(told)["finite losses"][1]
     assert "SFT went on at step 0" in lines_of(told)["killed, resumed"][1]
+
+
+@dataclasses.dataclass
+class Stage:
+    """A setting of which nothing but its stage SFT is asked."""
+
+    loss: float
+    watcher: object = None
+    preset: str = "preset"
+
+    @property
+    def task(self):
+        return SimpleNamespace(tokenizer=None)
+
+    @property
+    def run(self):
+        return SimpleNamespace(metrics=lambda stage: pd.DataFrame({"loss": [9.0, self.loss]}))
+
+    def stage_seed(self, stage):
+        return stage
+
+
+@pytest.mark.parametrize(("off", "loss", "passed"), [(0.049, 2.0018, 1), (0.051, 2.0, 0), (0.0, 2.0022, 0)])
+def test_resumed_weights_are_held_against_the_way_that_training_went(off, loss, passed, monkeypatch, tmp_path):
+    """The way from the start to the end has length 1 here; weights of length 100 would hide any difference."""
+    start, whole, resumed = (torch.nn.Linear(1, 1, bias=False) for _ in range(3))
+    for model, weight in ((start, 99.0), (whole, 100.0), (resumed, 100.0 + off)):
+        torch.nn.init.constant_(model.weight, weight)
+    killed = []
+
+    def fine_tune(setting):
+        if setting.watcher is None:
+            return whole
+        if setting.watcher.stop is not None:
+            killed.append(setting)
+            raise module.Killed
+        setting.watcher.starts["sft"] = STEPS // 2 + 1
+        return resumed
+
+    monkeypatch.setattr(module, "fine_tune", fine_tune)
+    monkeypatch.setattr(module, "open_setting", lambda *_, **__: Stage(loss))
+    monkeypatch.setattr(module, "initial_policy", lambda preset, tokenizer, seed: {"init": start}[seed])
+    told = []
+    findings = module.Findings(told.append)
+    module._check_resume(findings, Stage(2.0), tmp_path, Limits())
+    assert findings.failed == 1 - passed and len(killed) == 1 and f"{100 * off:.2g} % of the way" in told[0]
 
 
 def test_a_stage_that_stops_fails_and_what_needs_it_is_left_out(preset, tmp_path, monkeypatch):

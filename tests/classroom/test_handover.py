@@ -14,6 +14,7 @@ from week6.recorded import recorded
 from week6.run.models import new_policy
 from week6.sequences import encode_pairs
 from week6.tasks.assistant import build_tokenizer
+from week6.tasks.conversation import render
 
 TOKENIZER = build_tokenizer()
 ANSWERS = [
@@ -39,6 +40,23 @@ def test_pairs_as_messages_without_those_that_never_ended():
     assert table[0]["prompt"] == [{"role": "user", "content": "how do i bake bread ?"}]
     assert table[0]["chosen"] == [{"role": "assistant", "content": ANSWERS[0]}]
     assert len(handover.preference_dataset(TOKENIZER, data, 3)) == 3
+
+
+def test_prompt_and_answer_together_are_what_the_chat_template_writes(monkeypatch):
+    """With the space between them, on which a tokenizer that reads bytes depends."""
+    seen = []
+
+    def encoded(tokenizer, prompts, chosen, rejected):
+        seen.extend(zip(prompts, chosen, rejected, strict=True))
+        return encode_pairs(tokenizer, prompts, chosen, rejected)
+
+    monkeypatch.setattr(handover, "encode_pairs", encoded)
+    data = handover.preference_dataset(TOKENIZER, pairs(3), 3)
+    config = DPOConfig(steps=1, batch_size=2, learning_rate=1e-3, beta=0.5)
+    handover.dpo_with_week6(new_policy(quick_preset(), TOKENIZER, seed=1), TOKENIZER, data, config, seed=0)
+    for row, (prompt, *answers) in zip(data, seen, strict=True):
+        for name, answer in zip(("chosen", "rejected"), answers, strict=True):
+            assert render(TOKENIZER, row["prompt"] + row[name]).startswith(prompt + answer)
 
 
 def test_both_libraries_take_the_same_steps():

@@ -39,6 +39,37 @@ def test_makes_what_is_asked_for_and_only_that(tmp_path):
     assert len(course.heldout_pairs) == len(course.probabilities)
 
 
+def test_every_model_of_a_lesson_is_made_of_what_it_should_be(tmp_path, monkeypatch):
+    """Whatever is trained learns from the training pairs, and PPO climbs this lesson's reward model."""
+    made, setting = [], SimpleNamespace(run="run", task="task", device="cpu")
+
+    def noted(stage, result):
+        return lambda setting, *given: made.append((stage, *given)) or result
+
+    stubs = {
+        "open_setting": lambda *_, **__: setting,
+        "announce": lambda setting, *_: setting,
+        "fine_tune": noted("sft", "SFT"),
+        "collect_pairs": noted("pairs", ("pairs", "held-out", "probabilities")),
+        "fit_reward_model": noted("reward_model", "reward model"),
+        "optimize_with_ppo": noted("ppo", "PPO"),
+        "optimize_with_dpo": noted("dpo", "DPO"),
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(lessons, name, stub)
+    course = lesson("ppo", "dpo", preset=quick_preset(), folder=tmp_path)
+    assert made == [
+        ("sft",),
+        ("pairs", "SFT"),
+        ("reward_model", "SFT", "pairs", "held-out", "probabilities"),
+        ("ppo", "SFT", "reward model"),
+        ("dpo", "SFT", "pairs"),
+    ]
+    data = course.sft, course.pairs, course.heldout_pairs, course.probabilities
+    assert data == ("SFT", "pairs", "held-out", "probabilities")
+    assert (course.reward_model, course.ppo, course.dpo) == ("reward model", "PPO", "DPO")
+
+
 def test_the_second_notebook_trains_nothing(tmp_path, monkeypatch):
     first = lesson("reward_model", preset=quick_preset(), folder=tmp_path / "run")
     for module, work in ((pipeline, "train_sft"), (pipeline, "train_reward_model"), (labelling, "_label_answers")):

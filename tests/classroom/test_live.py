@@ -32,8 +32,20 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(base):
-    return align(str(base / "pairs.jsonl"), str(base / "model"), QUICK)
+def given():
+    """The arguments of the loops that `done` ran, by the names of these."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def done(base, given):
+    def noting(loop):
+        return lambda *arguments: loop(*given.setdefault(loop.__name__, arguments))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for loop in (live.train_sft, live.train_dpo):
+            patch.setattr(live, loop.__name__, noting(loop))
+        return align(str(base / "pairs.jsonl"), str(base / "model"), QUICK)
 
 
 def weights(policy):
@@ -48,6 +60,13 @@ def test_dpo_begins_at_the_sft_model_and_sft_at_the_base(done, base):
     assert not torch.equal(before, between) and not torch.equal(between, after)
     assert len(done.sft) == 3 and len(done.dpo) == 4
     assert not any(p.requires_grad for policy in done.policies.values() for p in policy.parameters())
+
+
+def test_sft_imitates_what_was_chosen_and_dpo_draws_random_numbers_of_its_own(done, given):
+    (*_, shown, _, seed), (*_, pairs, _, other) = given["train_sft"], given["train_dpo"]
+    assert shown.responses[shown.response_mask].tolist() == pairs.chosen[pairs.chosen_mask].tolist()
+    assert shown.prompts.tolist() == pairs.prompts.tolist() and len(shown) == 4 * 8  # as many as DPO's steps need
+    assert seed != other
 
 
 def test_the_same_seed_gives_the_same_chatbot(done, base):

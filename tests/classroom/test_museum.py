@@ -1,12 +1,16 @@
 """The failure museum on the lesson's chatbot: each bug shows its own symptom and no other, a healthy run shows none."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from tests.runs import quick_preset, task_once
 from week6 import log_probs, ppo
 from week6.classroom import museum
 from week6.classroom.lesson import lesson
 from week6.ppo import PolicyWithValue
+from week6.run.models import frozen_copy, new_policy
 
 BUGS = sorted(museum.BUGS)
 
@@ -35,6 +39,20 @@ def test_a_bug_shows_its_own_symptom_and_no_other(bug, course, healthy):
     run = museum.exhibit(bug, course)
     assert len(run) == len(healthy) == museum.STEPS and "gold" in run
     assert [name for name in BUGS if museum.BUGS[name].seen(run, healthy)] == [bug]
+
+
+def test_an_exhibit_is_held_near_sft_and_learns_twice_as_fast_as_the_preset(monkeypatch):
+    seen = []
+    monkeypatch.setattr(museum, "watch_ppo", lambda *given: seen.append(given) or [])
+    task = task_once("assistant")
+    sft = frozen_copy(new_policy(quick_preset(), task.tokenizer, 0))
+    course = SimpleNamespace(preset=quick_preset(), sft=sft, reward_model="r", task=task, device="cpu")
+    museum.exhibit(None, course, steps=3, seed=5)
+    ((actor, reference, reward_model, _, optimizer, _, config, seed),) = seen
+    assert reference is sft and actor.policy is not sft and reward_model == "r" and seed == 5
+    assert (config.steps, config.batch_size) == (3, museum.BATCH_SIZE)
+    rates = {config.learning_rate, *(group["lr"] for group in optimizer.param_groups)}
+    assert rates == {2 * quick_preset().ppo.learning_rate}
 
 
 def test_a_runaway_kl_is_that_of_the_sign_only_after_a_good_start(healthy):

@@ -18,6 +18,7 @@ from week6.exact import small_world, train_exact_dpo
 from week6.machine.checkpoint import RunError
 from week6.objective import best_of_n_kl_bound, optimal_policy
 from week6.run import sweep
+from week6.run.evaluation import Judged
 from week6.run.sweep import AssistantSettings, ExactSettings, Point, SweepConfig, collect, points_of, record
 from week6.run.sweep import sweep as measure
 
@@ -107,6 +108,46 @@ def test_assistant_points_have_their_errors_and_costs(measured):
     assert (trained[["kl_se", "gold_se", "proxy_se", "win_rate_se"]] > 0).all(axis=None)
     assert table.loc["ppo", "generations"] == 5 * 8 and table.loc["dpo", "generations"] == 0
     assert (table["seconds"] > 0).all() and table.loc["ppo", "model_copies"] == 3
+
+
+def test_seconds_are_those_of_all_that_was_trained_for_a_point(measured):
+    """PPO and best-of-n need the reward model, DPO does not; none is charged for SFT and the pairs."""
+    folder, tables, _ = measured
+    table = tables["frontier_assistant"].query("seed == 3").set_index("method")["seconds"]
+
+    def took(run, stage):
+        return json.loads((folder / run / "stages.json").read_text())[stage]["usage"]["seconds"]
+
+    fitting = took("assistant-3", "reward_model")
+    assert table["best_of_n"].tolist() == pytest.approx([fitting] * 2)
+    assert table["ppo"] == pytest.approx(took("assistant-3-ppo-0.5", "ppo") + fitting)
+    assert table["dpo"] == pytest.approx(took("assistant-3-dpo-1.0", "dpo"))
+
+
+def test_every_point_is_judged_against_sft_on_answers_of_its_own(measured, monkeypatch):
+    """Best-of-n too: else it would choose among the very answers that its wins are counted against."""
+    asked = []
+
+    def judge(policy, sft, reward, task, prompts, k, seed):
+        asked.append((policy, sft, k, seed))
+        numbers = torch.rand(len(prompts), k, generator=torch.Generator().manual_seed(seed))
+        return Judged([["a"] * k] * len(prompts), numbers, numbers, numbers, numbers)
+
+    caches = sweep._shared, sweep._candidates
+    monkeypatch.setattr(sweep, "judge", judge)
+    with quick_settings():
+        try:
+            for cache in caches:
+                cache.cache_clear()
+            for point in points_of(CONFIG, ("assistant",), (3,)):
+                sweep._measure(CONFIG, measured[0], point)
+            sft = sweep._shared(CONFIG.preset, ASSISTANT.answers, measured[0], 3).sft
+        finally:
+            for cache in caches:
+                cache.cache_clear()
+    policies, references, answers, seeds = zip(*asked, strict=True)
+    assert all(reference is sft for reference in references) and len(set(seeds)) == len(seeds)
+    assert answers == (2, 4, 2, 2) and [policy is sft for policy in policies] == [True, True, False, False]
 
 
 def test_called_again_it_measures_nothing(measured):
