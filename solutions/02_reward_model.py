@@ -20,7 +20,7 @@
 # %% tags=["folded"]
 # @title Set-up: imports, the task, and what the user says
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -827,13 +827,68 @@ print(
 # %% [markdown]
 # ## 10 · An open experiment: how many pairs does a head need?
 #
-# Pairs cost money. Leave the trunk of the SFT model as it is, and train the head alone: $d$ numbers $v$, which is done in a
-# second. (The bias drops out of all differences.) `train_head(n, seed)` draws $n$ of 3,200 pairs, fits $v$ by (2), and
-# gives two accuracies: on the very pairs that it was fitted to, and on the held-out pairs.
+# Pairs cost money. Leave the trunk of the SFT model as it is, and train the head alone: $d$ numbers $v$. (The bias drops
+# out of all differences.) With few pairs such a head soon learns their labels by heart, noise included. **Early stopping** is
+# against that: look at held-out pairs now and then, and keep the weights that were best there.
+#
+# ### Exercise 2.6 · Stop in time
+# *difficulty 3/5 · importance 4/5 · 15 minutes*
+#
+# Write it for any training. `loss(v)` is the training loss of weights `v`, with a gradient; `look(v)` is their held-out loss,
+# a number. Begin at `start` and take steps of Adam with learning rate `rate`. Look at `start`, and then after every `every`
+# steps. Stop at the `patience`-th look in a row without a new lowest loss (a tie is none, nan is none), at the latest after
+# `limit` steps. Return the weights with the lowest loss that you saw, and after how many steps you saw them.
+
+
+# %% tags=["exercise"]
+def stop_early(
+    start: torch.Tensor,
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    look: Callable[[torch.Tensor], float],
+    rate: float,
+    every: int,
+    patience: int,
+    limit: int,
+) -> tuple[torch.Tensor, int]:
+    """The weights with the lowest held-out loss that was seen, shape (d,), and their number of steps."""
+    # 1. Weights that begin at `start` and have a gradient; Adam; what is the best so far?
+    # 2. After each step: is it time to look? Then keep a copy of what is better, or lose patience.
+    # BEGIN SOLUTION
+    v = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([v], lr=rate)
+    best, best_at, lowest = start, 0, look(start)
+    for step in range(1, limit + 1):
+        optimizer.zero_grad()
+        loss(v).backward()
+        optimizer.step()
+        if step % every == 0:
+            seen = look(v.detach())
+            if seen < lowest:
+                best, best_at, lowest = v.detach().clone(), step, seen
+            elif step - best_at == patience * every:
+                break
+    return best, best_at
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q6(stop_early)
+
+# %% tags=["student-only"]
+# check.q6.hint()
+# check.q6.solution()
+
+# %% tags=["nbval-check-output"]
+stop_in_time = check.q6.or_ours(stop_early)
+
+# %% [markdown]
+# **The experiment.** `train_head(n, seed)` draws $n$ of 3,200 pairs and fits $v$ by (2), twice: for 800 steps, and with your
+# early stopping, which looks at half of the held-out pairs. It gives the accuracy on its own pairs after 800 steps, that on
+# the other held-out pairs, this accuracy with early stopping, and the step that was kept. It takes about a second.
 #
 # Choose five numbers of pairs, from 25 to 3,200, three seeds each. **The question:** from which number on do more pairs no
-# longer help, and what is in the way then? Beside the table you have the Bayes ceiling and, from section 4, the accuracy
-# of the model whose trunk was trained too.
+# longer help, and what is in the way then? Where does early stopping help? Beside the table you have the Bayes ceiling and,
+# from section 4, the accuracy of the model whose trunk was trained too.
 
 # %% tags=["folded", "nbval-ignore-output"]
 # @title The vectors of the SFT model at the last token, chosen minus rejected
@@ -856,26 +911,25 @@ seen_pairs, new_pairs = differences(pairs.rows(slice(0, 3200))), differences(hel
 
 
 # %%
-def train_head(n: int, seed: int) -> tuple[float, float]:
-    """(accuracy on the n pairs that it was fitted to, expected accuracy on the held-out pairs)."""
+def train_head(n: int, seed: int) -> tuple[float, float, float, float]:
+    """Accuracy on the n pairs of the training and on new ones after 800 steps; on new ones, stopped early; the step."""
     own_pairs = seen_pairs[torch.randperm(3200, generator=generator_for(seed, 4))[:n]]  # shape (n, d)
-    v = torch.zeros(own_pairs.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([v], max_iter=100, line_search_fn="strong_wolfe")
+    start = torch.zeros(own_pairs.shape[1])
 
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = -F.logsigmoid(own_pairs @ v).mean()
-        value.backward()
-        return value
+    def loss(v: torch.Tensor, of: torch.Tensor = own_pairs) -> torch.Tensor:
+        return -F.logsigmoid(of @ v).mean()
 
-    optimizer.step(loss)
-    with torch.no_grad():
-        seen, new = ((1 + (of @ v).sign()) / 2 for of in (own_pairs, new_pairs))  # 1 right, 0 wrong, ½ a tie
-    return float(seen.mean()), float(expected_accuracy(new, p_label).mean())
+    full, _ = stop_in_time(start, loss, lambda v: float(loss(v)), 0.02, 5, 800, 800)  # watching what it is fitted to
+    kept, step = stop_in_time(start, loss, lambda v: float(loss(v, new_pairs[:500])), 0.02, 5, 8, 800)
+    own, new, early = (  # 1 right, 0 wrong, ½ a tie
+        (1 + (of @ v).sign()) / 2 for of, v in ((own_pairs, full), (new_pairs[500:], full), (new_pairs[500:], kept))
+    )
+    new, early = (expected_accuracy(x, p_label[500:]) for x in (new, early))
+    return float(own.mean()), float(new.mean()), float(early.mean()), float(step)
 
 
 # %% tags=["exercise"]
-def measure_heads() -> dict[int, list[tuple[float, float]]]:
+def measure_heads() -> dict[int, list[tuple[float, float, float, float]]]:
     """For each of your numbers of pairs the results of three seeds."""
     # BEGIN SOLUTION
     return {n: [train_head(n, seed) for seed in range(3)] for n in (25, 100, 400, 1600, 3200)}
@@ -883,12 +937,13 @@ def measure_heads() -> dict[int, list[tuple[float, float]]]:
 
 
 # %%
-def show_table(rows: dict[int, list[tuple[float, float]]]) -> None:
+def show_table(rows: dict[int, list[tuple[float, float, float, float]]]) -> None:
     """Mean over the seeds and half of their range, a line for each number of pairs."""
-    print("pairs   accuracy on its own pairs   on held-out pairs")
+    print("pairs   on its own pairs   on held-out pairs   stopped early   step kept")
     for n, values in rows.items():
-        own, new = (f"{sum(c) / len(c):.3f} ± {(max(c) - min(c)) / 2:.3f}" for c in zip(*values, strict=True))
-        print(f"{n:<5}   {own:<25}   {new}")
+        *cells, step = [(sum(c) / len(c), (max(c) - min(c)) / 2) for c in zip(*values, strict=True)]
+        own, new, early = (f"{mean:.3f} ± {half:.3f}" for mean, half in cells)
+        print(f"{n:<5}   {own:<16}   {new:<17}   {early}   {step[0]:.0f} ± {step[1]:.0f}")
 
 
 # %% tags=["student-only"]
@@ -900,25 +955,29 @@ show_table(measured)
 print(f"Bayes ceiling {top:.3f}; trunk trained too, on 6,000 pairs: {accuracy_at[fit.steps - 1]:.3f}")
 
 # %% [markdown] tags=["solution-only"]
-# **Our answer.** With few pairs the head learns its own labels by heart: on them it is above the Bayes ceiling, which no
-# judge passes on new pairs, and on new pairs it is far worse. With more pairs the two accuracies meet. From 1,600 pairs
+# **Our answer.** With few pairs the head learns its own labels by heart: with 25 it is above the Bayes ceiling on them, which
+# no judge passes on new pairs, and on new pairs it is far worse. With more pairs the two accuracies meet. From 1,600 pairs
 # on little is gained any more: the head is about as good as a head on *these* vectors can be. It stays far below the
 # ceiling, and below the model whose trunk was trained too, so money for more pairs would be wasted. What is in the way
 # is the frozen trunk: it was trained to choose the next word, and what a judge must know does not stand in its last
 # vector in a form that a weighted sum can read.
+#
+# Early stopping helps where learning by heart is the trouble. With 100 pairs the best look came within a tenth of the steps,
+# and the head that was kept is better on new pairs, but no match for 400 pairs. With 1,600 it changes nothing: there is no
+# peak to go back to. With 25, look at the step: often the start itself was best. Judged by its *loss*, a head that knows
+# little and is sure of it is worse than one without an opinion.
 
 # %% tags=["solution-only"]
-mean = {n: torch.tensor(rows).mean(0) for n, rows in measured.items()}  # shape (2,): own pairs, held-out pairs
-assert mean[25][0] > mean[25][1] + 0.15 and mean[100][0] > top and mean[100][1] < 0.72
+mean = {n: torch.tensor(rows).mean(0) for n, rows in measured.items()}  # shape (4,): own, held-out, early, step
+assert mean[25][0] > top and mean[25][0] > mean[25][1] + 0.15 and mean[100][1] < 0.72
 assert abs(float(mean[3200][0] - mean[3200][1])) < 0.06 and mean[3200][1] > mean[100][1] + 0.05
 assert mean[3200][1] - mean[1600][1] < 0.03 and mean[3200][1] < top - 0.06
 assert mean[3200][1] < accuracy_at[fit.steps - 1] - 0.02
-print(
-    "Checked: with 100 pairs above the ceiling on its own pairs, and below 0.72 on new ones; with 3,200 both are within"
-)
-print(
-    "0.06; doubling 1,600 pairs gains less than 0.03; the model whose trunk was trained too is more than 0.02 better."
-)
+assert mean[100][1] < mean[100][2] < mean[400][2] and mean[100][3] < 80 and mean[25][3] < 20
+assert abs(mean[1600][2] - mean[1600][1]) < 0.02
+print("Checked: with 25 pairs above the ceiling on its own pairs; with 3,200 both accuracies are within 0.06; doubling")
+print("1,600 pairs gains less than 0.03; the model whose trunk was trained too is more than 0.02 better.")
+print("Checked: stopped early, 100 pairs are better than after 800 steps and worse than 400; 1,600 are the same.")
 
 # %% [markdown]
 # ## What we showed

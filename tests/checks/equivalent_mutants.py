@@ -28,6 +28,8 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ): "the device of a mask is that of its opposite",
     ("nb02.q1", "return (attention_mask.long() * columns).argmax(1)"): "the last of two axes is axis 1",
     ("nb02.q4", "return torch.maximum(1 - probability, probability).mean()"): "a maximum has no order",
+    ("nb02.q6", "seen = look(v)"): "a look takes no gradient",
+    ("nb02.q6", "best, best_at, lowest = (v.clone(), step, seen)"): "the gradient of what is kept is not asked for",
     ("nb03.q1", "return (p * torch.where(p > 0, log_p - log_q, 1.0)).sum(dim)"): "times p, which is 0 there",
     ("nb03.q2", "return (p * torch.where(p > 0, log_p - log_q, 1.0)).sum(dim)"): "times p, which is 0 there",
     ("nb04.q2", "rewards, values = (torch.where(real, rewards, 1), torch.where(real, values, 0))"): (

@@ -29,6 +29,11 @@ def verdict(question, answer, seed):
     return Grading(question, answer, Trusted(0.0), seed).verdict(twice=False)
 
 
+def seen(question, answer):
+    """An answer as it is called on the cases."""
+    return question.through(answer) if question.through else answer
+
+
 def spelt(value):
     return str(value.tolist()) if isinstance(value, Tensor) else repr(value)
 
@@ -43,7 +48,13 @@ def test_cases_are_drawn_as_well_as_written(name, question):
 
 @each(FUNCTIONS)
 def test_an_answer_that_knows_the_first_cases_by_heart_is_rejected(name, question):
-    known = {tuple(map(spelt, case)): question.reference(*case) for case in drawn(question, 0)}
+    known = {}
+
+    def learns(*arguments):
+        known[tuple(map(spelt, arguments))] = question.reference(*arguments)
+
+    for case in drawn(question, 0):
+        seen(question, learns)(*case)
 
     def by_heart(*arguments):
         return known.get(tuple(map(spelt, arguments)))
@@ -103,7 +114,7 @@ def test_a_dtype_is_asked_for_where_the_text_names_it(name, question):
     """True and False, or integers, are what a result must be of: then the text says so."""
     words = {torch.bool: r"[Bb]ool|True", torch.int64: r"[Ii]nt"}
     for case in drawn(question, 0):
-        value = question.reference(*case)
+        value = seen(question, question.reference)(*case)
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, Tensor) and part.dtype in words:
                 assert re.search(words[part.dtype], statement(name)), part.dtype

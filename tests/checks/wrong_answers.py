@@ -469,6 +469,90 @@ def ceiling_half_way(probability: Tensor) -> Tensor:
     return 0.5 + 0.5 * (probability - 0.5).abs().mean()
 
 
+def _looks(start, loss, look, rate, every, limit):
+    """Step, weights and held-out loss at each look."""
+    v = start.clone().requires_grad_()
+    adam = torch.optim.Adam([v], lr=rate)
+    for step in range(limit + 1):
+        if step % every == 0:
+            yield step, v.detach().clone(), look(v.detach())
+        adam.zero_grad()
+        loss(v).backward()
+        adam.step()
+
+
+def stop_at_a_clear_gain_only(start, loss, look, rate, every, patience, limit):
+    """A new lowest loss counts only if it is lower by a tenth."""
+    best, lowest, bad = (start, 0), look(start), 0
+    for step, v, value in _looks(start, loss, look, rate, every, limit):
+        if step == 0:
+            continue
+        if value < 0.9 * lowest:
+            best, lowest, bad = (v, step), value, 0
+        else:
+            bad += 1
+        if bad == patience:
+            break
+    return best
+
+
+def stop_on_a_mean_of_two_looks(start, loss, look, rate, every, patience, limit):
+    """Compares the mean of the last two looks."""
+    best, lowest, bad, before = (start, 0), look(start), 0, look(start)
+    for step, v, value in _looks(start, loss, look, rate, every, limit):
+        if step == 0:
+            continue
+        smooth, before = (value + before) / 2, value
+        if smooth < lowest:
+            best, lowest, bad = (v, step), smooth, 0
+        else:
+            bad += 1
+        if bad == patience:
+            break
+    return best
+
+
+def stop_and_name_the_next_look(start, loss, look, rate, every, patience, limit):
+    """The right weights; the step is that of the look after them."""
+    best, lowest, bad = (start, every), look(start), 0
+    for step, v, value in _looks(start, loss, look, rate, every, limit):
+        if step and value < lowest:
+            best, lowest, bad = (v, step + every), value, 0
+        elif step:
+            bad += 1
+        if bad == patience:
+            break
+    return best
+
+
+def stop_and_average(start, loss, look, rate, every, patience, limit):
+    """Half way between the best weights and those of the end."""
+    best, at, lowest, bad, v = start, 0, look(start), 0, start
+    for step, v, value in _looks(start, loss, look, rate, every, limit):
+        if step and value < lowest:
+            best, at, lowest, bad = v, step, value, 0
+        elif step:
+            bad += 1
+        if bad == patience:
+            break
+    return (best + v) / 2, at
+
+
+def stop_after_the_whole_training(start, loss, look, rate, every, patience, limit):
+    """The best of the last `patience` looks."""
+    seen = list(_looks(start, loss, look, rate, every, limit))[-patience:]
+    step, v, _ = min(seen, key=lambda one: one[2])
+    return v, step
+
+
+def stop_at_the_first_that_is_good(start, loss, look, rate, every, patience, limit):
+    """The first look that is below the start."""
+    for step, v, value in _looks(start, loss, look, rate, every, limit):
+        if value < look(start):
+            return v, step
+    return start, 0
+
+
 # --- notebook 03 ---------------------------------------------------------------------------------------------------
 
 
@@ -2007,6 +2091,14 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         bayes_error,
         ceiling_of_sure_pairs,
         ceiling_half_way,
+    ],
+    "nb02.q6": [
+        stop_at_a_clear_gain_only,
+        stop_on_a_mean_of_two_looks,
+        stop_and_name_the_next_look,
+        stop_and_average,
+        stop_after_the_whole_training,
+        stop_at_the_first_that_is_good,
     ],
     "nb03.q1": [
         kl_the_other_way,

@@ -18,6 +18,7 @@ from week6 import preferences, reward_model
 from week6.checks.capstone import Capstone, Malformed, Step, Symptom, parts
 from week6.checks.cases import whole
 from week6.checks.engine import Misconception, Prediction, Question
+from week6.checks.stopping_02 import q6 as q6
 from week6.log_probs import position_ids
 from week6.reward_model import last_token_index
 
