@@ -1022,55 +1022,127 @@ print("Checked: at π* the shaped reward of every answer is β log Z: all advant
 # %% [markdown]
 # ## 12 · An open experiment: many small groups, or a few large ones?
 #
-# In section 8 a step had 24 prompts with 8 answers each: 192 answers. The same 192 can be 2 answers to each of 96 prompts, or 96 answers to each of 2.
-# `success_with(size, seed)` makes 15 such steps from the SFT model with groups of that size. It gives the success on held-out problems afterwards, and the share
-# of the groups that had a gradient. A run takes a few seconds.
+# Is a method that solves 52 % of the problems better than one that solves 50 %? With other problems, other seeds and other answers both would have come out
+# otherwise.
 #
-# **Your turn.** One knob: groups of 2, 8, 32 and 96 answers, three seeds each. Say first what you expect, from section 4. At this price, which size learns most? Is it
-# the one whose groups all have a gradient? The text does not tell.
+# ### Exercise 9.6 · Which of two methods is better?
+# *difficulty 3/5 · importance 5/5 · 15 minutes*
+#
+# `first` and `second` hold the runs of two methods, one for each seed of the training: verdicts, 0 or 1, of shape `(M, n)`, $n$ answers to each of the same M problems.
+# Return $d$, the success of the first minus that of the second, and the ends of its interval, $d - z s$ and $d + z s$. Two variances add up to $s^2$:
+#
+# - over **problems**. Both methods meet the same ones, and answers to one problem are alike. So there are M tries: the differences by problem, all its runs and answers together.
+# - over **seeds**. Those of one method have nothing to do with those of the other. So each method adds a variance, whose tries are its runs, all their problems together.
+#
+# The variance of a mean of N tries is that of the tries, with N − 1 in it, over N. One method may have more runs or more answers than the other.
+
+
+# %% tags=["exercise"]
+def compare(
+    first: list[Float[Tensor, "M _"]], second: list[Float[Tensor, "M _"]], z: float
+) -> tuple[float, float, float]:
+    """Success of the first method minus that of the second, and the lower and the upper end of its interval."""
+    # 1. The pass rates of each method, a row a run: (S, M).
+    # 2. The differences by problem: their mean, and its variance.
+    # 3. The variance over the seeds of each method; the interval.
+    # BEGIN SOLUTION
+    rates = [torch.stack([run.mean(1) for run in runs]) for runs in (first, second)]  # shape (S, M) each
+    by_problem = rates[0].mean(0) - rates[1].mean(0)  # shape (M,)
+    difference = float(by_problem.mean())
+    variance = float(by_problem.var()) / len(by_problem)
+    for of_method in rates:
+        of_runs = of_method.mean(1)  # shape (S,)
+        variance += float(of_runs.var()) / len(of_runs)
+    half = z * math.sqrt(variance)
+    return difference, difference - half, difference + half
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q6(compare)
+
+# %% tags=["student-only"]
+# check.q6.hint()
+# check.q6.solution()
+
+# %% tags=["nbval-check-output"]
+difference_with_interval = check.q6.or_ours(compare)
+
+# %% tags=["nbval-check-output", "folded"]
+# @title Checked: how often the interval of two equal methods contains 0
+draw, held = torch.Generator().manual_seed(0), []
+for _ in range(200):
+    ease = 2 * torch.randn(64, 1, generator=draw)  # log-odds of the problems
+    chances = [torch.sigmoid(ease + 0.2 * torch.randn(1, generator=draw)) for _ in range(6)]  # of six runs
+    answers = [torch.bernoulli(chance.expand(-1, 8), generator=draw) for chance in chances]
+    _, low, high = difference_with_interval(answers[:3], answers[3:], 2.776)
+    held.append(low <= 0 <= high)
+assert sum(held) / 200 > 0.93
+print("Checked: of 200 comparisons of a method with itself, more than 93 % have 0 in their interval.")
+
+# %% [markdown]
+# **The experiment.** In section 8 a step had 24 prompts with 8 answers each: 192 answers. The same 192 can be 2 answers to each of 96 prompts, or 96 answers to each of 2.
+# `runs_of(size)` makes three runs, with the seeds 0, 1 and 2: 15 such steps from the SFT model with groups of that size (`trained` and `dapo`, section 8). It returns their verdicts
+# on 8 answers to each held-out problem (`answer`, with seed 3), and the share of the groups that had a gradient (column `mixed` of the metrics). A run takes a few seconds.
+#
+# **Your turn.** One knob: groups of 2, 8, 32 and 96 answers. Say first what you expect, from section 4. At this price, which size learns most? Is it
+# the one whose groups all have a gradient? Which differences are more than chance? The text does not tell.
+
+
+# %% tags=["exercise"]
+def runs_of(size: int) -> tuple[list[Float[Tensor, "M 8"]], list[float]]:
+    """Verdicts on held-out problems after each of three runs, and the share of their groups with a gradient."""
+    # BEGIN SOLUTION
+    verdicts, mixed = [], []
+    for seed in range(3):
+        config = replace(dapo, steps=15, prompts=192 // size, answers=size)
+        policy, metrics = trained(f"groups of {size}, seed {seed}", config, seed=seed)
+        verdicts.append(answer(policy, heldout, 8, seed=3)[0])
+        mixed.append(float(metrics["mixed"].mean()))
+    return verdicts, mixed
+    # END SOLUTION
 
 
 # %% tags=["folded"]
-# @title success_with(size, seed) and show_table(table)
-def success_with(size: int, seed: int) -> tuple[float, float]:
-    """Success on held-out problems after 15 steps of 192 answers each, and the share of groups with a gradient."""
-    config = replace(dapo, steps=15, prompts=192 // size, answers=size)
-    policy, metrics = trained(f"groups of {size}, seed {seed}", config, seed=seed)
-    return float(answer(policy, heldout, 8, seed=3)[0].mean()), float(metrics["mixed"].mean())
-
-
-def show_table(table: dict[int, list[tuple[float, float]]]) -> None:
-    """Mean over the seeds and half of their range, a line for each size; above them, the SFT model."""
-    print("answers a group   success       groups with a gradient")
+# @title show_table(table), from {size: runs_of(size), …}
+def show_table(table: dict[int, tuple[list[Float[Tensor, "M 8"]], list[float]]]) -> None:
+    """For each size: means over the seeds and half of their range, and the success beyond that of the last size."""
+    *_, last = table
+    print(f"answers a group   success       groups with a gradient   beyond groups of {last}")
     print(f"none (SFT)        {float(answer(reference, heldout, 8, seed=3)[0].mean()):.2f}")
-    for size, rows in table.items():
-        cells = [f"{sum(c) / len(c):.2f} ± {(max(c) - min(c)) / 2:.2f}" for c in zip(*rows, strict=True)]
-        print(f"{size:<15}   " + "   ".join(cells))
+    for size, (verdicts, mixed) in table.items():
+        rows = [float(run.mean()) for run in verdicts], mixed
+        cells = [f"{sum(c) / len(c):.2f} ± {(max(c) - min(c)) / 2:.2f}" for c in rows]
+        d, low, high = difference_with_interval(verdicts, table[last][0], 2.776)  # Student's t, two times three runs
+        beyond = f"{d:+.2f}, from {low:+.2f} to {high:+.2f}" if size != last else ""
+        print(f"{size:<15}   {cells[0]}   {cells[1]:<22}   {beyond}")
 
 
-# %% tags=["nbval-ignore-output"]
-table = {size: [success_with(size, seed) for seed in range(3)] for size in (2, 8, 32, 96)}  # SOLUTION
-if table is not ...:
-    show_table(table)
+# %% tags=["student-only"]
+# table = {size: runs_of(size) for size in (2, 8, 32, 96)}
+# show_table(table)
+
+# %% tags=["solution-only", "nbval-ignore-output"]
+table = {size: runs_of(size) for size in (2, 8, 32, 96)}
+show_table(table)
 
 # %% [markdown] tags=["solution-only"]
 # **What we measured.** From 2 to 32 answers a group the size hardly matters, although with 2 about half of the groups have no gradient. With 96 every group has one, and these runs learn
-# least. So the share of groups with a gradient is the wrong thing to look at when the price is fixed: a wasted group of 2 has cost two answers only, and
+# least: the intervals of its differences from 2 and from 8 lie above 0. So the share of groups with a gradient is the wrong thing to look at when the price is fixed: a wasted group of 2 has cost two answers only, and
 # there are 96 of them. *Why* large groups are worse the table does not say. Our guess: a step on 2 prompts goes where these two want to go, and more answers to the same two do not change that. How would
-# you test it?
+# you test it? (Without pairing the problems nobody could see any of this: their errors would be more than twice as large.)
 
 # %% tags=["solution-only", "nbval-ignore-output"]
-success, with_gradient = (
-    {size: sum(row[i] for row in rows) / len(rows) for size, rows in table.items()} for i in (0, 1)
-)
+success = {size: sum(float(run.mean()) for run in verdicts) / 3 for size, (verdicts, _) in table.items()}
 small, large = [success[n] for n in (2, 8, 32)], success[96]
-assert max(small) - min(small) < 0.07 and max(small) > large + 0.04 and min(small) > large + 0.01
+assert max(small) - min(small) < 0.07 and min(small) > large + 0.01
+assert all(difference_with_interval(table[n][0], table[96][0], 2.776)[1] > 0 for n in (2, 8))
 assert large > float(answer(reference, heldout, 8, seed=3)[0].mean()) + 0.04
-assert 0.4 < with_gradient[2] < 0.6 and with_gradient[96] > 0.95
-print(
-    "Checked: sizes from 2 to 32 end within 7 points of each other, and 96 below all of them; with 2 between 40 and 60 %"
-)
-print("of the groups have a gradient, with 96 more than 95 %.")
+assert 0.4 < sum(table[2][1]) / 3 < 0.6 and sum(table[96][1]) / 3 > 0.95
+rates = [torch.stack(table[n][0]).mean((0, 2)) for n in (2, 96)]  # shape (64,) each: of the problems
+assert float((rates[0].var() + rates[1].var()).sqrt()) > 2 * float((rates[0] - rates[1]).std())
+print("Checked: sizes from 2 to 32 end within 7 points of each other, and 96 below all of them; below 2 and 8 by more")
+print("than chance. With 2 between 40 and 60 % of the groups have a gradient, with 96 more than 95 %.")
 
 # %% [markdown]
 # ## 13 · What we showed

@@ -1706,6 +1706,62 @@ def baseline_of_those_before(rewards: Tensor) -> Tensor:
     return rewards - before
 
 
+# --- notebook 09 ---------------------------------------------------------------------------------------------------
+
+
+def _success(runs):
+    return torch.stack([run.mean(1) for run in runs])
+
+
+def compare_by_the_larger_error(first, second, z):
+    """Takes the larger of the two errors."""
+    a, b = _success(first), _success(second)
+    gaps = a.mean(0) - b.mean(0)
+    over_problems = gaps.std() / len(gaps) ** 0.5
+    over_seeds = (a.mean(1).var() / len(a) + b.mean(1).var() / len(b)).sqrt()
+    half = z * max(over_problems, over_seeds)
+    return gaps.mean(), gaps.mean() - half, gaps.mean() + half
+
+
+def compare_with_the_spread_of_seeds(first, second, z):
+    """The seeds' standard deviations, not their standard errors."""
+    a, b = _success(first), _success(second)
+    gaps = a.mean(0) - b.mean(0)
+    half = z * (gaps.var() / len(gaps) + a.mean(1).var() + b.mean(1).var()).sqrt()
+    return gaps.mean(), gaps.mean() - half, gaps.mean() + half
+
+
+def compare_relatively(first, second, z):
+    """The gain as a share of the second method's success."""
+    a, b = _success(first), _success(second)
+    gaps = (a.mean(0) - b.mean(0)) / b.mean()
+    half = z * (gaps.var() / len(gaps) + a.mean(1).var() / len(a) + b.mean(1).var() / len(b)).sqrt()
+    return gaps.mean(), gaps.mean() - half, gaps.mean() + half
+
+
+def compare_with_one_factor_forgotten(first, second, z):
+    """z stands before the first error only."""
+    a, b = _success(first), _success(second)
+    gaps = a.mean(0) - b.mean(0)
+    half = (z**2 * gaps.var() / len(gaps) + a.mean(1).var() / len(a) + b.mean(1).var() / len(b)).sqrt()
+    return gaps.mean(), gaps.mean() - half, gaps.mean() + half
+
+
+def compare_two_coins(first, second, z):
+    """The binomial formula, p(1 − p)/n of each method."""
+    p, q = _success(first).mean(), _success(second).mean()
+    half = z * (p * (1 - p) / sum(x.numel() for x in first) + q * (1 - q) / sum(x.numel() for x in second)).sqrt()
+    return p - q, p - q - half, p - q + half
+
+
+def compare_and_cut(first, second, z):
+    """Successes lie between 0 and 1, so the ends are cut off there."""
+    a, b = _success(first), _success(second)
+    gaps = a.mean(0) - b.mean(0)
+    half = z * (gaps.var() / len(gaps) + a.mean(1).var() / len(a) + b.mean(1).var() / len(b)).sqrt()
+    return gaps.mean(), (gaps.mean() - half).clamp(0, 1), (gaps.mean() + half).clamp(0, 1)
+
+
 # --- notebook 10 ---------------------------------------------------------------------------------------------------
 
 
@@ -2332,4 +2388,12 @@ WRONG_ANSWERS: dict[str, list[object]] = {
     "nb09.q1": [pass_with_replacement, pass_of_an_upside_down_quotient],
     "nb09.q3": [token_loss_with_log_ratios_clipped, token_loss_between_the_epsilons],
     "nb09.q4": [success_with_one_mean_kl],
+    "nb09.q6": [
+        compare_by_the_larger_error,
+        compare_with_the_spread_of_seeds,
+        compare_relatively,
+        compare_with_one_factor_forgotten,
+        compare_two_coins,
+        compare_and_cut,
+    ],
 }

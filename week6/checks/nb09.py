@@ -13,6 +13,7 @@ from torch import Tensor
 from week6 import group
 from week6.checks.capstone import Capstone, Malformed, Step, Symptom, parts
 from week6.checks.cases import ragged_mask, whole
+from week6.checks.comparison_09 import q6 as q6
 from week6.checks.engine import Misconception, Prediction, Question
 from week6.objective import kl_divergence, optimal_policy, rlhf_objective
 

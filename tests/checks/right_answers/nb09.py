@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 
@@ -78,9 +79,48 @@ def best_through_z(p, beta):
     return q, q / beta - torch.log(z)
 
 
+def compare_by_loops(first, second, z):
+    """Plain Python: lists of rates, sums of squares."""
+
+    def mean(numbers):
+        return sum(numbers) / len(numbers)
+
+    def squared_error(numbers):
+        middle = mean(numbers)
+        return sum((x - middle) ** 2 for x in numbers) / (len(numbers) - 1) / len(numbers)
+
+    def rates(runs):
+        return [[mean(answers) for answers in run.tolist()] for run in runs]
+
+    a, b = rates(first), rates(second)
+    gaps = []
+    for m in range(len(a[0])):
+        gaps.append(mean([run[m] for run in a]) - mean([run[m] for run in b]))
+    s = math.sqrt(
+        squared_error(gaps) + squared_error([mean(run) for run in a]) + squared_error([mean(run) for run in b])
+    )
+    return mean(gaps), mean(gaps) - z * s, mean(gaps) + z * s
+
+
+def compare_in_numpy(first, second, z):
+    a, b = (np.array([run.numpy().mean(axis=1) for run in runs]) for runs in (first, second))
+    d = a.mean(axis=0) - b.mean(axis=0)
+    variance = d.var(ddof=1) / d.size + sum(x.mean(axis=1).var(ddof=1) / len(x) for x in (a, b))
+    return d.mean(), d.mean() - z * np.sqrt(variance), d.mean() + z * np.sqrt(variance)
+
+
+def compare_by_standard_errors(first, second, z):
+    """Three standard errors, and the length of the vector that they make; tensors all the way."""
+    success = [torch.stack([run.double().mean(-1) for run in runs]) for runs in (first, second)]
+    gap = success[0].mean(0).sub(success[1].mean(0))
+    errors = [gap.std() / len(gap) ** 0.5] + [x.mean(1).std() / len(x) ** 0.5 for x in success]
+    return tuple(gap.mean() + k * z * torch.stack(errors).norm() for k in (0, -1, 1))
+
+
 RIGHT = {
     "q1": [pass_by_products, pass_by_gamma],
     "q2": [leave_one_out_by_loop, leave_one_out_by_einsum, leave_one_out_as_a_constant],
     "q3": [loss_by_loops, loss_of_the_chosen],
     "q4": [best_by_logits, best_through_z],
+    "q6": [compare_by_loops, compare_in_numpy, compare_by_standard_errors],
 }
