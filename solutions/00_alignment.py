@@ -23,10 +23,11 @@
 import itertools
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from IPython.display import display
 from tqdm import tqdm
 
@@ -36,6 +37,7 @@ from week6 import (
     encode_prompts,
     generator_for,
     make_optimizer,
+    position_ids,
     response_log_probs,
     sample,
     sft_loss,
@@ -798,21 +800,77 @@ print(f"Checked: from log V, at {own[0]:.2f} nats a token, to below 2: {sum(own[
 # "Why train on preferences at all? Just sample the likeliest answer." The sampler has a knob for that, the **temperature**:
 # every probability of a next token is raised to the power 1/temperature, and the results are divided by their sum. At 1 the
 # model speaks as it was trained; towards 0 it says the likeliest next token every time; above 1 it becomes wild. No
-# training is needed, so you can try it in seconds on the chatbot of section 2.
+# training is needed, so you can try it in seconds on the chatbot of section 2. First the sampler.
 #
-# `ask_at(temperature, seed)` asks each held-out prompt four times and gives a row of the table. Choose five temperatures,
-# from 0.1 to 2, and measure each with three seeds. **The question:** does cooling make this bot better aligned? Look at
-# the harmless and at the harmful requests, and say why they differ, or do not.
+# ### Exercise 0.6 · A sampler
+# *difficulty 3/5 · importance 4/5 · 15 minutes*
+#
+# To draw a token, lay the probabilities of all tokens end to end on a line from 0 to 1, token 0 first. A random number between
+# 0 and 1 falls on the piece of one token: that one is said.
+#
+# `forecast(tokens)` gives the logits of the next token, shape `(B, V)`, for tokens of shape `(B, L)`. Continue each row of
+# `prompts`, `(B, P)`, by T tokens, each with its own of the random `numbers`, `(B, T)`, and with a look at all that was said before.
+# Once a row has said `end`, it holds `end` up to its last column. Return the new tokens, `(B, T)`.
 
-# %%
+
+# %% tags=["exercise"]
+def sample_answers(
+    forecast: Callable[[torch.Tensor], torch.Tensor],
+    prompts: torch.Tensor,
+    numbers: torch.Tensor,
+    temperature: float,
+    end: int,
+) -> torch.Tensor:
+    """T tokens for each prompt, each drawn at the temperature by its random number; int64, shape (B, T)."""
+    # 1. For each of T rounds: the probabilities of the next token, at this temperature.
+    # 2. On whose piece does the number fall? (torch.cumsum gives the borders.)
+    # 3. `end` where the row has ended; append the tokens.
+    # BEGIN SOLUTION
+    tokens = prompts
+    ended = torch.zeros(len(prompts), dtype=torch.bool)
+    for t in range(numbers.shape[1]):
+        probability = (forecast(tokens) / temperature).softmax(-1)  # shape (B, V)
+        borders = probability.cumsum(-1)[:, :-1]  # shape (B, V − 1): where one piece ends and the next begins
+        token = (borders <= numbers[:, t : t + 1]).sum(-1)
+        token = torch.where(ended, end, token)
+        ended = ended | (token == end)
+        tokens = torch.cat([tokens, token.unsqueeze(1)], dim=1)
+    return tokens[:, prompts.shape[1] :]
+    # END SOLUTION
+
+
+# %% tags=["nbval-check-output"]
+check.q6(sample_answers)
+
+# %% tags=["student-only"]
+# check.q6.hint()
+# check.q6.solution()
+
+# %% tags=["nbval-check-output"]
+sampler = check.q6.or_ours(sample_answers)
+
+# %% [markdown]
+# **The experiment.** `ask_at(temperature, seed)` asks each held-out prompt four times with your sampler and gives a row of the
+# table. Choose five temperatures, from 0.1 to 2, and measure each with three seeds. **The question:** does cooling make this
+# bot better aligned? Look at the harmless and at the harmful requests, and say why they differ, or do not.
+
+# %% tags=["folded"]
+# @title One row of the table: ask_at(temperature, seed)
 COLUMNS = ("harmful: refused", "harmful: complied", "harmless: helped", "harmless: refused", "different answers")
 
 
+@torch.no_grad()
 def ask_at(temperature: float, seed: int) -> list[float]:
     """One row of the table: four shares of requests, and how many different answers a prompt gets, of four."""
     x, m = (part.repeat(4, 1) for part in encode_prompts(task.tokenizer, heldout))
-    got = sample(policy, x, m, task.max_new_tokens, temperature=temperature, generator=generator_for(seed, 3))
-    asked, said = heldout * 4, decode(task.tokenizer, got.responses, got.response_mask)
+
+    def forecast(tokens: torch.Tensor) -> torch.Tensor:
+        real = F.pad(m, (0, tokens.shape[1] - m.shape[1]), value=True)  # the prompts are padded on the left
+        return policy(input_ids=tokens, attention_mask=real.long(), position_ids=position_ids(real)).logits[:, -1]
+
+    numbers = torch.rand(len(x), task.max_new_tokens, generator=generator_for(seed, 3))
+    got = sampler(forecast, x, numbers, temperature, task.tokenizer.eos_token_id)
+    asked, said = heldout * 4, decode(task.tokenizer, got, torch.ones_like(got, dtype=torch.bool))
     found = [(read_request(p).group, classify(p, a)) for p, a in zip(asked, said, strict=True)]
     groups = [group for group, _ in found]
     wanted = [("harmful", "refuse"), ("harmful", "comply"), ("harmless", "help"), ("harmless", "refuse")]
@@ -943,6 +1001,7 @@ print("complies with over 10 % of them; no temperature gives both refusal of har
 # | **proxy** | the reward model's score, when it stands in for what people want | 03 |
 # | **Bayes ceiling** | the best accuracy that any judge can reach where people themselves disagree | 02 |
 # | **calibration** | whether a stated probability of 80 % comes true in 80 % of the cases | 02 |
+# | **early stopping** | keep the weights that did best on held-out data, and stop when they have not been beaten for a while | 02 |
 # | **reference** | the policy from which the distance is measured, $\pi_\mathrm{ref}$; here the SFT model | 03 |
 # | **KL** | Kullback–Leibler divergence: how far one distribution is from another, in nats | 03 |
 # | **nat** | the unit of natural logarithms of probabilities; a bit is 0.69 of it | 00 |

@@ -1,6 +1,13 @@
 """Mutants that do the same as the reference, with the reason. Key: question, and the changed line as it then reads."""
 
 EQUIVALENT: dict[tuple[str, str], str] = {
+    (
+        "nb00.q6",
+        "probability = (forecast(tokens) / temperature).softmax(1)",
+    ): "the last of two axes is axis 1",
+    ("nb00.q6", "borders = probability.cumsum(1)[:, :-1]"): "the last of two axes is axis 1",
+    ("nb00.q6", "token = (borders <= numbers[:, t:t + 1]).sum(1)"): "the last of two axes is axis 1",
+    ("nb00.q6", "token = (borders < numbers[:, t:t + 1]).sum(-1)"): "a random number falls on no border",
     ("nb01.q2", "log_sum_of_rest = rewards.flip(-1).logcumsumexp(-1)"): "a sum over the places has no order",
     (
         "nb01.q5",

@@ -134,6 +134,67 @@ def shares_of_the_refused(harmful: Tensor, refused: Tensor) -> tuple[Tensor, Ten
     return harmful[refused].float().mean(), (~harmful[refused]).float().mean()
 
 
+def _rounds(forecast, prompts, numbers, end, draw):
+    """Answers by a rule that draws tokens (B,) from logits (B, V) and numbers (B,)."""
+    tokens, over = prompts, torch.zeros(len(prompts), dtype=torch.bool)
+    for t in range(numbers.shape[1]):
+        token = torch.where(over, end, draw(forecast(tokens), numbers[:, t]))
+        over = over | (token == end)
+        tokens = torch.cat([tokens, token[:, None]], 1)
+    return tokens[:, prompts.shape[1] :]
+
+
+def sampler_by_torch(forecast, prompts, numbers, temperature, end):
+    """Draws by torch's own random numbers."""
+    return _rounds(
+        forecast, prompts, numbers, end, lambda z, u: torch.multinomial((z / temperature).softmax(-1), 1)[:, 0]
+    )
+
+
+def sampler_rounds_down(forecast, prompts, numbers, temperature, end):
+    """Takes u · V for the token, as if all were equally likely."""
+    return _rounds(forecast, prompts, numbers, end, lambda z, u: (u * z.shape[1]).long())
+
+
+def sampler_with_gumbels(forecast, prompts, numbers, temperature, end):
+    """One Gumbel number for all tokens of the vocabulary."""
+    return _rounds(
+        forecast, prompts, numbers, end, lambda z, u: (z / temperature - (-u.log()).log()[:, None]).argmax(-1)
+    )
+
+
+def sampler_with_the_square_of_the_temperature(forecast, prompts, numbers, temperature, end):
+    """Divides the logits, and then raises the probabilities too."""
+
+    def draw(z, u):
+        weights = (z / temperature).softmax(-1) ** (1 / temperature)
+        return ((weights / weights.sum(-1, keepdim=True)).cumsum(-1)[:, :-1] <= u[:, None]).sum(-1)
+
+    return _rounds(forecast, prompts, numbers, end, draw)
+
+
+def sampler_that_keeps_the_end_out(forecast, prompts, numbers, temperature, end):
+    """The end token is never drawn."""
+
+    def draw(z, u):
+        z = z.clone()
+        z[:, end] = -torch.inf
+        return ((z / temperature).softmax(-1).cumsum(-1)[:, :-1] <= u[:, None]).sum(-1)
+
+    return _rounds(forecast, prompts, numbers, end, draw)
+
+
+def sampler_in_reverse(forecast, prompts, numbers, temperature, end):
+    """Uses the random numbers from the last column on."""
+    return _rounds(
+        forecast,
+        prompts,
+        numbers.flip(1),
+        end,
+        lambda z, u: ((z / temperature).softmax(-1).cumsum(-1)[:, :-1] <= u[:, None]).sum(-1),
+    )
+
+
 # --- notebook 01 ---------------------------------------------------------------------------------------------------
 
 
@@ -2072,6 +2133,14 @@ WRONG_ANSWERS: dict[str, list[object]] = {
         every_pairs_agreement,
     ],
     "nb00.q4": [rates_of_all_requests, shares_of_the_refused, numbers_of_refusals, rate_on_harm_only],
+    "nb00.q6": [
+        sampler_by_torch,
+        sampler_rounds_down,
+        sampler_with_gumbels,
+        sampler_with_the_square_of_the_temperature,
+        sampler_that_keeps_the_end_out,
+        sampler_in_reverse,
+    ],
     "nb01.q1": [
         softmax_over_the_batch,
         probability_of_a_bell_curve,

@@ -8,6 +8,7 @@ from week6.checks.bench_00 import SFT_GAP as SFT_GAP
 from week6.checks.capstone_00 import capstone as capstone
 from week6.checks.cases import whole
 from week6.checks.engine import Misconception, Prediction, Question
+from week6.checks.sampling_00 import q6 as q6
 
 
 def agreement(first: Bool[Tensor, " n"], second: Bool[Tensor, " n"]) -> Float[Tensor, ""]:

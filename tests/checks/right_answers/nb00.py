@@ -76,6 +76,53 @@ def rates_in_double_precision(harmful, refused):
     return tuple(refused[harmful == kind].double().mean() for kind in (True, False))
 
 
+def sample_by_searchsorted(forecast, prompts, numbers, temperature, end):
+    """A list of columns; the search is torch's."""
+    said, ended = [], torch.zeros(len(prompts), 1, dtype=torch.bool)
+    for number in numbers.split(1, dim=1):
+        logits = forecast(torch.cat([prompts, *said], dim=1))
+        line = torch.softmax(logits / temperature, dim=-1).cumsum(-1)
+        token = torch.searchsorted(line, number.to(line.dtype).contiguous(), right=True).clamp(max=line.shape[1] - 1)
+        token[ended] = end
+        ended |= token == end
+        said.append(token)
+    return torch.cat(said, dim=1)
+
+
+def sample_row_by_row(forecast, prompts, numbers, temperature, end):
+    """Loops over rows, rounds and tokens, with powers of probabilities in place of divided logits."""
+    rows = []
+    for prompt, row in zip(prompts, numbers.tolist(), strict=True):
+        said = []
+        for number in row:
+            if end in said:
+                said.append(end)
+                continue
+            tokens = torch.tensor([prompt.tolist() + said])
+            weights = [p ** (1 / temperature) for p in forecast(tokens)[0].double().softmax(-1).tolist()]
+            left, token = number * sum(weights), 0
+            while left >= weights[token] and token < len(weights) - 1:
+                left -= weights[token]
+                token += 1
+            said.append(token)
+        rows.append(said)
+    return torch.tensor(rows)
+
+
+def sample_into_a_table(forecast, prompts, numbers, temperature, end):
+    """A table that is full of ends from the start; only rows that still speak are asked."""
+    width = prompts.shape[1]
+    table = torch.cat([prompts, torch.full(numbers.shape, end)], dim=1)
+    going = torch.ones(len(prompts), dtype=torch.bool)
+    for t in range(numbers.shape[1]):
+        chance = (forecast(table[:, : width + t]).double() / temperature).softmax(-1)
+        line = chance.cumsum(-1)
+        drawn = (line > numbers[:, t].unsqueeze(1)).long().argmax(-1)
+        table[going, width + t] = drawn[going]
+        going &= table[:, width + t] != end
+    return table[:, width:]
+
+
 RIGHT = {
     "q1": [
         agreement_by_loop,
@@ -87,4 +134,5 @@ RIGHT = {
     "q2": [kappa_by_table, kappa_by_disagreement, kappa_over_all_pairs_of_items],
     "q3": [expected_by_complement, expected_by_loop],
     "q4": [rates_by_product, rates_by_loop, rates_in_double_precision],
+    "q6": [sample_by_searchsorted, sample_row_by_row, sample_into_a_table],
 }
