@@ -95,7 +95,7 @@ def _in_our_types(answer: Callable[..., Any], reference: Callable[..., Any]) -> 
         result = answer(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        with same_random_state(), torch.no_grad():
+        with same_random_state(), torch.enable_grad():  # the reference may train
             ours = reference(*bound.args)
         return compare.cast(result, ours)
 
