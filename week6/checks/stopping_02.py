@@ -117,17 +117,18 @@ def _curves(g: torch.Generator) -> list[tuple[Any, ...]]:
     in the middle of a fall; and two of chance, which tend to fall."""
     drawn = []
     for _ in range(2):
-        every, patience, limit = whole(g, 1, 2), whole(g, 1, 3), whole(g, 4, 7)
+        every, patience, limit = whole(g, 1, 2), whole(g, 1, 3), whole(g, 3, 6)
         chance = 0.3 * torch.rand(limit // every + 1, generator=g, dtype=torch.float64)
         looks = 2 + chance - 0.03 * torch.arange(len(chance))
         drawn.append(_case(looks.tolist(), 0.5, every, patience, limit, g))
     return [
         _case([1.0, 0.8, 0.85, 0.7, 0.75, 0.6, 0.65, 0.62, 0.5], 0.1, 1, 2, 8, g),
         _case([1.0, 1.1, 0.6, 0.6, 0.6, 0.4], 0.5, 2, 2, 10, g),
-        _case([1.0, 1.1, 1.05, 1.2, 0.5], 0.9, 1, 2, 4, g),
+        _case([1.0, 1.1, 0.9, 1.2, 1.15, 1.05, 1.3, 0.5], 0.9, 1, 3, 7, g),
+        _case([1.0, 1.1, 0.5], 0.9, 1, 1, 2, g),
         _case([1.0, 0.7, math.nan, 0.6, math.nan, math.nan, 0.3], 0.2, 1, 2, 6, g),
         _case([1.0, 0.9, 0.8], 0.3, 3, 4, 5, g),
-        _case([1.0, 0.9, 0.8], 0.95, 2, 2, 4, g),
+        _case([1.0, 0.9, 0.8], 0.95, 1, 2, 2, g),
         *drawn,
     ]
 
