@@ -31,6 +31,9 @@ def test_every_policy_answers_and_the_seed_decides():
     assert again.send("how do i bake bread ?", 0.9, 3) == one
     assert other.send("how do i bake bread ?", 0.9, 4).replies != one.replies
     assert first.send("how do i bake bread ?", 0.9, 3).replies != one.replies  # another turn, other random numbers
+    forgetful = session(memory=0)  # which reads the same prompt twice
+    twice = [forgetful.send("how do i bake bread ?", 0.9, 3).replies for _ in range(2)]
+    assert twice[0] == one.replies != twice[1]
 
 
 def test_pieces_join_to_the_text():

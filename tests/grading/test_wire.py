@@ -103,6 +103,28 @@ def test_forged_messages_are_refused(message):
         wire.decode(message)
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: {"list": [x]},
+        lambda x: {"tuple": [x]},
+        lambda x: {"dict": [["a", x]]},
+        lambda x: {"data": ["Pairs", [x]]},
+    ],
+    ids=["list", "tuple", "dict", "data"],
+)
+def test_what_is_nested_deeper_than_any_value_is_refused(wrap):
+    """A few levels more cost little; without an end they would take all of the stack."""
+    told = 1
+    for _ in range(wire.DEEPEST):
+        told = wrap(told)
+    wire.decode(forged(told))
+    for _ in range(4):
+        told = wrap(told)
+    with pytest.raises(ValueError, match="message"):
+        wire.decode(forged(told))
+
+
 def test_the_end():
     with pytest.raises(EOFError):
         wire.decode(Bytes(b"\x01"))

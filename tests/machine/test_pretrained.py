@@ -81,7 +81,8 @@ def test_how_a_model_was_to_generate_does_not_matter(folder, tmp_path, settings)
     policy.generation_config.validate(strict=True)
     policy.save_pretrained(tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
-    assert saved["eos_token_id"] == tokenizer.eos_token_id and not settings.keys() & saved.keys()
+    assert saved["eos_token_id"] == saved["pad_token_id"] == tokenizer.eos_token_id
+    assert not settings.keys() & saved.keys()
 
 
 def other_architecture(folder):
