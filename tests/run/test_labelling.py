@@ -144,7 +144,10 @@ def test_pairs_that_people_chose_are_learned_from_as_they_chose_them(tmp_path, m
     task = dataclasses.replace(
         setting.task, pairs=Dataset.from_list(rows[2:]), heldout_pairs=Dataset.from_list(heldout)
     )
-    train, measured, probabilities = labelling.collect_pairs(dataclasses.replace(setting, task=task), None)
+    setting = dataclasses.replace(setting, task=task)
+    seeds = []
+    object.__setattr__(setting, "stage_seed", lambda name: seeds.append(name) or 0)
+    train, measured, probabilities = labelling.collect_pairs(setting, None)
 
     def read(pairs):
         sides = ((getattr(pairs, side), getattr(pairs, f"{side}_mask")) for side in ("chosen", "rejected"))
@@ -158,3 +161,9 @@ def test_pairs_that_people_chose_are_learned_from_as_they_chose_them(tmp_path, m
     assert all(row in rows[2:] for row in written[:3])
     assert read(train) == said(written) and read(measured) == said(rows[:2])
     assert probabilities.tolist() == pytest.approx([0.5, 0.6])
+
+    drawn = set(seeds)
+    monkeypatch.setattr(labelling, "sample_batches", lambda *_: None)
+    with pytest.raises(AttributeError):  # the answers that these seeds are for have no tokens
+        labelling.label_with(setting, None, None)
+    assert len(seeds) > len(drawn) and not drawn & set(seeds[len(drawn) :])  # what is answered is drawn anew

@@ -29,6 +29,7 @@ from tests.runs import (
 )
 from tests.tiny import ragged_pairs
 from week6.machine.checkpoint import RunError
+from week6.machine.lora import Trainee
 from week6.machine.optim import minibatch
 from week6.objective import best_of_n_kl_bound
 from week6.reward_model import score
@@ -364,3 +365,49 @@ def test_the_judge_shares_no_random_number_with_the_reward_model(tmp_path, monke
             object.__setattr__(noting, "asked", asked.setdefault(stage, []))
             pipeline.fit_reward_model(noting, start, pairs, pairs, None, stage)
     assert len(set(asked["judge"])) >= 4 and not set(asked["judge"]) & set(asked["reward_model"])
+
+
+class Begun(Exception):
+    """A stage would train now."""
+
+
+class Beginning(Noting):
+    """A setting with which every stage ends where its training would begin, and which notes what it would train."""
+
+    def train(self, *training):
+        self.begun.append(training)
+        raise Begun
+
+
+def test_every_stage_has_adapters_of_its_own_and_ppo_alone_a_controller(tmp_path, monkeypatch):
+    """The controller's β goes into the checkpoint: PPO that goes on without it would start at the first β again."""
+    seeds = []
+
+    def trainee_of(model, config, seed):
+        seeds.append(seed)
+        return Trainee(model)
+
+    monkeypatch.setattr(pipeline, "trainee_of", trainee_of)
+    preset = quick_preset()
+    with quick_settings():
+        setting = Beginning(**vars(open_setting(preset, tmp_path / "run")))
+        for notes in ("asked", "begun"):
+            object.__setattr__(setting, notes, [])
+        pairs = ragged_pairs([2, 2], [5, 2], [3, 4])
+        model = pipeline.initial_policy(preset, setting.task.tokenizer, 0)
+        for stage in (
+            lambda: pipeline.fine_tune(setting),
+            lambda: pipeline.fit_reward_model(setting, model, pairs, pairs, None),
+            lambda: pipeline.fit_reward_model(setting, model, pairs, pairs, None, "judge"),
+            lambda: pipeline.optimize_with_ppo(setting, model, None),
+            lambda: pipeline.optimize_with_dpo(setting, model, pairs),
+        ):
+            with pytest.raises(Begun):
+                stage()
+    steps = [preset.sft.steps, preset.reward.steps, preset.reward.steps, preset.ppo.steps, preset.dpo.steps]
+    assert [(stage, total) for stage, _, total, *_ in setting.begun] == list(
+        zip(("sft", "reward_model", "judge", "ppo", "dpo"), steps, strict=True)
+    )
+    controllers = {stage: more[0] for stage, _, _, _, _, *more in setting.begun if more and more[0] is not None}
+    assert list(controllers) == ["ppo"] and controllers["ppo"].beta == preset.ppo.beta
+    assert len(set(seeds)) == len(seeds) == 5

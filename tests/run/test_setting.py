@@ -17,7 +17,7 @@ from week6.machine.bounds import Bounds, check_value, fields_of
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import using
 from week6.run.models import PRESETS, new_policy
-from week6.run.setting import check_model, check_preset, check_run, check_task, open_setting, preset_task
+from week6.run.setting import check_model, check_preset, check_run, check_task, open_setting, preset_task, stages_of
 from week6.run.sweep import SweepConfig
 
 NUMBERS = {name: hint for name, _, hint in fields_of(SweepConfig(quick_preset())) if "Bounds" in str(hint)}
@@ -210,3 +210,23 @@ def with_demonstration(task, words):
 
 def test_the_check_of_annotated_fields_is_no_empty_one():
     assert len(FLAGS) > 30 and all(get_origin(NUMBERS[name]) in (Annotated, tuple) for name in NUMBERS)
+
+
+def test_a_stage_is_made_of_all_that_it_reads():
+    """Of preset chat, which has them all: what is left out here is believed when what it was made of was made anew."""
+    stages = stages_of(PRESETS["chat"])
+    assert {name: set(depends.stages) for name, depends in stages.items()} == {
+        "requests": set(),
+        "sft": {"requests"},
+        "pairs": {"requests", "sft"},
+        "reward_model": {"sft", "pairs"},
+        "answer_pairs": {"sft", "reward_model"},
+        "ppo": {"sft", "reward_model"},
+        "dpo": {"sft", "pairs", "answer_pairs"},
+        "judge": set(),
+        "evaluation": {"sft", "reward_model", "ppo", "dpo", "judge"},
+    }
+    labels = {f"preset.{name}" for name in ("n_pairs", "dpo.steps", "dpo.batch_size", "ppo.unfinished_penalty")}
+    assert set(stages["answer_pairs"].settings) == labels  # of DPO's steps and batches: no more pairs than it will meet
+    trained = {"sft": "sft", "reward_model": "reward", "ppo": "ppo", "dpo": "dpo", "judge": "reward"}
+    assert all({f"preset.{own}", "preset.lora"} <= set(stages[name].settings) for name, own in trained.items())
