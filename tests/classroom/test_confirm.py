@@ -151,6 +151,20 @@ def test_resumed_weights_are_held_against_the_way_that_training_went(off, loss, 
     assert findings.failed == 1 - passed and len(killed) == 1 and f"{100 * off:.2g} % of the way" in told[0]
 
 
+@pytest.mark.parametrize(("stage", "column"), [("sft", "loss"), ("ppo", "value_loss"), ("dpo", "grad_norm")])
+def test_one_number_of_any_loss_or_gradient_that_is_not_finite_fails(stage, column):
+    def metrics(of):
+        table = pd.DataFrame(
+            {"loss": [1.0, 2.0], "value_loss": [1.0, 2.0], "grad_norm": [1.0, 2.0], "kl": [np.nan, 0.0]}
+        )
+        return table.assign(first_ratio_deviation=0.0, **({column: [1.0, np.inf]} if of == stage else {}))
+
+    told = []
+    findings = module.Findings(told.append)
+    module._check_numbers(findings, SimpleNamespace(run=SimpleNamespace(metrics=metrics)), Limits())
+    assert findings.failed == 1 and f"{stage}.{column}; expected no other" in told[0]
+
+
 def test_a_stage_that_stops_fails_and_what_needs_it_is_left_out(preset, tmp_path, monkeypatch):
     def wild(*_):
         raise UnusableError("loss: got nan")

@@ -1,6 +1,7 @@
 """`week6 confirm --here` on the CPU: what it can check there passes, and fails where it should."""
 
 import re
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -26,8 +27,10 @@ def without_trl(monkeypatch):
 
 
 def test_a_cpu_tries_what_it_can_and_confirms_nothing(tmp_path, capsys):
+    began = time.perf_counter()
     with quick_settings(checkpoint_seconds=10):
         assert main(["confirm", "--here", str(tmp_path / "new" / "folder")]) == 1
+    spent = time.perf_counter() - began
     told = capsys.readouterr().out.splitlines()
     found = verdicts(told)
     assert list(found) == NAMES and {n for n, v in found.items() if v == "FAIL"} == {"device"}
@@ -37,6 +40,8 @@ def test_a_cpu_tries_what_it_can_and_confirms_nothing(tmp_path, capsys):
     page = (tmp_path / "new" / "folder" / "confirm.md").read_text()
     assert all(line in page for line in told) and "torch" in page
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["confirm.md"]
+    steps = [int(found) / 1000 for found in re.findall(r"(\d+) ms a step", page)]
+    assert len(steps) == 3 - len(without) and 0 < min(steps) and sum(steps) < spent  # DPO, PPO and TRL's DPO
     assert re.search(r"resumed +weights 0 % of the way apart, loss 0;", page)  # a CPU repeats itself to the last bit
 
 

@@ -115,6 +115,21 @@ def test_an_address_that_is_none_is_said(monkeypatch, tmp_path, address):
         hub.fetch("model", "nobody/none", "--model", load)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("ConnectError", "did not come: the hub cannot be reached"),
+        ("ConnectTimeout", "did not come: the hub did not answer in time"),
+        ("RemoteProtocolError", "broke off in the middle"),
+        ("SafetensorError", "why"),
+    ],
+)
+def test_what_went_wrong_is_told_by_the_kind_of_the_cause(kind, words):
+    error = OSError("no such file")
+    error.__cause__ = type(kind, (Exception,), {})("why")
+    assert (hub._reason(error) == words) if words != "why" else ("no such file" in hub._reason(error))
+
+
 @pytest.mark.slow
 class TestHub:
     def test_model_and_data_come_through_the_real_client(self, served):

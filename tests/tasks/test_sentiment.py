@@ -397,6 +397,9 @@ class TestClassifier:
         model.save_pretrained(folder)
         scores = classifier(str(folder))(["a"] * 8, [" b"] * 8)
         assert torch.equal(scores, scores[:1].expand(8)) and scores[0] != 0
+        with torch.no_grad():  # what is judged is the answer behind its prompt
+            told = model.eval()(**byte_tokenizer()("a b", return_tensors="pt")).logits[0].softmax(-1)
+        assert scores[0].item() == pytest.approx((told[0] - told[1]).item(), abs=1e-5)
 
     def test_one_that_does_not_read_to_the_end_of_a_text(self, folder, monkeypatch):
         """It would judge the prompt alone. What is longer than any classifier reads is cut, as is known."""

@@ -121,6 +121,7 @@ def test_the_policy_does_not_know_where_a_letter_stands():
         here = policy(input_ids=tokens, attention_mask=mask.long(), position_ids=torch.arange(4)[None]).logits
         there = policy(input_ids=tokens, attention_mask=mask.long(), position_ids=torch.arange(4)[None] + 9).logits
     assert torch.equal(here, there)
+    assert policy.num_parameters() < 150_000  # so small that it is trained in minutes
     assert not policy.transformer.wpe.weight.requires_grad and not policy.transformer.wpe.weight.any()
     before = torch.get_rng_state()
     same, other = puzzle.new_policy(0), puzzle.new_policy(1)
