@@ -16,7 +16,7 @@ import torch
 
 from week6.cli import main
 from week6.machine.checkpoint import write_atomic
-from week6.run import pipeline, report, setting, training
+from week6.run import pieces, pipeline, report, setting, training
 from week6.run.evaluation import EvaluationConfig
 from week6.run.models import PRESETS, Preset
 from week6.tasks import load_task
@@ -77,6 +77,7 @@ def quick_settings(checkpoint_seconds: float = 0.0, plots: bool = False) -> Iter
         with (
             mock.patch.object(setting, "load_task", task_once),
             mock.patch.object(training, "CHECKPOINT_SECONDS", checkpoint_seconds),
+            mock.patch.object(pieces, "WORTH_KEEPING", -1.0),
             nullcontext() if plots else mock.patch.object(report, "save_figure", no_figure),
             nullcontext() if plots else mock.patch.object(pipeline, "save_figure", no_figure),
         ):

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 from tests.tiny import log_probs_by_hand, ragged_pairs, tiny_gpt2
 from week6.dpo import (
     DPOConfig,
+    ReferencedPairs,
     dpo_gradient_weight,
     dpo_loss,
     implicit_reward,
@@ -324,6 +325,15 @@ def test_reference_is_evaluated_once():
     reference.register_forward_hook(lambda *_: calls.append(1))
     list(train_dpo(policy, reference, make_optimizer(policy, 1e-3), pairs, CONFIG, seed=0))
     assert len(calls) == 1
+
+
+def test_what_the_reference_said_before_is_not_asked_again():
+    pairs, reference, policy, again = training_pairs(), *(tiny_gpt2(seed=s) for s in (5, 6, 6))
+    rows = list(train_dpo(policy, reference, make_optimizer(policy, 1e-3), pairs, CONFIG, seed=0))
+    chosen, rejected = reference_log_probs(reference, pairs)
+    said = ReferencedPairs(**vars(pairs), ref_chosen=chosen, ref_rejected=rejected)
+    reference.register_forward_hook(lambda *_: pytest.fail("the reference is asked again"))
+    assert list(train_dpo(again, reference, make_optimizer(again, 1e-3), said, CONFIG, seed=0)) == rows
 
 
 def test_loop_resumes_to_the_same_numbers():

@@ -163,12 +163,18 @@ def train_dpo(
     seed: int,
     start: int = 0,
 ) -> Iterator[dict[str, float]]:
-    """Fine-tune `policy` in place on preference pairs; yields the metrics of each step, taken before its update."""
+    """Fine-tune `policy` in place on preference pairs; yields the metrics of each step, taken before its update.
+
+    The reference reads them before the first step; `ReferencedPairs` say already what it says.
+    """
     check.whole("start", start, 0)
     check.some(pairs=pairs)
     policy.eval()  # no dropout: policy and reference must agree where they have the same weights
-    ref_chosen, ref_rejected = reference_log_probs(reference, pairs)
-    data = ReferencedPairs(**vars(pairs), ref_chosen=ref_chosen, ref_rejected=ref_rejected)
+    if isinstance(pairs, ReferencedPairs):
+        data = pairs
+    else:
+        ref_chosen, ref_rejected = reference_log_probs(reference, pairs)
+        data = ReferencedPairs(**vars(pairs), ref_chosen=ref_chosen, ref_rejected=ref_rejected)
 
     def loss(batch: ReferencedPairs) -> tuple[Tensor, Stats]:
         chosen, rejected = pair_log_probs(policy, batch)

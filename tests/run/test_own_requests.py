@@ -35,7 +35,8 @@ def found(tmp_path):
     run = SimpleNamespace(folder=tmp_path)
     setting = SimpleNamespace(task=task, preset=sizes, run=run, stage_seed=str)
     with mock.patch.object(own_requests, "answer", says):
-        table = try_requests(setting, {name: name for name in ("careful", "anxious", "dull")})
+        policies = {name: name for name in ("careful", "anxious", "dull")}
+        table = try_requests(setting, policies, lambda name, make: make())
     return table, json.loads((tmp_path / "own_requests.json").read_text())
 
 

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,13 +28,14 @@ from tests.runs import (
     quick_run,
     quick_settings,
 )
-from tests.tiny import ragged_pairs
+from tests.tiny import ragged_pairs, tiny_gpt2
+from week6.dpo import reference_log_probs
 from week6.machine.checkpoint import RunError
 from week6.machine.lora import Trainee
 from week6.machine.optim import minibatch
 from week6.objective import best_of_n_kl_bound
 from week6.reward_model import score
-from week6.run import pipeline
+from week6.run import labelling, pipeline
 from week6.run.evaluation import Judged, sample_batches
 from week6.run.labelling import collect_pairs
 from week6.run.setting import RunConfig, Setting, open_setting
@@ -199,6 +201,59 @@ def test_interrupted_at_the_end_of_every_stage_ends_with_the_same_numbers(whole,
     assert artefacts(tmp_path / "parts") == artefacts(whole)
 
 
+@pytest.mark.parametrize(
+    ("stage", "module", "work", "before", "after"),
+    [("pairs", labelling, "sample_batches", 3, 1), ("evaluation", pipeline, "judge", 2, 2)],
+)
+def test_what_an_interrupted_stage_has_made_is_not_made_again(
+    whole, tmp_path, monkeypatch, stage, module, work, before, after
+):
+    folder, made, make = tmp_path / "parts", [], getattr(module, work)
+    shutil.copytree(whole, folder)
+    forget(folder, stage)
+
+    def until(*args, **named):
+        if len(made) == before:
+            raise Interrupted
+        made.append(make(*args, **named))
+        return made[-1]
+
+    with monkeypatch.context() as patch, quick_settings(), pytest.raises(Interrupted):
+        patch.setattr(module, work, until)
+        pipeline.run(quick_preset(), folder, resume=True)
+    before = len(made) + after
+    monkeypatch.setattr(module, work, until)
+    quick_run(folder, resume=True)
+    assert len(made) == before  # one more would have been an interruption
+    assert numbers(folder) == numbers(whole) and artefacts(folder) == artefacts(whole)
+    assert not list(folder.glob("checkpoints/*.*.safetensors"))
+
+
+def test_the_reference_reads_each_pair_once_in_its_place(tmp_path, monkeypatch):
+    """Also when it is interrupted; nine pairs in pieces of four."""
+    lengths = [2, 5, 3, 4, 2, 3, 6, 2, 4]
+    reference, pairs, asked = tiny_gpt2(seed=5), ragged_pairs(lengths, lengths[::-1], lengths), []
+    setting = SimpleNamespace(run=Run(tmp_path), device="cpu")
+    monkeypatch.setattr(pipeline, "BATCH", 2)
+    monkeypatch.setattr(pipeline, "PIECES", 3)
+    expected = reference_log_probs(reference, pairs)
+
+    def ask(model, part, batch_size):
+        if len(asked) == 2:
+            asked.append(Interrupted)
+            raise Interrupted
+        asked.append(len(part))
+        return reference_log_probs(model, part, batch_size)
+
+    with quick_settings():
+        monkeypatch.setattr(pipeline, "reference_log_probs", ask)
+        with pytest.raises(Interrupted):
+            pipeline.ask_reference(setting, reference, pairs)
+        found = pipeline.ask_reference(setting, reference, pairs)
+    assert asked == [4, 4, Interrupted, 1]
+    torch.testing.assert_close((found.ref_chosen, found.ref_rejected), expected)
+
+
 def test_another_seed_gives_other_numbers(whole, tmp_path, monkeypatch):
     run_until(tmp_path / "other", "sft", monkeypatch, seed=1)
     assert Run(tmp_path / "other").metrics("sft")["loss"].tolist() != Run(whole).metrics("sft")["loss"].tolist()
@@ -324,7 +379,8 @@ def test_every_policy_is_judged_against_sft_by_the_reward_model_and_by_the_unsee
         "length_baseline": lambda own, heldout: {"length": (own, heldout)},
         "write_samples": lambda *_: None,
         "save_figure": lambda *_: None,
-        "try_requests": lambda setting, policies: dict(policies),
+        "try_requests": lambda setting, policies, piece: dict(policies),
+        "pieces": lambda run, stage, total, usage: nullcontext(lambda name, make: make()),
     }
     for name, stub in stubs.items():
         monkeypatch.setattr(pipeline, name, stub)

@@ -13,6 +13,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from week6.machine.compute import compute
@@ -136,6 +137,16 @@ def load_tensors(path: Path, tag: str = "") -> tuple[dict[str, Tensor], dict[str
     if tag and found and found != tag:
         raise RunError(f"{path} is another file or made with other settings: {found!r}, expected {tag!r}; {REMEDY}")
     return tensors, numbers
+
+
+def as_bytes(texts: list[list[str]]) -> UInt8[Tensor, " n"]:
+    """Rows of strings as a tensor, JSON in UTF-8."""
+    return torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
+
+
+def as_texts(content: UInt8[Tensor, " n"]) -> list[list[str]]:
+    """What `as_bytes` was given."""
+    return list(json.loads(bytes(content.tolist())))
 
 
 def tag_of(path: Path) -> str:

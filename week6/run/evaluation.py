@@ -7,7 +7,7 @@ answers to that prompt, and all standard errors are those of independent prompts
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from week6.log_probs import response_log_probs
 from week6.machine.bounds import Few, Rows, Spread
+from week6.machine.checkpoint import as_bytes, as_texts
 from week6.machine.compute import in_parts, stack
 from week6.machine.optim import generator_for
 from week6.sampling import sample
@@ -82,6 +83,16 @@ class Judged:
     """Tokens, EOS included."""
     verdict: Float[Tensor, "M K"] | None = None
     """What the judge that training never saw says, in its own reward units."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, but for what nobody judged; the texts as bytes."""
+        numbers = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return numbers | {"texts": as_bytes(self.texts)}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Self:
+        """What `tensors` was made of."""
+        return cls(**{"gold": None} | tensors | {"texts": as_texts(tensors["texts"])})  # type: ignore[arg-type]
 
     def select(self, index: Tensor) -> "Judged":
         """The answers index[i, j] of prompt i."""

@@ -7,6 +7,7 @@ the same pairs, or answers that the reward model labels                →  DPO
 
 import json
 import math
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from week6.reward_model import RewardModel, score_batches
 from week6.run.answers import answer
 from week6.run.evaluation import sample_batches
 from week6.run.models import initial_policy
+from week6.run.pieces import Piece, Tensors, pieces
 from week6.run.setting import Setting
 from week6.run.training import Usage
 from week6.sequences import Pairs, Rollout, decode, encode_pairs, join_pairs, pair_rollouts
@@ -83,10 +85,11 @@ def collect_pairs(setting: Setting, sft: PreTrainedModel) -> tuple[Pairs, Pairs,
             k = task.answers_per_prompt
             n_prompts = math.ceil(n_pairs / math.comb(k, 2))
             index = minibatch(len(task.prompts), n_prompts, 0, seed)
-            train, _, texts = _label_answers(setting, sft, "prompts", index, k, usage)
+            each = torch.arange(len(task.heldout_prompts)).repeat_interleave(setting.preset.evaluation.heldout_pairs)
+            with pieces(run, "pairs", k + 2, usage) as piece:
+                train, _, texts = _label_answers(setting, sft, "prompts", index, k, piece, usage)
+                heldout, probabilities, _ = _label_answers(setting, sft, "heldout_prompts", each, 2, piece, usage)
             train, texts = train.rows(slice(n_pairs)), texts[:n_pairs]
-            index = torch.arange(len(task.heldout_prompts)).repeat_interleave(setting.preset.evaluation.heldout_pairs)
-            heldout, probabilities, _ = _label_answers(setting, sft, "heldout_prompts", index, 2, usage)
         tensors = {f"train.{name}": x for name, x in vars(train).items()}
         tensors |= {f"heldout.{name}": x for name, x in vars(heldout).items()}
         tensors |= {} if probabilities is None else {"probabilities": probabilities}
@@ -116,7 +119,8 @@ def label_with(setting: Setting, sft: PreTrainedModel, reward_model: RewardModel
         k, dpo, n_prompts = setting.task.answers_per_prompt, setting.preset.dpo, len(setting.task.prompts)
         n_pairs = min(setting.preset.n_pairs, dpo.steps * dpo.batch_size)  # no more than DPO will meet
         index = minibatch(n_prompts, math.ceil(n_pairs / math.comb(k, 2)), 0, setting.stage_seed("answer_pairs"))
-        asked, answers = _sample_answers(setting, sft, "prompts", index, k, usage)
+        with pieces(run, "answer_pairs", k, usage) as piece:
+            asked, answers = _sample_answers(setting, sft, "prompts", index, k, piece, usage)
         scores = [score_batches(reward_model, answer) for answer in answers]
         penalty = setting.preset.ppo.unfinished_penalty
         rewards = [torch.where(y.finished, r, penalty) for y, r in zip(answers, scores, strict=True)]
@@ -148,30 +152,31 @@ def encode_texts(task: Task, pairs: list[dict[str, str]]) -> Pairs:
 
 
 def _sample_answers(
-    setting: Setting, sft: PreTrainedModel, split: str, index: Tensor, k: int, usage: Usage
+    setting: Setting, sft: PreTrainedModel, split: str, index: Tensor, k: int, piece: Piece, usage: Usage
 ) -> tuple[list[str], list[Rollout]]:
-    """The chosen prompts of `split`, and k answers to each of them."""
+    """The chosen prompts of `split`, and k answers to each of them; the first answers are one piece, and so on."""
     tokens, mask = setting.prompts(split)
-    answers = [
-        sample_batches(
-            sft, tokens[index], mask[index], setting.task.max_new_tokens, setting.stage_seed(f"pairs/{split}/{which}")
-        )
-        for which in ORDINALS[:k]
-    ]
+
+    def answer_all(which: str) -> Tensors:
+        seed = setting.stage_seed(f"pairs/{split}/{which}")
+        return vars(sample_batches(sft, tokens[index], mask[index], setting.task.max_new_tokens, seed))
+
+    kept = [piece(f"{split}-{which}", partial(answer_all, which)) for which in ORDINALS[:k]]
+    answers = [Rollout(**{name: x.to(setting.device) for name, x in tensors.items()}) for tensors in kept]
     usage.tokens += sum(int(answer.response_mask.sum()) for answer in answers)
     every = list(getattr(setting.task, split)["prompt"])
     return [every[i] for i in index.tolist()], answers
 
 
 def _label_answers(
-    setting: Setting, sft: PreTrainedModel, split: str, index: Tensor, k: int, usage: Usage
+    setting: Setting, sft: PreTrainedModel, split: str, index: Tensor, k: int, piece: Piece, usage: Usage
 ) -> tuple[Pairs, Tensor, list[dict[str, str]]]:
     """k answers to each of the chosen prompts of `split`, every two of them labelled by the task's annotator.
 
     Returns the k(k − 1)/2 pairs of each prompt as tokens, the probabilities of the choices made, and the text.
     """
     task = setting.task
-    asked, answers = _sample_answers(setting, sft, split, index, k, usage)
+    asked, answers = _sample_answers(setting, sft, split, index, k, piece, usage)
     texts = [decode(task.tokenizer, answer.responses, answer.response_mask) for answer in answers]
     pairs, probabilities, rows = [], [], []
     for step, (i, j) in enumerate(combinations(range(k), 2)):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from week6.dpo import train_dpo
+from week6.dpo import ReferencedPairs, reference_log_probs, train_dpo
 from week6.machine import validate as check
 from week6.machine.checkpoint import RunError, load_checkpoint, replacing, save_checkpoint
 from week6.machine.compute import compute, main_process
@@ -42,12 +42,16 @@ from week6.run.judge import length_baseline, verdicts
 from week6.run.labelling import answer_requests, collect_pairs, encode_texts, label_with
 from week6.run.models import Preset, frozen_copy, initial_policy
 from week6.run.own_requests import try_requests
+from week6.run.pieces import Tensors, pieces
 from week6.run.report import save_figure, write_report, write_samples
 from week6.run.setting import STAGES, Setting, announce, open_setting
 from week6.run.training import Usage, read_json, versions
 from week6.sequences import Pairs, decode, encode_demonstrations, encode_prompts
 from week6.sft import train_sft
 from week6.tasks import Task
+
+BATCH, PIECES = 64, 16
+"""Pairs that DPO's reference reads at once, and in how many pieces it reads all, at most."""
 
 
 def run(preset: Preset, folder: Path | str, seed: int = 0, resume: bool = False) -> dict[str, Any]:
@@ -238,7 +242,8 @@ def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> P
     every = max(1, config.steps // sizes.probes)
 
     def loop(start: int) -> Iterator[dict[str, float]]:
-        for row in train_dpo(policy, sft, optimizer, pairs, config, setting.stage_seed("dpo"), start):
+        data = ask_reference(setting, sft, pairs)
+        for row in train_dpo(policy, sft, optimizer, data, config, setting.stage_seed("dpo"), start):
             step = int(row["step"])
             row["kl"] = row["gold"] = math.nan
             if step % every == 0 or step == config.steps - 1:
@@ -250,6 +255,21 @@ def optimize_with_dpo(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> P
             yield row
 
     return _train_policy(setting, "dpo", loop, trainee, policy, optimizer)
+
+
+def ask_reference(setting: Setting, sft: PreTrainedModel, pairs: Pairs) -> ReferencedPairs:
+    """The pairs with what DPO's reference says of them, piece by piece: minutes go by on a CPU."""
+    rows = BATCH * math.ceil(len(pairs) / BATCH / PIECES)
+    parts = [pairs.rows(slice(first, first + rows)) for first in range(0, len(pairs), rows)]
+    with pieces(setting.run, "dpo", len(parts)) as piece:
+
+        def ask(part: Pairs) -> Tensors:
+            chosen, rejected = reference_log_probs(sft, part, BATCH)
+            return {"ref_chosen": chosen, "ref_rejected": rejected}
+
+        found = [piece(f"reference-{i}", partial(ask, part)) for i, part in enumerate(parts)]
+    joined = {name: torch.cat([tensors[name] for tensors in found]).to(setting.device) for name in found[0]}
+    return ReferencedPairs(**vars(pairs), **joined)
 
 
 class Judge(NamedTuple):
@@ -274,14 +294,18 @@ def evaluate(
         usage = Usage()
         prompts = list(task.heldout_prompts["prompt"])
 
-        def answers(name: str, stage: str, k: int) -> Judged:
+        def answers(name: str, stage: str, k: int) -> Tensors:
             seed = setting.stage_seed(f"evaluation/{stage}")
             second = None if unseen is None else partial(score, unseen.model)
             first = partial(score, reward_model)
-            return judge(policies[name], policies["sft"], first, task, prompts, k, seed, unseen=second)
+            return judge(policies[name], policies["sft"], first, task, prompts, k, seed, unseen=second).tensors()
 
-        judged = {name: answers(name, name, sizes.answers_per_prompt) for name in policies}
-        candidates = answers("sft", "best_of_n", sizes.best_of * sizes.best_of_answers)
+        asked = {} if task.own_requests is None else policies
+        with pieces(run, "evaluation", len(policies) + 1 + len(asked), usage) as piece:
+            k, n = sizes.answers_per_prompt, sizes.best_of * sizes.best_of_answers
+            judged = {name: Judged.of(piece(name, partial(answers, name, name, k))) for name in policies}
+            candidates = Judged.of(piece("best_of_n", partial(answers, "sft", "best_of_n", n)))
+            own_requests = try_requests(setting, asked, piece) if asked else None
         judged["best_of_n"] = best_of_n(candidates, sizes.best_of)
         table = {name: figures(j, judged["sft"], task, prompts) for name, j in judged.items()}
         table["best_of_n"] |= {"kl": best_of_n_kl_bound(sizes.best_of), "kl_se": None}
@@ -300,8 +324,8 @@ def evaluate(
             start = "base" if "base" in policies else "sft"
             agreement = run.result("judge") | length_baseline(unseen.pairs, unseen.heldout)
             found["judge"] = agreement | {"start": start, "policies": verdicts(judged, start)}
-        if task.own_requests is not None:
-            found["own_requests"] = try_requests(setting, policies)
+        if own_requests is not None:
+            found["own_requests"] = own_requests
             files.append(run.folder / "own_requests.json")
         usage.tick()
         run.finish("evaluation", usage, found, files)

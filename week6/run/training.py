@@ -235,6 +235,8 @@ class Run:
             }
             sealed = seal(json.loads(to_json(entry)))
             write_atomic(self.folder / "stages.json", to_json(self.finished | {stage: sealed}))
+            for path in self.checkpoint(stage).parent.glob(f"{stage}.*.safetensors"):
+                path.unlink()
             return sealed
 
         self.finished[stage] = main_process(record)
@@ -245,13 +247,18 @@ class Run:
 
     def tag(self, path: Path) -> str:
         """What a file of tensors says of itself: its place in the folder, and of which settings and stages it is."""
-        stage = path.stem if path.stem in self.stages else ""
+        stage = path.name.split(".")[0]
+        stage = stage if stage in self.stages else ""
         sources = sources_of(self.stages.get(stage, Depends()).stages, self.finished)
         return f"{path.relative_to(self.folder)} {self.settings.get(stage, '')} {crc(json.dumps(sources))}"
 
     def checkpoint(self, stage: str) -> Path:
         """The checkpoint of a stage."""
         return checkpoint_of(self.folder, stage)
+
+    def piece(self, stage: str, name: str) -> Path:
+        """The place of a piece of a stage that is not finished."""
+        return self.folder / "checkpoints" / f"{stage}.{name}.safetensors"
 
     def metrics_path(self, stage: str) -> Path:
         """The metrics of a stage: a CSV file, one row a step."""
