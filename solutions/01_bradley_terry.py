@@ -1250,7 +1250,7 @@ print("Checked: a shift of its own for each of 50 prompts leaves the loss unchan
 # (15) where there is no penalty. Stop when no entry of the gradient of (18) is larger than `tolerance`, sign aside. Where
 # no finite best fit exists, say so and do not search for it.
 #
-# **It is judged** by what it finds on fifteen tables for each of three seeds. Among them: two groups with a single pair
+# **It is judged** by what it finds on two dozen tables for each of three seeds. Among them: two groups with a single pair
 # between them, which makes the way up long; a group that never lost, with and without a penalty; a group that is held by a
 # tie only. Your rewards must be less than 0.01 nats below the top, your gradient within the tolerance, and a looser
 # tolerance must take fewer rounds. The check takes a few seconds (up to a minute on a slow machine). It looks at unfinished

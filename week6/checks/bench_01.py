@@ -89,8 +89,8 @@ def _drawn(g: torch.Generator, k: int, comparisons: int, share_of_ties: float) -
 
 
 def _tables_to_fit(g: torch.Generator) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Nine tables with something about each, a dozen sparse ones, and three that differ from the plain one in one thing,
-    so that they tell which part of a fit is wrong: wins, ties and l2."""
+    """Nine tables with something about each, a dozen sparse ones, and three that tell which part of a fit is wrong:
+    wins, ties and l2."""
     plain, penalised = _drawn(g, whole(g, 5, 7), 30, 0.2), _drawn(g, whole(g, 5, 7), 10, 0.2)
     # Two groups with one pair between them, which met eight times: a long way up.
     wins, ties = _drawn(g, 8, 60, 0.1)
@@ -118,18 +118,18 @@ def _tables_to_fit(g: torch.Generator) -> dict[str, tuple[Tensor, Tensor, float]
         "held by a tie": (*by_a_tie, 0.0),
         "never loses, with a penalty": (*above, 0.5),
         "penalised": (*penalised, 5.0),
-        **{f"sparse {i + 1}": (*_sparse(g, finite=i % 2 == 0), 0.0) for i in range(12)},
+        **{f"sparse {i + 1}": (*_sparse(g, finite=i % 2 == 0, least=int(i % 3 == 0)), 0.0) for i in range(12)},
         "without ties": (2 * plain[0] + plain[1], torch.zeros_like(plain[1]), 0.0),  # the same top
         "renumbered": (plain[0].flip(0, 1), plain[1].flip(0, 1), 0.0),
         "two answers": (torch.tensor([[0.0, 12.0], [4.0, 0.0]]).double(), torch.zeros(2, 2).double(), 0.0),
     }
 
 
-def _sparse(g: torch.Generator, finite: bool) -> tuple[Tensor, Tensor]:
-    """Wins and (no) ties of four answers that met at most twice, with a finite best fit or without: what follows
-    another rule than Ford's is wrong about some of them."""
+def _sparse(g: torch.Generator, finite: bool, least: int) -> tuple[Tensor, Tensor]:
+    """Wins and (no) ties of four answers that met from `least` times to twice, with a finite best fit or without: what
+    follows another rule than Ford's is wrong about some of them."""
     while True:
-        met = torch.randint(3, (4, 4), generator=g).double().triu(1)
+        met = torch.randint(least, 3, (4, 4), generator=g).double().triu(1)
         won = torch.binomial(met, torch.full_like(met, 0.5), generator=g)
         wins, ties = won + (met - won).T, torch.zeros_like(met)
         if Table("sparse", wins, ties, 0.0, 1.0, {}).finite == finite:

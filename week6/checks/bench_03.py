@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from week6.checks.capstone import Malformed, parts
+from week6.checks.inspection import in_words, is_stub
 from week6.objective import kl_divergence, optimal_policy
 
 TOLERANCE = 1e-4
@@ -49,7 +50,8 @@ def spend_budget(
 
 @dataclass(frozen=True)
 class Trial:
-    """One call: what went in, and what came out, as far as the answer has got (`limit` … `log_z`, else None)."""
+    """One call: what went in, and what came out, as far as the answer has got (`limit` … `log_z`, else None); or what
+    it `raised`, in words."""
 
     kind: str
     ref_log_probs: Float[Tensor, "B N"]
@@ -59,6 +61,12 @@ class Trial:
     beta: Tensor | None
     log_probs: Tensor | None
     log_z: Tensor | None
+    raised: str = ""
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether the leash was called slack, rightly or not."""
+        return self.beta is not None and bool((self.beta == 0).all())
 
     @property
     def ours(self) -> dict[str, Any]:
@@ -110,10 +118,19 @@ def _problems(seed: int) -> dict[str, tuple[Tensor, Tensor, float]]:
 
 
 def measure(answer: Callable[..., Any], seed: int) -> Record:
-    """Let `answer` spend each problem's budget."""
-    record = {}
+    """Let `answer` spend each problem's budget. An error on some of them, such as one of a search that finds no end,
+    does not hide what it did with the others."""
+    record, first = {}, None
     for kind, (ref, rewards, budget) in _problems(seed).items():
-        result = parts(answer(ref.clone(), rewards.clone(), budget), "limit", "beta", "log_probs", "log_z")
+        try:
+            returned = answer(ref.clone(), rewards.clone(), budget)
+        except Exception as error:
+            if is_stub(error):
+                raise
+            first = first or error
+            record[kind] = Trial(kind, ref, rewards, budget, None, None, None, None, in_words(error, answer))
+            continue
+        result = parts(returned, "limit", "beta", "log_probs", "log_z")
         limit, beta, log_probs, log_z = (
             torch.as_tensor(result[name]).detach().double() if name in result else None
             for name in ("limit", "beta", "log_probs", "log_z")
@@ -126,6 +143,8 @@ def measure(answer: Callable[..., Any], seed: int) -> Record:
             raise Malformed(f"“log_probs” has shape {tuple(log_probs.shape)}, expected {tuple(ref.shape)}.")
         number = None if limit is None else limit.item()
         record[kind] = Trial(kind, ref, rewards, budget, number, beta, log_probs, log_z)
+    if first and all(trial.raised for trial in record.values()):
+        raise first
     return record
 
 

@@ -14,6 +14,8 @@ from week6.objective import optimal_policy
 
 def _limit(record: Record) -> str | None:
     for trial in record.values():
+        if trial.raised:
+            continue
         if trial.limit is None:
             return None
         if not abs(trial.limit - trial.ours["limit"]) < 1e-6:
@@ -23,6 +25,8 @@ def _limit(record: Record) -> str | None:
 
 def _unspendable(record: Record) -> str | None:
     trial = record["unspendable"]
+    if trial.raised:
+        return f"your code raised {trial.raised}"
     if trial.beta is None or trial.log_probs is None:
         return None
     if trial.beta.numel() != 1 or trial.beta != 0:
@@ -34,6 +38,10 @@ def _unspendable(record: Record) -> str | None:
 def _at_its_beta(record: Record) -> str | None:
     for kind in SPENDABLE:
         trial = record[kind]
+        if trial.raised:
+            return f"for the budget of {trial.budget:.4f} nats your code raised {trial.raised}"
+        if trial.gives_up:
+            return f"β = 0 came for a budget of {trial.budget:.4f} nats, which is below the limit"
         if trial.beta is None or trial.log_probs is None or trial.log_z is None:
             return None
         if problem := _not_optimal(trial):
@@ -64,6 +72,8 @@ def _on_budget(kinds: Sequence[str]) -> Callable[[Record], str | None]:
     def judge(record: Record) -> str | None:
         for kind in kinds:
             trial = record[kind]
+            if trial.raised:
+                return f"for the budget of {trial.budget:.4f} nats your code raised {trial.raised}"
             if trial.log_probs is None or trial.beta is None or trial.log_z is None:
                 return None
             if not abs(trial.spent - trial.budget) < TOLERANCE:

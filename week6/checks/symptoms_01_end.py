@@ -38,7 +38,7 @@ def _not_begun(record: Fits) -> bool:
     """Whether the rewards are zeros, or one step up from there."""
     table = record["plain"]
     slope = (table.counts - (table.counts + table.counts.T) / 2).sum(1)
-    return bool((table.rewards == 0).all()) or float(torch.cosine_similarity(table.rewards, slope, dim=0)) > 0.9999
+    return bool((table.rewards == 0).all()) or float(torch.cosine_similarity(table.rewards, slope, dim=0)) > 1 - 1e-9
 
 
 def _fixed(record: Fits) -> bool:
@@ -50,7 +50,11 @@ def _has_a_limit(record: Fits) -> bool:
     """Whether three tables or more, on the way all of them, took the largest number of rounds."""
     tables = [table for table in record.values() if table.finite and table.tolerance < 1]
     longest = [table for table in tables if int(table.found["rounds"]) == max(rounds(record))]
-    return len(longest) >= 3 and all(_unfinished(table) and _on_the_way(table) for table in longest)
+    return (
+        max(rounds(record)) > 1
+        and len(longest) >= 3
+        and all(_unfinished(table) and _on_the_way(table) for table in longest)
+    )
 
 
 def _same_for_any(record: Fits) -> bool:
@@ -63,7 +67,9 @@ def _same_for_any(record: Fits) -> bool:
 def _long_way_unfinished(record: Fits) -> bool:
     """Whether the fits stopped on the way to the right top: the slow table's two groups are fitted, each within
     itself, and only their distance is not."""
-    if ties_are_halved(record) != "" or record["plain"].gap >= TOP_GAP or not _unfinished(record["slow"]):
+    if ties_are_halved(record) != "" or record["plain"].gap >= TOP_GAP:
+        return False
+    if not _unfinished(record["slow"]) or not _on_the_way(record["slow"]):
         return False
     r, best = record["slow"].rewards, top(record["slow"])
     return all(alike(r[group] - r[group].mean(), best[group] - best[group].mean(), 0.05) for group in (GROUP, ~GROUP))
@@ -87,7 +93,7 @@ def _one_entry(record: Fits) -> bool:
     three tables or more are not."""
     tables = [table for table in record.values() if table.finite]
     within = any(all(abs(float(t.gradient[i])) <= t.tolerance for t in tables) for i in (0, -1))
-    return within and sum(map(_unfinished, tables)) >= 3
+    return within and sum(map(_unfinished, tables)) >= 3 and _on_the_way(record["slow"])
 
 
 _SIZE = (

@@ -185,8 +185,34 @@ def _upside_down(record: Fits) -> bool:
 
 
 def _only_shifted(record: Fits) -> bool:
-    tables = [table for table in record.values() if table.finite and table.tolerance < 1]
-    return all(bool(torch.allclose(t.rewards - t.rewards.mean(), top(t), atol=1e-2)) for t in tables)
+    """Whether the rewards of all tables are the right ones, and on some the same number more, far from 0."""
+    off = [table.rewards - top(table) for table in record.values() if table.finite and table.tolerance < 1]
+    spread = max(float((x - x.mean()).abs().max()) for x in off)
+    return spread < 1e-2 and max(abs(float(x.mean())) for x in off) > 5 * spread
+
+
+def _right(table: Table) -> bool:
+    return table.gap < TOP_GAP and abs(float(table.rewards.sum())) < 1e-2
+
+
+def _priced(table: Table, still: float = STILL) -> float | None:
+    """The penalty whose top the rewards are, or None where they are the top for none."""
+    r, slope = table.rewards, table.gradient + table.l2 * table.rewards
+    price = float(slope @ r / (r @ r))
+    return price if float((slope - price * r).abs().max()) < still + SHARE * float(slope.abs().max()) else None
+
+
+def _of_another_size(record: Fits) -> bool:
+    prices = [_priced(record[name]) for name in PENALISED]
+    return _right(record["plain"]) and all(p is not None and p > 0 for p in prices)
+
+
+def _unasked(record: Fits) -> bool:
+    """Whether tables without a penalty, a short way and a long one, are fitted with one and the same."""
+    tables = [record["plain"], record["slow"]]
+    prices = [_priced(table, still=2 * table.tolerance) or 0.0 for table in tables]
+    felt = all(p * float(t.rewards.abs().max()) > 5 * t.tolerance for p, t in zip(prices, tables, strict=True))
+    return felt and abs(prices[1] / prices[0] - 1) < 0.1
 
 
 OF_THE_TOP: tuple[Symptom, ...] = (
@@ -204,38 +230,19 @@ OF_THE_TOP: tuple[Symptom, ...] = (
     ),
     Symptom(
         "no zero point",
-        lambda record: (
-            _only_shifted(record)
-            and any(abs(float(table.rewards.sum())) > 1e-2 for table in record.values() if table.finite)
-        ),
+        at(STEPS, "the top", _only_shifted),
         "All differences of your rewards are right, but they do not sum to 0. Subtract their mean.",
     ),
     *slips(_solves, penalty=(*_PRICE, _AS_COUNTS), won=_COUNTED, win=_WIN, summed=_SUMMED),
+    Symptom(
+        "a penalty that nobody asked for",
+        _unasked,
+        "Where l2 = 0 your rewards are the best for a penalty: something pulls them to 0, the same on every table. "
+        "Is a small number added somewhere, for safety?",
+    ),
 )
 
 # --- where no formula explains them, which part is wrong: tables that differ in one thing tell -----------------------
-
-
-def _right(table: Table) -> bool:
-    return table.gap < TOP_GAP and abs(float(table.rewards.sum())) < 1e-2
-
-
-def _priced(table: Table) -> float | None:
-    """The penalty whose top the rewards are, or None where they are the top for none."""
-    r, slope = table.rewards, table.gradient + table.l2 * table.rewards
-    price = float(slope @ r / (r @ r))
-    return price if float((slope - price * r).abs().max()) < STILL + SHARE * float(slope.abs().max()) else None
-
-
-def _of_another_size(record: Fits) -> bool:
-    prices = [_priced(record[name]) for name in PENALISED]
-    return _right(record["plain"]) and all(p is not None and p > 0 for p in prices)
-
-
-def _unasked(record: Fits) -> bool:
-    """Whether tables without a penalty, a short way and a long one, are fitted with one and the same."""
-    prices = [_priced(record[name]) for name in ("plain", "slow")]
-    return all(p is not None and p > STILL and abs(p / prices[0] - 1) < 0.1 for p in prices)  # type: ignore[operator]
 
 
 def _wrong_penalty(record: Fits) -> bool:
@@ -266,12 +273,6 @@ BY_PARTS = tuple(
             _of_another_size,
             "Where l2 > 0 your rewards are the best for another penalty than l2 / 2 · Σ r², larger or smaller: its "
             "slope is −l2 · r_i, beside a *sum* over the comparisons.",
-        ),
-        (
-            "a penalty that nobody asked for",
-            _unasked,
-            "Where l2 = 0 your rewards are the best for a penalty: something pulls them to 0, the same on every table. "
-            "Is a small number added somewhere, for safety?",
         ),
         (
             "the penalty is wrong",
@@ -306,8 +307,8 @@ BY_PARTS = tuple(
         (
             "more than two answers",
             lambda record: _right(record["two answers"]) and not _right(record["without ties"]),
-            "With two answers alone your rewards are right, with more they are not. What an answer may expect is a sum "
-            "over its opponents, each with a reward and a number of comparisons of its own.",
+            "With two answers alone your rewards are right, with more they are not: look at the sum over the opponents "
+            "of an answer, each with a reward and a number of comparisons of its own, and at what follows it.",
         ),
         (
             "two answers",

@@ -6,33 +6,30 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from week6.checks.bench_03 import SPENDABLE, TOLERANCE, UNITS, Record, Trial, kl_of
+from week6.checks.bench_03 import SPENDABLE, UNITS, Record, Trial, kl_of
 from week6.checks.capstone import Symptom
-
-
-def _near(x: float, y: float) -> bool:
-    return abs(x - y) < TOLERANCE * max(1.0, abs(y))
+from week6.checks.counterfactual import alike
+from week6.checks.symptoms_03_limit import OF_THE_LIMIT, near
+from week6.objective import optimal_policy
 
 
 def _every(kinds: Sequence[str], holds: Callable[[Trial], bool]) -> Callable[[Record], bool]:
     return lambda record: all(holds(record[kind]) for kind in kinds)
 
 
-def _limit_of_one(record: Record) -> bool:
-    """Whether the limit is that of a single best answer, where a prompt has two."""
-    trial = record["middle"]
-    reachable = trial.rewards.masked_fill(trial.ref_log_probs == -torch.inf, -torch.inf)
-    last = reachable.shape[-1] - 1 - reachable.flip(-1).argmax(-1, keepdim=True)
-    ones = (trial.ref_log_probs.gather(-1, place) for place in (reachable.argmax(-1, keepdim=True), last))
-    return trial.limit is not None and any(_near(trial.limit, -one.mean().item()) for one in ones)
-
-
 def _factor(record: Record, factor: float) -> bool:
     """Whether all KLs, and so the limit or what is spent, are this factor too large in the answer's eyes."""
     trial = record["middle"]
-    wrong_limit = trial.limit is not None and _near(trial.limit, factor * trial.ours["limit"])
-    wrong_spending = trial.log_probs is not None and _near(factor * trial.spent, trial.budget)
+    wrong_limit = trial.limit is not None and near(trial.limit, factor * trial.ours["limit"])
+    wrong_spending = trial.log_probs is not None and near(factor * trial.spent, trial.budget)
     return wrong_limit or wrong_spending
+
+
+def _spends_a_multiple(record: Record) -> bool:
+    """Whether budgets that can be spent, two or more, are exceeded or missed by one and the same factor."""
+    trials = [record[kind] for kind in SPENDABLE]
+    factors = [trial.spent / trial.budget for trial in trials if trial.beta is not None and bool(trial.beta > 0)]
+    return len(factors) > 1 and not near(factors[0], 1.0) and all(near(f / factors[0], 1.0) for f in factors)
 
 
 def _z_is(trial: Trial, wrong: Callable[[Tensor, Tensor], Tensor]) -> bool:
@@ -54,38 +51,22 @@ def _policy_is(trial: Trial, wrong: Callable[[Tensor, Tensor, Tensor], Tensor]) 
     return torch.allclose(trial.log_probs.exp(), values.double().exp(), atol=1e-6)
 
 
+def _on_budget(record: Record, *kinds: str) -> bool:
+    return all(near(record[kind].spent, record[kind].budget) for kind in kinds)
+
+
+def _lost_at_the_end(trial: Trial) -> bool:
+    """Whether β is the one that was asked for, and the policies are not."""
+    assert trial.log_probs is not None and trial.beta is not None
+    found = trial.beta.numel() == 1 and near(trial.beta.item() / trial.ours["beta"], 1.0)
+    return found and not alike(trial.log_probs.exp(), trial.ours["log_probs"].exp())
+
+
 def _is_at_an_end(trial: Trial) -> bool:
     """Whether β is a power of two or of ten: an end of the interval in which it was sought."""
     assert trial.beta is not None
     logarithms = (trial.beta.log2().item(), trial.beta.log10().item())
-    return any(abs(x - round(x)) < 1e-4 for x in logarithms) and not _near(trial.spent, trial.budget)
-
-
-def _limit_is(record: Record, rule: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    """Whether the limit is a wrong function of log π_ref and r."""
-    trial = record["middle"]
-    if trial.limit is None or _near(trial.limit, trial.ours["limit"]):
-        return False
-    return _near(trial.limit, rule(trial.ref_log_probs, trial.rewards).item())
-
-
-def _of_best(ref: Tensor, r: Tensor) -> Tensor:
-    """−log of the probability of the best answers that can be reached, (B,)."""
-    reachable = r.masked_fill(ref == -torch.inf, -torch.inf)
-    return -ref.masked_fill(reachable != reachable.amax(-1, keepdim=True), -torch.inf).logsumexp(-1)
-
-
-OTHER_LIMITS = (
-    lambda ref, r: torch.tensor(math.log(ref.shape[-1])),
-    lambda ref, r: -(ref.exp() * ref).nan_to_num(0.0).sum(-1).mean(),
-    lambda ref, r: _of_best(ref, r).max(),
-    lambda ref, r: _of_best(ref, r).min(),
-    lambda ref, r: _of_best(ref, r).median(),
-    lambda ref, r: (-_of_best(ref, r)).exp().mean(),
-    lambda ref, r: -(-_of_best(ref, r)).exp().mean().log(),
-    lambda ref, r: -_of_best(ref, r).mean(),
-    lambda ref, r: _of_best(ref, r)[0],
-)  # fmt: skip
+    return any(abs(x - round(x)) < 1e-4 for x in logarithms) and not near(trial.spent, trial.budget)
 
 
 def _other_means(trial: Trial) -> list[float]:
@@ -99,35 +80,35 @@ def _unweighted(trial: Trial) -> list[float]:
     return [ratio.mean().item(), ratio.abs().mean().item(), ratio.abs().sum(-1).mean().item()]
 
 
-def _slope(trial: Trial) -> float | None:
-    """c, if the policy is π_ref e^(c r)/Z with a c other than 1/β; else None."""
+def _slack(record: Record) -> Tensor:
+    """The probabilities that came at β = 0."""
+    trial = record["unspendable"]
+    assert trial.log_probs is not None and trial.beta == 0
+    return trial.log_probs.exp()
+
+
+def _along_rewards(trial: Trial) -> bool:
+    """Whether the policy of each prompt is π_ref e^(c r)/Z, with a c other than 1/β for some of them."""
     assert trial.log_probs is not None and trial.beta is not None
-    real = trial.ref_log_probs > -torch.inf
-    x = [
-        torch.stack([r[m], (p - q)[m], torch.ones_like(r[m])])
-        for r, p, q, m in zip(trial.rewards, trial.log_probs, trial.ref_log_probs, real, strict=True)
-    ]
-    centred = torch.cat([row - row.mean(1, keepdim=True) for row in x], dim=1)
-    slope = float(centred[0] @ centred[1] / (centred[0] @ centred[0]))
-    fits = torch.allclose(centred[1], slope * centred[0], atol=1e-6) and bool(
-        (trial.log_probs.exp().sum(-1) < 1 + 1e-6).all()
-    )
-    return slope if fits and not _near(slope * trial.beta.item(), 1.0) else None
+    slopes = []
+    for r, p, q in zip(trial.rewards, trial.log_probs, trial.ref_log_probs, strict=True):
+        real = q > -torch.inf
+        x, y = r[real] - r[real].mean(), (p - q)[real] - (p - q)[real].mean()
+        slopes.append(float(x @ y / (x @ x)))
+        if not torch.allclose(y, slopes[-1] * x, atol=1e-6) or p.exp().sum() > 1 + 1e-6:
+            return False
+    return not all(near(slope * trial.beta.item(), 1.0) for slope in slopes)
+
+
+def _only_z_is_wrong(trial: Trial) -> bool:
+    """Whether the policy is π* at its β, and log Z is not that of this β."""
+    assert trial.log_probs is not None and trial.beta is not None and trial.log_z is not None
+    best, log_z = optimal_policy(trial.ref_log_probs, trial.rewards, trial.beta.item())
+    return alike(trial.log_probs.exp(), best.exp()) and not alike(trial.log_z, log_z)
 
 
 SYMPTOMS = (
-    Symptom(
-        "an answer that is out of reach",
-        lambda record: record["middle"].limit == math.inf,
-        "The limit is infinite: has the best answer π_ref = 0? No β lets the policy give it. Look for the best "
-        "among the answers that the reference can give.",
-    ),
-    Symptom(
-        "ties forgotten",
-        _limit_of_one,
-        "The limit is that of one best answer a prompt. Where two are equally good, π* goes to both: add up their "
-        "probabilities before you take the logarithm.",
-    ),
+    *OF_THE_LIMIT,
     Symptom(
         "sum instead of mean",
         lambda record: _factor(record, 3.0),
@@ -137,12 +118,6 @@ SYMPTOMS = (
         "bits",
         lambda record: _factor(record, 1 / math.log(2)),
         "KL is measured in bits here (logarithms to base 2). A nat is 1/ln 2 bits: the budget is in nats.",
-    ),
-    Symptom(
-        "another limit",
-        lambda record: any(_limit_is(record, rule) for rule in OTHER_LIMITS),
-        "The limit is another figure than the mean KL of π* for β → 0, such as log N, an entropy, or that of one "
-        "prompt. There π* is π_ref, restricted to the best answers: its KL is −log of their probability.",
     ),
     Symptom(
         "probabilities",
@@ -158,35 +133,45 @@ SYMPTOMS = (
         "logarithms, as in exercise 3.3.",
     ),
     Symptom(
+        "a multiple of the budget",
+        _spends_a_multiple,
+        "You spend the same multiple of every budget. What you compare with it is the mean KL times a number, or the "
+        "budget is changed on the way.",
+    ),
+    Symptom(
         "no leash needed",
         lambda record: bool(record["unspendable"].beta is not None and (record["unspendable"].beta > 0).all()),
         "A budget above the limit was met with a β above 0. No β spends so much: the leash is slack, so its price "
         "is 0.",
     ),
     Symptom(
-        "best answers share equally",
-        lambda record: _policy_is(
-            record["unspendable"],
-            lambda ref, r, beta: torch.where(
-                (ref > -torch.inf) & (r == r.masked_fill(ref == -torch.inf, -torch.inf).amax(-1, True)), 0.0, -torch.inf
-            ).log_softmax(-1),
-        ),
-        "At β = 0 the best answers share equally. They share in proportion to π_ref: section 6.",
-    ),
-    Symptom(
         "one best answer at β = 0",
-        _every(
-            ("unspendable",),
-            lambda trial: trial.log_probs is not None and bool(((trial.log_probs.exp() > 1e-9).sum(-1) == 1).all()),
-        ),
+        lambda record: bool((_slack(record) > 1e-9).sum(-1).eq(1).all()),
         "At β = 0 each prompt has one answer left. Where two are equally good, π* goes to both, in proportion to "
         "π_ref.",
+    ),
+    Symptom(
+        "not normalised at β = 0",
+        lambda record: not alike(_slack(record).sum(-1), torch.ones(3)),
+        "At β = 0 the probabilities of a prompt do not sum to 1. The reference is cut down to the best answers, and "
+        "what is left is divided by its sum.",
+    ),
+    Symptom(
+        "more than the best at β = 0",
+        lambda record: bool((_slack(record)[record["unspendable"].ours["log_probs"] == -torch.inf] > 1e-6).any()),
+        "At β = 0 answers other than the best ones of their prompt keep a probability. With a slack leash only the "
+        "best that the reference can give are left.",
+    ),
+    Symptom(
+        "other shares at β = 0",
+        lambda record: not alike(_slack(record), record["unspendable"].ours["log_probs"].exp()),
+        "At β = 0 the best answers are right, and their shares are not. They share in proportion to π_ref: section 6.",
     ),
     Symptom(
         "log-ratios without weights",
         _every(
             ("middle",),
-            lambda trial: trial.log_probs is not None and any(_near(x, trial.budget) for x in _unweighted(trial)),
+            lambda trial: trial.log_probs is not None and any(near(x, trial.budget) for x in _unweighted(trial)),
         ),
         "What meets the budget is a plain mean of log-ratios over the answers. In the KL each has the weight π(y).",
     ),
@@ -198,7 +183,7 @@ SYMPTOMS = (
     ),
     Symptom(
         "the budget of one prompt",
-        _every(SPENDABLE, lambda trial: any(_near(x, trial.budget) for x in _other_means(trial))),
+        _every(SPENDABLE, lambda trial: any(near(x, trial.budget) for x in _other_means(trial))),
         "The budget is met by another figure of the prompts' KLs than their mean, such as the largest.",
     ),
     Symptom(
@@ -207,7 +192,7 @@ SYMPTOMS = (
             ("middle",),
             lambda trial: (
                 trial.log_probs is not None
-                and _near(kl_of(trial.ref_log_probs, trial.log_probs).mean().item(), trial.budget)
+                and near(kl_of(trial.ref_log_probs, trial.log_probs).mean().item(), trial.budget)
             ),
         ),
         "What meets the budget is KL(π_ref ‖ π). The leash is KL(π ‖ π_ref): the policy is the first argument.",
@@ -236,9 +221,9 @@ SYMPTOMS = (
     ),
     Symptom(
         "another reward",
-        _every(("middle",), lambda trial: _slope(trial) is not None),
-        "The policy is π_ref · e^(c r)/Z, and c is not 1/β: rewards were scaled on the way, or the β that is "
-        "returned is not the one of the policy.",
+        _every(("middle",), _along_rewards),
+        "The policy is π_ref · e^(c r)/Z, and c is not 1/β: rewards were scaled on the way, of all prompts or of each "
+        "one, or the β that is returned is not the one of the policy.",
     ),
     Symptom(
         "reference forgotten",
@@ -255,6 +240,12 @@ SYMPTOMS = (
             ),
         ),
         "The policy is π_ref · e^(r/β), which does not sum to 1. Subtract log Z.",
+    ),
+    Symptom(
+        "another policy than that of β",
+        _every(SPENDABLE, _lost_at_the_end),
+        "The β is right, and the policies are others than those at this β: the last lines do not do with it what the "
+        "search did.",
     ),
     Symptom(
         "Z of shifted rewards",
@@ -303,27 +294,38 @@ SYMPTOMS = (
         "“log_z” is log Σ e^(r/β). In (7) each term has the weight π_ref(y).",
     ),
     Symptom(
+        "only Z",
+        _every(("middle",), _only_z_is_wrong),
+        "The policies are π* at your β, and “log_z” is not their log Z. It is what normalises them, for each prompt: "
+        "log Z = log π_ref + r/β − log π, the same for every answer.",
+    ),
+    Symptom(
         "the wrong half",
         _every(SPENDABLE, _is_at_an_end),
-        "What was spent is nowhere near the budget, as if the search had kept the wrong half each time. The KL "
-        "falls as β grows: where too much is spent, β must go up.",
+        "β is at an end of the interval, and what was spent is nowhere near the budget. The interval is not halved, or "
+        "the wrong half is kept each time, or what you compare with the budget is not the KL. The KL falls as β grows: "
+        "where too much is spent, β must go up.",
     ),
     Symptom(
         "stopped too early",
         lambda record: (
-            not all(_near(record[kind].spent, record[kind].budget) for kind in SPENDABLE)
+            not all(near(record[kind].spent, record[kind].budget) for kind in SPENDABLE)
             and all(abs(record[kind].spent - record[kind].budget) < 0.2 * record[kind].budget for kind in SPENDABLE)
         ),
         "What was spent is near the budget, but not on it: does the search stop too early? Each halving brings a "
         "factor of two, so some forty are enough from anywhere.",
     ),
     Symptom(
+        "a fixed unit",
+        lambda record: _on_budget(record, *SPENDABLE) and not _on_budget(record, *UNITS),
+        "All budgets are met, but not in any unit of reward. A β has that unit: no fixed interval and no fixed width "
+        "at which the halving ends suits all rewards. Widen the interval until the budget lies between what its two "
+        "ends spend, and halve it a number of times, or until its ends are nearly the same as a share.",
+    ),
+    Symptom(
         "a fixed bracket",
-        lambda record: (
-            _near(record["middle"].spent, record["middle"].budget)
-            and not all(_near(record[kind].spent, record[kind].budget) for kind in ("short", "long", *UNITS))
-        ),
-        "Some budgets are met, but not all. A β has the unit of the reward: no fixed interval holds it for all "
-        "rewards. Widen the interval until the budget lies between what its two ends spend.",
+        lambda record: _on_budget(record, "middle") and not _on_budget(record, "short", "long"),
+        "Some budgets are met, but not all: for the others β is not between the ends of your interval, or the halving "
+        "ends too soon. Widen the interval until the budget lies between what its two ends spend.",
     ),
 )

@@ -18,11 +18,13 @@ def _fit(
     *,
     counts_of=lambda wins, ties: wins + ties / 2,
     finite_of=lambda counts, wins, l2: l2 > 0 or bool(_reach(counts > 0)),
+    met=lambda counts, wins: counts + counts.T,
     slope=lambda counts, expected: counts - expected,
     penalty=lambda l2: l2,
     stop=lambda gradient, step, rounds, tolerance: gradient.abs().max() <= tolerance,
     start=torch.zeros,
     end=lambda rewards: rewards,
+    most=3000,
 ):
     """The course's fit, with one part of it replaced."""
 
@@ -31,12 +33,12 @@ def _fit(
         found = {"counts": counts, "finite": finite_of(counts, wins, l2)}
         if not found["finite"]:
             return found
-        compared, rewards, rounds = counts + counts.T, start(len(counts)).double(), 0
+        compared, rewards, rounds = met(counts, wins), start(len(counts)).double(), 0
         step_size = 1 / (compared.sum(dim=1).max() / 2 + l2)
         while True:
             expected = compared * torch.sigmoid(rewards[:, None] - rewards[None, :])
             gradient = slope(counts, expected).sum(dim=1) - penalty(l2) * rewards
-            if stop(gradient, step_size * gradient, rounds, tolerance) or rounds > 3000:
+            if stop(gradient, step_size * gradient, rounds, tolerance) or rounds > most:
                 return found | {"rewards": end(rewards), "rounds": rounds}
             rewards = rewards + step_size * gradient
             rounds += 1
@@ -154,7 +156,26 @@ MISTAKES |= {
     "first entry of the gradient": altered(fit_until, ("gradient.abs().max()", "gradient[0].abs()")),
     "mean over opponents": altered(fit_until, ("(counts - expected).sum(dim=1)", "(counts - expected).mean(dim=1)")),
 }
+MISTAKES |= {
+    "ties left out of n": _fit(met=lambda counts, wins: wins + wins.T, most=500),
+    "a penalty for safety": _fit(penalty=lambda l2: l2 + 0.1),
+    "n is the counts": _fit(met=lambda counts, wins: counts, most=500),
+    "a tolerance of its own": _fit(stop=lambda gradient, step, rounds, tolerance: gradient.abs().max() <= 1e-4),
+    "expected wins of the opponent": _fit(slope=lambda counts, expected: counts - expected.T, most=500),
+    "the later answers count for less": _fit(end=lambda rewards: rewards / torch.linspace(1, 2, len(rewards))),
+    "divided by half the number of answers": _fit(end=lambda rewards: rewards * 2 / len(rewards)),
+    "rounded": _fit(end=lambda rewards: rewards.round(decimals=2)),
+    "three times the penalty": _fit(penalty=lambda l2: 3 * l2),
+}
 RECOGNISED = {
+    "ties left out of n": "the ties in the fit",
+    "a penalty for safety": "a penalty that nobody asked for",
+    "n is the counts": "another total",
+    "a tolerance of its own": "the tolerance is not used",
+    "expected wins of the opponent": "run away",
+    "the later answers count for less": "by the number",
+    "divided by half the number of answers": "more than two answers",
+    "three times the penalty": "a penalty of another size",
     "diagonal in place": "the diagonal",
     "half of the ties, upper triangle": "ties on one side",
     "table transposed": "losers first",

@@ -200,7 +200,34 @@ def hottest(result, ref_log_probs, rewards):
     return result | {"log_probs": torch.full_like(rewards, -torch.inf).scatter(-1, best, 0.0)}
 
 
+def to_an_absolute_width(ref_log_probs, rewards, budget):
+    out = build(ref_log_probs, rewards, budget)
+    if not out["beta"]:
+        return out
+    low, high = 1e-9, 1e4
+    while high - low > 1e-6:
+        beta = (low + high) / 2
+        log_probs, log_z = optimal_policy(ref_log_probs, rewards, beta)
+        kl = kl_divergence(log_probs, ref_log_probs).mean()
+        low, high = (beta, high) if kl > budget else (low, beta)
+    return out | {"beta": beta, "log_probs": log_probs, "log_z": log_z}
+
+
 MISTAKES = {
+    "twice the budget": lambda ref, r, budget: build(ref, r, 2 * budget),
+    "an absolute width": to_an_absolute_width,
+    "the limit at a small β": changed(
+        lambda out, ref, r: out | {"limit": kl_divergence(optimal_policy(ref, r, 0.05)[0], ref).mean().item()}
+    ),
+    "the reference where the leash is slack": changed(
+        lambda out, ref, r: out if out["beta"] else out | {"log_probs": ref}
+    ),
+    "the softmax over the prompts": changed(
+        lambda out, ref, r: out | {"log_probs": out["log_probs"].log_softmax(0)} if out["beta"] else out
+    ),
+    "log Z added up over the prompts": changed(
+        lambda out, ref, r: out | {"log_z": out["log_z"].sum().expand(len(r))} if out["beta"] else out
+    ),
     "the best answer is out of reach": mistaken(reachable=lambda ref, r: r, slack=False),
     "one best answer only": mistaken(mass=lambda of_best: of_best.amax(-1)),
     "KLs added up": mistaken(average=lambda kl: kl.sum().item()),
@@ -248,12 +275,18 @@ MISTAKES = {
     ),
 }
 RECOGNISED = {
+    "twice the budget": "a multiple of the budget",
+    "an absolute width": "a fixed unit",
+    "the limit at a small β": "a limit in a unit",
+    "the reference where the leash is slack": "more than the best at β = 0",
+    "the softmax over the prompts": "another policy than that of β",
+    "log Z added up over the prompts": "only Z",
     "the best answer is out of reach": "an answer that is out of reach",
     "one best answer only": "ties forgotten",
     "KLs added up": "sum instead of mean",
     "bits": "bits",
     "a slack leash at a tiny price": "no leash needed",
-    "best answers share equally": "best answers share equally",
+    "best answers share equally": "other shares at β = 0",
     "a β for each prompt": "a β for each prompt",
     "KL(π_ref ‖ π)": "the other KL",
     "β times the reward": "β upside down",
@@ -263,7 +296,7 @@ RECOGNISED = {
     "Z without the reference": "Z without the reference",
     "the wrong half": "the wrong half",
     "eight halvings": "stopped too early",
-    "β from 0.01 to 100": "a fixed bracket",
+    "β from 0.01 to 100": "a fixed unit",
     "exp overflows": "overflow",
     "rewards divided by their standard deviation": "another reward",
     "rewards centred": "Z of shifted rewards",
