@@ -251,6 +251,13 @@ def _wrong_penalty(record: Fits) -> bool:
     return all(wrong)
 
 
+def _ties_in_the_fit(record: Fits) -> bool:
+    """Whether the plain table is fitted wrong, and far better where its ties are wins of both."""
+    tied, alone = record["plain"], record["without ties"]
+    far = tied.gap > 10 * max(alone.gap, TOP_GAP / 10) or abs(float(tied.rewards.sum())) > 0.1
+    return not _right(tied) and _right(alone) and far
+
+
 def _by_number(record: Fits) -> bool:
     """Whether the same table with the answers numbered from the other end gets other rewards."""
     return not alike(record["plain"].rewards, record["renumbered"].rewards.flip(0), 0.05)
@@ -282,7 +289,7 @@ BY_PARTS = tuple(
         ),
         (
             "the ties in the fit",
-            lambda record: not _right(record["plain"]) and _right(record["without ties"]),
+            _ties_in_the_fit,
             "Your counts are right, and without ties your rewards are, too; with ties they are not. The ties must be "
             "in both: in the actual wins, half each, and in n_ij, the comparisons of a pair.",
         ),
