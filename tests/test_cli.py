@@ -127,6 +127,8 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
     [
         (["run", "--preset", "huge"], "--preset: got 'huge', expected one of 'tiny'"),
         (["run", "--preset"], "--preset"),
+        (["run", "--preset="], "--preset: got '', expected one of 'tiny'"),
+        (["run", "--preset", ""], "--preset: got '', expected one of 'tiny'"),
         (["run", "--ppo.beta", "0"], "ppo.beta: got 0.0, expected a finite number from 1e-06 to 1000"),
         (["run", "--dpo.beta", "-1"], "dpo.beta: got -1.0, expected a finite number from 1e-06 to 1000"),
         (["run", "--ppo.beta", "small"], "--ppo.beta"),
@@ -197,7 +199,7 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
         (["run", "--runs-dir="], "--runs-dir: got '', expected a file or folder"),
         (["report", ""], "path: got '', expected a file or folder"),
         (["grade", "nowhere", ""], "path: got '', expected a file or folder"),
-        (["report", "nowhere"], "nowhere/report.md does not exist"),
+        (["report", "nowhere"], "nowhere/report.md does not exist: expected the folder of a run, or the name of a run,"),
         (["report", "nowhere", "--open"], "nowhere/report.html does not exist"),
     ],
 )
@@ -214,6 +216,25 @@ def test_a_folder_that_is_gone(tmp_path, monkeypatch, capsys):
     os.chdir("here")
     (tmp_path / "here").rmdir()
     assert error_of(capsys, "run", *quick_flags())[1].endswith("is gone, expected one that is there: change to it")
+
+
+def test_only_flags_of_the_command_are_offered(capsys):
+    """The parser itself offers those of all commands."""
+    assert error_of(capsys, "chat", "x", "--temperature", "1")[1].endswith("week6 chat --help lists them")
+    assert error_of(capsys, "run", "--temperature", "1")[1].endswith("perhaps --hh.temperature or --ppo.temperature?")
+
+
+def test_a_report_that_is_not_there_names_those_that_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.json").write_text('{"seed": 0, "preset": {}}')
+    assert error_of(capsys, "report", "mien")[1].endswith("expected the folder of a run, or one of 'mine' in runs")
+
+
+def test_an_empty_page_is_not_opened(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli.webbrowser, "open", lambda address: pytest.fail("opened"))
+    (tmp_path / "report.html").write_text("")
+    assert "report.html is damaged, expected the page of a run" in error_of(capsys, "report", str(tmp_path), "--open")[1]
 
 
 def test_none_is_offered_only_where_it_may_be(tmp_path, monkeypatch, capsys):

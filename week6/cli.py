@@ -351,9 +351,9 @@ def choose_preset(words: Sequence[str]) -> Preset:
     given = parser.parse_known_args(words)[0].preset
     big = words[:1] == ["confirm"] or (words[:1] == ["run"] and torch.cuda.is_available())
     default = "gpt2" if big else DEFAULT_PRESET
-    name = given or os.environ.get("WEEK6_PRESET") or default
+    name = (os.environ.get("WEEK6_PRESET") or default) if given is None else given
     if name not in PRESETS:
-        source = "--preset" if given else "WEEK6_PRESET"
+        source = "WEEK6_PRESET" if given is None else "--preset"
         raise RunError(f"{source}: got {name!r}, expected one of {', '.join(map(repr, PRESETS))}")
     return PRESETS[name]
 
@@ -429,7 +429,8 @@ def _in_short(complaint: str, words: Sequence[str], command: Any, preset: Preset
     if found := re.match(r"Missing value for argument '\W*(--[\w.-]+)", complaint):  # tyro 1.0.0 quotes it twice
         return f"{found[1]}: got no value, expected one behind it; one that begins with a hyphen as {found[1]}=-VALUE"
     what, _, like = complaint.partition(" Perhaps you meant: ")
-    meant = [flag for flag in dict.fromkeys(re.findall(r"--[\w.-]+", like)) if flag != "--help"][:3]
+    there = {"--" + name.replace("_", "-") for name in hints}  # the parser also names flags of other commands
+    meant = [flag for flag in dict.fromkeys(re.findall(r"--[\w.-]+", like)) if flag in there][:3]
     if found := re.match(r"Unrecognized options: (.*?)(?: For full helptext|$)", what):
         flags = {name: hint for name, hint in hints.items() if tyro.conf.Positional not in get_args(hint)}
         own = ["--" + name.replace("_", "-") for name, hint in flags.items() if not dataclasses.is_dataclass(hint)]
@@ -471,14 +472,17 @@ def check_begun(folder: Path) -> None:
     """Raise RunError where there is no run to resume: most likely its name is mistyped. It says which there are."""
     if folder.exists() and (not folder.is_dir() or _holds_something(folder)):  # what it is, is seen when it is opened
         return
-    runs_dir = folder.parent
+    raise RunError(
+        f"--resume: got {folder.name!r}, and in {folder.parent} no such run has begun, expected "
+        f"{_runs_in(folder.parent)}; give its --name, or leave out --resume to begin it"
+    )
+
+
+def _runs_in(runs_dir: Path) -> str:
+    """The runs of a folder, as something that was expected."""
     there = sorted(path.parent.name for path in runs_dir.glob("*/config.json") if _is_of_run(path))
     named = ", ".join(map(repr, map(clean, there[:MOST_NAMES]))) + ", …" * (len(there) > MOST_NAMES)
-    expected = f"one of {named}" if there else "the name of a run, and there is none yet"
-    raise RunError(
-        f"--resume: got {folder.name!r}, and in {runs_dir} no such run has begun, expected {expected}; give its "
-        "--name, or leave out --resume to begin it"
-    )
+    return f"one of {named}" if there else "the name of a run, and there is none yet"
 
 
 def _is_of_run(config: Path) -> bool:
@@ -506,12 +510,16 @@ def show(folder: Path) -> None:
 def open_page(folder: Path) -> None:
     """Open a run's report in the browser; where there is none, say where it is."""
     path = _report_in(folder, "report.html").resolve()
+    if not path.read_bytes().lower().startswith(b"<!doctype html"):
+        raise RunError(f"{path} is damaged, expected the page of a run; week6 run --resume writes it anew")
     opened = webbrowser.open(path.as_uri())
     print(f"opened {path}" if opened else f"no browser can be opened here; open {path} in one")
 
 
 def _report_in(folder: Path, name: str) -> Path:
     path = folder / name
+    if not folder.is_dir():
+        raise RunError(f"{path} does not exist: expected the folder of a run, or {_runs_in(RUNS)} in {RUNS}")
     if not path.is_file():
         check_kinds(folder)
         raise RunError(

@@ -113,7 +113,7 @@ class RewardModel(nn.Module):
 @check.arguments
 def score(model: nn.Module, answers: Rollout | Demonstrations) -> Float[Tensor, " B"]:
     """r_φ of each prompt with its answer. Raises ValueError for a policy, which scores none."""
-    if isinstance(model, PreTrainedModel):
+    if isinstance(getattr(model, "policy", model), PreTrainedModel):  # also beside a value head
         raise ValueError(f"model: got a {type(model).__name__}, expected a reward model, such as RewardModel(policy)")
     prompts, prompt_mask, responses, response_mask = without_spare_columns(
         answers.prompts, answers.prompt_mask, answers.responses, answers.response_mask

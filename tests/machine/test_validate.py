@@ -71,3 +71,12 @@ def test_texts_are_lists_of_one_length():
             check.texts(prompts=["a"], answers=wrong)
     with pytest.raises(ValueError, match="^prompts: got 0 texts, expected one or more"):
         check.texts(prompts=[], answers=[])
+
+
+def test_a_call_with_a_wrong_name_is_python_s_own_error_that_says_of_what():
+    @check.arguments
+    def halve(x: float) -> float:
+        return x / 2
+
+    with pytest.raises(TypeError, match=r"halve\(\) got an unexpected keyword argument 'y'"):
+        halve(y=1.0)

@@ -32,7 +32,11 @@ def arguments(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            return function(*args, **kwargs)  # Python's own complaint names the function
+        for name, value in given.items():
             if name in checks:
                 checks[name](name, value)
         return function(*args, **kwargs)
