@@ -199,7 +199,10 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
         (["run", "--runs-dir="], "--runs-dir: got '', expected a file or folder"),
         (["report", ""], "path: got '', expected a file or folder"),
         (["grade", "nowhere", ""], "path: got '', expected a file or folder"),
-        (["report", "nowhere"], "nowhere/report.md does not exist: expected the folder of a run, or the name of a run,"),
+        (
+            ["report", "nowhere"],
+            "nowhere/report.md does not exist: expected the folder of a run, or the name of a run,",
+        ),
         (["report", "nowhere", "--open"], "nowhere/report.html does not exist"),
     ],
 )
@@ -234,7 +237,9 @@ def test_a_report_that_is_not_there_names_those_that_are(tmp_path, monkeypatch, 
 def test_an_empty_page_is_not_opened(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli.webbrowser, "open", lambda address: pytest.fail("opened"))
     (tmp_path / "report.html").write_text("")
-    assert "report.html is damaged, expected the page of a run" in error_of(capsys, "report", str(tmp_path), "--open")[1]
+    assert (
+        "report.html is damaged, expected the page of a run" in error_of(capsys, "report", str(tmp_path), "--open")[1]
+    )
 
 
 def test_none_is_offered_only_where_it_may_be(tmp_path, monkeypatch, capsys):

@@ -105,7 +105,7 @@ def test_a_token_that_merges_marker_and_answer_belongs_to_the_answer():
 
 def test_a_template_that_rewrites_earlier_turns_is_refused():
     only_last = "{% for m in messages %}{{ m.content if loop.last else '…' }}<|im_end|>{% endfor %}"
-    with pytest.raises(ValueError, match="writes message 1 differently when others follow"):
+    with pytest.raises(ValueError, match="writes message 1 otherwise when others"):
         encode_conversation(chatml(only_last), TALK)
     with pytest.raises(ValueError, match=r"puts no <\|endoftext\|> after an answer"):
         encode_conversation(chatml(CHATML, "<|endoftext|>"), TALK)

@@ -144,11 +144,21 @@ TEMPLATES = {
     ),
     "leaves messages out": (
         "{{ messages[0].content }}{% if messages | length > 1 %}{{ eos_token }}{% endif %}",
-        "its template leaves message 1 out",
+        "its template leaves message 1 out, expected all of a conversation; mend it, or remove it",
+    ),
+    "says an answer twice": (
+        "{% for m in messages %}{% for _ in range(1 + (m.role == 'assistant')) %}"
+        "{{ m.role + ': ' + m.content }}{{ eos_token }}{% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}",
+        "its template goes on behind the <.im_end.> of an answer, expected one at its end",
+    ),
+    "opens no answer": (
+        "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token }}{% endfor %}",
+        "its template writes 'assistant:' before an answer but not where one is asked for",
     ),
     "rewrites the question": (
         "{% for m in messages %}{{ m.content if loop.last else '…' }}{{ eos_token }}{% endfor %}",
-        "its template writes message 1 differently when others follow",
+        "its template writes message 1 otherwise when others",
     ),
 }
 
@@ -158,6 +168,27 @@ def test_a_template_that_cannot_be_trained_in_is_refused(load, name):
     template, message = TEMPLATES[name]
     with pytest.raises(ValueError, match=f"tokenizer: .*{message}|tokenizer: {message}"):
         load(talks(), template)
+
+
+MARKED = {
+    "prompts in the template already": {"prompt": "<|im_start|>user\nWhat is {}?<|im_end|>\n<|im_start|>assistant\n"},
+    "prompts in another template": {"prompt": "[INST] What is {}? [/INST]"},
+    "answers with their end token": {"chosen": "It is more.<|im_end|>"},
+    "answers that are end tokens": {"rejected": "<|im_end|><|im_end|>"},
+    "answers as lists of messages": {"chosen": "[{{'role': 'assistant', 'content': 'More.'}}]"},
+    "answers as JSON": {"chosen": '[{{"content": "More.", "role": "assistant"}}]'},
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_most_texts_in_a_template_are_no_plain_text(load, name):
+    """A few that quote one are read as they are."""
+    plain, changed = {"prompt": "What is {}?", "chosen": "It is more.", "rejected": "I do not know."}, MARKED[name]
+    (column,) = changed
+    rows = [{key: text.format(i) for key, text in (plain | changed if i % 2 else plain).items()} for i in range(1, 40)]
+    with pytest.raises(RunError, match=f"column {column}: row 1 begins or ends with .*, as most do, expected plain"):
+        load(rows)
+    assert len(load(rows[1:], max_new_tokens=60).pairs) > 20
 
 
 def test_longest_prompts_are_a_setting(load):

@@ -219,6 +219,12 @@ def test_end_tokens_in_a_text_end_nothing(write):
     assert any("< |endoftext|>" in text for text in task.demonstrations["completion"])
 
 
+def test_texts_that_a_template_has_written_are_no_plain_text(write):
+    path = write("r.txt", "\n".join(f"{text}<|endoftext|>" for text in reviews(MANY)))
+    with pytest.raises(RunError, match=r"column text: row 1 begins or ends with '<\|endoftext\|>', as most do"):
+        load_task("sentiment", TOKENIZER, path, None, "vader", NEW)
+
+
 FORMS = {
     "r.txt": lambda rows: "\n".join(rows),
     "r.jsonl": lambda rows: "\n".join(json.dumps({"text": row, "label": 1}) for row in rows),

@@ -15,11 +15,21 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from week6.machine import validate as check
+from week6.machine.checkpoint import RunError
 from week6.sequences import own_tokens
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: {"role": "user" or "assistant" or "system", "content": text}, in order."""
 
+MARKS = (
+    r"<\|\w+\|>|</?s>|<(?:bos|eos|(?:start|end)_of_turn)>|\[/?INST\]|"
+    r"### ?(?:Human|User|Instruction|Assistant|Response):?|"
+    r"\[\s*\{\s*['\"](?:role|content|from|value)['\"]"
+)
+"""With which the templates of many models, and lists of messages, begin or end a turn."""
+LONGEST_MARK = 40
+"""Characters."""
+MEND = "mend it, or remove it: then the form of the data stays"
 LONGEST = 100_000
 """Characters that a chat template may add to a conversation."""
 KINDS_REMOVED = {"Cc": " ", "Cf": "", "Cs": "", "Co": ""}
@@ -49,6 +59,20 @@ def break_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str
                 text = pattern.sub(_apart, text)
         broken.append(text)
     return broken
+
+
+def check_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], column: str) -> None:
+    """Raise RunError where more than half of a `column` of texts begin or end with a special token or with another mark
+    of a chat template: they are no plain text, and would stand in two templates. Some that quote one do no harm."""
+    marks = "|".join([*(re.escape(token) for token in _special_tokens(tokenizer)), MARKS])
+    begins, ends = re.compile(f"(?:{marks})"), re.compile(f"(?:{marks})$")
+    found = [begins.match(text.lstrip()) or ends.search(text.rstrip()[-LONGEST_MARK:]) for text in texts]
+    if 2 * sum(map(bool, found)) > len(texts):
+        i, mark = next((i, mark[0]) for i, mark in enumerate(found) if mark)
+        raise RunError(
+            f"{column}: row {i + 1} begins or ends with {mark!r}, as most do, expected plain text: the template writes "
+            "what stands around it; take out such marks"
+        )
 
 
 def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -91,31 +115,43 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool =
 def written_turn(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[str, str]:
     """The last message, an answer, and the prompt before it, as the template writes both; without the end token.
 
-    Raises ValueError for a template that begins an answer otherwise than it asks for one, that leaves messages out, or
-    that puts no end token behind an answer, and where `render` does.
+    Raises ValueError for a template that begins an answer otherwise than it asks for one, that leaves messages out,
+    that puts no end token behind an answer or goes on behind it, and where `render` does.
     """
     before, after = render(tokenizer, messages[:-1], reply=True), render(tokenizer, messages)
     if not after.startswith(before):
         raise _rewriting(len(messages) - 1)
-    end = after.rfind(str(tokenizer.eos_token), len(before))
+    mark = str(tokenizer.eos_token)
+    end = after.rfind(mark, len(before))
     if end < 0:
         raise ValueError(
-            f"tokenizer: its template puts no {tokenizer.eos_token} after an answer, expected one to learn; set "
-            "eos_token in tokenizer_config.json to what ends a turn"
+            f"tokenizer: its template puts no {mark} after an answer, expected one to learn; set eos_token in "
+            "tokenizer_config.json to what ends a turn"
         )
     place, lower = 0, after[:end].lower()
     for i, message in enumerate(messages):
         words = neutralise(tokenizer, message["content"]).strip().lower()
         if (place := lower.find(words, place)) < 0:
-            raise ValueError(f"tokenizer: its template leaves message {i} out, expected all of a conversation")
+            raise ValueError(f"tokenizer: its template leaves message {i} out, expected all of a conversation; {MEND}")
         place += len(words)
-    return before, after[len(before) : end]
+    answer = after[len(before) : end]
+    if mark in answer:
+        raise ValueError(
+            f"tokenizer: its template goes on behind the {mark} of an answer, expected one at its end; {MEND}"
+        )
+    header = after[len(before) : place - len(words)].strip()
+    if header and before == render(tokenizer, messages[:-1]):
+        raise ValueError(
+            f"tokenizer: its template writes {header[:LONGEST_MARK]!r} before an answer but not where one is asked "
+            f"for, expected it there too (add_generation_prompt); {MEND}"
+        )
+    return before, answer
 
 
 def _rewriting(i: int) -> ValueError:
     return ValueError(
-        f"tokenizer: its template writes message {i} differently when others follow; encode each turn with "
-        "encode_demonstrations, or take a template that does not"
+        f"tokenizer: its template writes message {i} otherwise when others stand before or behind it, expected each "
+        f"turn as it is; {MEND}"
     )
 
 
@@ -169,7 +205,7 @@ def _fill_in(tokenizer: PreTrainedTokenizerBase, messages: Messages, reply: bool
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"tokenizer: its chat template cannot be used here ({reason[:150]}), expected one that writes a "
-            "conversation; mend it, or remove it: then the form of the data stays"
+            f"conversation; {MEND}"
         ) from error
 
 

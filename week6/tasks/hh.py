@@ -22,7 +22,7 @@ from week6.machine.bounds import Bounds, Rows, Temperature
 from week6.machine.checkpoint import RunError
 from week6.sequences import split_lengths, tokens_of
 from week6.tasks import Task
-from week6.tasks.conversation import break_special_tokens, render, written_turn
+from week6.tasks.conversation import break_special_tokens, check_plain, render, written_turn
 from week6.tasks.requests import REFUSALS, requests
 from week6.tasks.sentiment import CHARACTERS_PER_TOKEN
 from week6.tasks.tables import read_table
@@ -76,8 +76,8 @@ def hh(
     equal, empty or go on with another turn, whose conversations differ before the last answer, that have come before,
     or, with a warning that names them, whose prompt shares all its tokens with an answer. Where the tokenizer has a
     chat template, all is written in that, and conversations are left out too that do not go from the user to the
-    assistant in turn, or have an empty message. Raises RunError where `read_table` does, and for data with too few
-    pairs, ValueError for a template that cannot be used.
+    assistant in turn, or have an empty message. Raises RunError where `read_table` and `check_plain` do, and for data
+    with too few pairs, ValueError for a template that cannot be used.
     """
     config = config or HHConfig()
     if not tokenizer.chat_template:
@@ -170,6 +170,8 @@ def _by_prompt(
 ) -> dict[str, list[Row]]:
     """The usable pairs of a table by their prompts, in random order."""
     table = {name: [text.replace("\r\n", "\n") for text in texts] for name, texts in table.items()}
+    for name, texts in table.items():
+        check_plain(tokenizer, texts, f"{source}, column {name}")
     table = {name: break_special_tokens(tokenizer, texts) for name, texts in table.items()}
     chosen, rejected = table["chosen"], table["rejected"]
     index = random.Random(seed).sample(range(len(chosen)), min(len(chosen), MAX_ROWS))

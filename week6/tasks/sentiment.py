@@ -32,7 +32,7 @@ from week6.machine.pretrained import (
 )
 from week6.sequences import tokens_of
 from week6.tasks import Gold, Task
-from week6.tasks.conversation import break_special_tokens
+from week6.tasks.conversation import break_special_tokens, check_plain
 from week6.tasks.ratings import comparisons, parse_ratings
 from week6.tasks.tables import read_table
 
@@ -75,10 +75,11 @@ def sentiment(
     `gold` is "vader" or a text classifier: a folder, or a name on the hub. Where people have rated the reviews, in the
     column `ratings`, "2,3,-1" by three of them, their comparisons are what the reward model learns from. Of equal
     texts none stands on both sides of the split, none is held out twice, and none is compared with another. Raises
-    RunError where `read_table`, `parse_ratings` and `classifier` do, and for data with too few texts.
+    RunError where `read_table`, `check_plain`, `parse_ratings` and `classifier` do, and for data with too few texts.
     """
     table = read_table(data, [[column, ratings] if ratings else [column]], ratings)
     opinions = parse_ratings(table[ratings], f"--data {data}, column {ratings}") if ratings else []
+    check_plain(tokenizer, table[column], f"--data {data}, column {column}")
     texts = break_special_tokens(tokenizer, table[column])
     words = [_spaced(text) for text in texts]
     rng = random.Random(seed)
