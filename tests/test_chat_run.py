@@ -99,6 +99,26 @@ class TestRun:
         assert {p.name for p in (run / "adapters").iterdir()} == {"sft", "reward_model", "ppo", "dpo", "judge"}
         assert all((p / "adapter_model.safetensors").is_file() for p in (run / "adapters").iterdir())
 
+    @pytest.mark.parametrize("stage", ["ppo", "judge"])
+    def test_adapters_that_are_damaged_are_found_and_made_again(self, run, base, stage, capsys):
+        copy = base / "runs" / f"spoilt-{stage}"
+        shutil.copytree(run, copy)
+        kept = copy / "adapters" / stage / "adapter_model.safetensors"
+        before = kept.read_bytes()
+        kept.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        check_refused(command(base, "--resume", name=copy.name), f"{kept} is damaged: its checksum differs", capsys)
+        kept.unlink()
+        with quick_settings():
+            assert main(command(base, "--resume", name=copy.name)) == 0
+        assert kept.read_bytes() == before and numbers(copy)["policies"] == numbers(run)["policies"]
+
+    def test_a_file_in_the_place_of_the_adapters(self, run, base, capsys):
+        copy = base / "runs" / "no-folder"
+        shutil.copytree(run, copy)
+        shutil.rmtree(copy / "adapters")
+        (copy / "adapters").touch()
+        check_refused(command(base, "--resume", name=copy.name), "adapters is no folder, expected one: remove", capsys)
+
     def test_reward_models_prefer_nothing_before_they_have_seen_a_pair(self, run):
         for stage in ("reward_model", "judge"):
             first = pd.read_csv(run / "metrics" / f"{stage}.csv")["loss"][0]

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from week6.machine.bounds import Bounds
 from week6.machine.checkpoint import RunError
+from week6.machine.compute import compute
 
 RANK = Bounds(0, 65_536, whole=True)
 ALPHA = Bounds(0.001, 1000)
@@ -46,10 +47,10 @@ class Trainee:
 
     def merge(self, folder: Path | None = None) -> None:
         """Add the trained updates to weights of the model's own, and leave a plain model; the adapters are saved to
-        `folder` before. Does nothing where there are none, or none any more."""
+        `folder` before, by the main process. Does nothing where there are none, or none any more."""
         if self.adapters is None:
             return
-        if folder is not None:
+        if folder is not None and compute().is_main:
             self.adapters.save_pretrained(folder, save_embedding_layers=False)
         for weight in self.model.parameters():
             if not weight.requires_grad:  # it is the reference's, too

@@ -159,7 +159,7 @@ def fit_reward_model(
                 "n": len(heldout),
                 "prompts": accuracy.prompts,
             },
-            files=[path, run.metrics_path(stage)],
+            files=[path, run.metrics_path(stage), *_files_in(run.folder / "adapters" / stage)],
         )
     trainee.merge()
     load_checkpoint(path, model, tag=run.tag(path))
@@ -377,10 +377,15 @@ def _train_policy(
                 policy.save_pretrained(temporary)
                 setting.task.tokenizer.save_pretrained(temporary)
         usage.tick()
-        made = [path for path in folder.rglob("*") if path.is_file()]
+        made = _files_in(folder) + _files_in(run.folder / "adapters" / stage)
         made += [run.checkpoint(stage), run.metrics_path(stage)] if trains else []
         run.finish(stage, usage, files=made)
     return frozen_copy(policy)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """All files of a folder, if it is there."""
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _trainee(setting: Setting, model: PreTrainedModel, stage: str) -> Trainee:

@@ -73,12 +73,12 @@ def check_is_of(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
 def check_kinds(folder: Path) -> None:
     """Raise RunError where a folder stands in the place of a file of a run, or the other way round, and for a pipe or
     a device in the place of either: reading it would never end."""
-    parts = [folder / name for name in ("checkpoints", "metrics", "plots", "points", "policies")]
-    policies = folder / "policies"
-    for path in [*parts, *(policies.iterdir() if policies.is_dir() else ())]:
+    flat = [folder / name for name in ("checkpoints", "metrics", "plots", "points")]
+    nested = [folder / name for name in ("adapters", "policies")]
+    for path in [*flat, *nested, *(x for part in nested if part.is_dir() for x in part.iterdir())]:
         if path.is_symlink() and not path.exists() or path.exists() and not path.is_dir():
             raise RunError(f"{path} is no folder, expected one: remove it, and --resume makes it again")
-    for path in (x for part in [folder, *parts[:-1]] if part.is_dir() for x in part.iterdir()):
+    for path in (x for part in [folder, *flat] if part.is_dir() for x in part.iterdir()):
         if path.suffix in SUFFIXES and path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "a pipe or a device"
             raise RunError(f"{path} is {kind}, expected a file: remove it, and --resume makes it again")
