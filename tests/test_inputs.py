@@ -18,6 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from tests.runs import quick_settings
 from tests.small_gpt2 import byte_tokenizer, conversations, reviews, small_gpt2
+from tests.small_instruct import small_instruct
 from week6.cli import main
 from week6.machine.compute import using
 from week6.run import pipeline
@@ -232,6 +233,17 @@ def config(**settings):
     return changed("config.json", lambda found: found.update(settings))
 
 
+def llama(**settings):
+    """A Llama of other settings."""
+
+    def spoil(folder):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        small_instruct(folder, tokenizer)
+        config(**settings)(folder)
+
+    return spoil
+
+
 def vocabulary(**tokens):
     return changed("tokenizer.json", lambda found: found["model"]["vocab"].update(tokens))
 
@@ -360,9 +372,31 @@ MODELS = {
     ),
     "UTF-16": (
         lambda f: (f / "config.json").write_text((f / "config.json").read_text(), encoding="utf-16"),
-        "config.json is no plain UTF-8 ('utf-8' codec",
+        "config.json is no plain UTF-8 at byte 0 (invalid start byte), expected all of it so",
     ),
-    "template bytes": (written("chat_template.jinja", b"\xff"), "chat_template.jinja is no plain UTF-8"),
+    "template bytes": (
+        written("chat_template.jinja", b"a\xff"),
+        "chat_template.jinja is no plain UTF-8 at byte 1 (invalid start byte), expected all of it so",
+    ),
+    "half a letter": (written("tokenizer.json", '{"é'.encode()[:-1]), "no plain UTF-8 at its end, for it is cut short"),
+    "gzip": (written("tokenizer.json", b"\x1f\x8b\x08"), "tokenizer.json is compressed by gzip, expected the file"),
+    "special numbers": (
+        changed("tokenizer_config.json", lambda c: c.update(extra_special_tokens=[1, 2])),
+        "tokenizer_config.json: extra_special_tokens is [1, 2], expected texts; restore the file",
+    ),
+    "special words": (
+        changed("tokenizer_config.json", lambda c: c.update(additional_special_tokens="<x>")),
+        "tokenizer_config.json: additional_special_tokens is '<x>', expected texts",
+    ),
+    "added words": (
+        written("added_tokens.json", '{"<x>": "five"}'),
+        "added_tokens.json is {'<x>': 'five'}, expected a number for each token",
+    ),
+    "pad number": (llama(pad_token_id=99_999), "pad_token_id is 99999, expected the number of one of 400 tokens"),
+    "no key heads": (llama(num_key_value_heads=0), "num_key_value_heads is 0, expected a whole number ≥ 1"),
+    "head of nothing": (llama(head_dim=0), "head_dim is 0, expected a whole number ≥ 1"),
+    "rope": (llama(rope_parameters={"rope_type": "nope"}), "rope_parameters is 'nope', which transformers does not"),
+    "window": (llama(sliding_window=-5), "cannot continue a text ("),
     "template folder": (lambda f: (f / "chat_template.jinja").mkdir(), "chat_template.jinja is a folder"),
     "labels list": (config(id2label=["a"]), "config.json: id2label is ['a'], expected an object of numbers and their"),
     "labels words": (config(id2label={"a": "b"}), "config.json: id2label is {'a': 'b'}, expected an object of numbers"),

@@ -355,6 +355,31 @@ def test_a_file_that_is_no_table_is_refused_before_anything_is_scored(content, f
     assert table.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace(",1984,", ",1984.5,"), "column answers holds something else than whole numbers"),
+        (lambda text: text.replace("holds,1984", "x,holds,1984", 1), "row 2 has 13 fields, expected 12"),
+        (lambda text: text.replace("leash", "Leash"), "its columns are by, entry, .*, expected by, entry, gold, "),
+    ],
+)
+def test_what_is_wrong_with_a_table(tmp_path, change, message):
+    text = recorded("challenge").to_csv(index=False)
+    (tmp_path / "mine.csv").write_text(change(text))
+    with pytest.raises(RunError, match=message):
+        read_table(tmp_path / "mine.csv")
+
+
+def test_the_columns_of_a_table_may_be_in_any_order(tmp_path):
+    recorded("challenge")[[*reversed(COLUMNS)]].to_csv(tmp_path / "mine.csv", index=False)
+    assert read_table(tmp_path / "mine.csv").equals(recorded("challenge").astype(COLUMNS))
+
+
+def test_a_reference_that_nothing_is_measured_from_is_refused(tmp_path, capsys):
+    assert main(["challenge", "--reference", str(tmp_path)]) == 2
+    assert f"--reference: got {tmp_path} and no entry to measure from it" in capsys.readouterr().err
+
+
 def test_a_table_that_cannot_be_written_is_refused_before_anything_is_scored(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "score", None)  # it would fail
     (tmp_path / "file").write_text("x")

@@ -54,6 +54,7 @@ def test_the_old_format_and_missing_ids(tmp_path):
         (b"", "no notebook"),
         (b"\xff\xfe\x00", "no notebook"),
         (b"import torch", "no notebook"),
+        (b"PK\x03\x04", "no notebook .*, expected the .ipynb that Jupyter saves; unpack an archive before"),
         (b"[" * 100_000, "no notebook"),
         (b"[]", "no notebook of format 3 or 4"),
         (b'{"nbformat": 2, "cells": []}', "format 3 or 4"),

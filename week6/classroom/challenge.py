@@ -4,6 +4,7 @@ Everybody has the SFT model and the 10,000 pairs of preset `lesson`, and three m
 saved policy, on prompts that no notebook shows. What its weights cannot tell is a matter of honour: docs/challenge.md.
 """
 
+import csv
 import io
 import json
 import random
@@ -108,6 +109,8 @@ def challenge(
     read_table(table)
     if entries:
         check_writable(table.parent, "--table")
+    elif reference is not None:
+        raise RunError(f"--reference: got {reference} and no entry to measure from it, expected one; or leave it out")
     task = assistant()
     template = new_policy(PRESETS[PRESET], task.tokenizer, seed=0)
     found, refused = {}, []
@@ -302,10 +305,17 @@ def read_table(path: Path) -> pd.DataFrame:
         kind = "a folder" if path.is_dir() else "a pipe or a device"
         raise RunError(f"--table {path}: is {kind}, expected a file; choose another one")
     try:
-        table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype={"sft": str, "entry": str}, keep_default_na=False)
-        if list(table.columns) != list(COLUMNS):
-            raise ValueError(f"its columns are {', '.join(map(str, table.columns))[:100]}")
-        table = table.astype(COLUMNS)
+        text = path.read_bytes().decode()
+        for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), 1):
+            if row and len(row) != len(COLUMNS):
+                raise ValueError(f"row {number} has {len(row)} fields, expected {len(COLUMNS)}")
+        table = pd.read_csv(io.StringIO(text), dtype={"sft": str, "entry": str}, keep_default_na=False)
+        if set(table.columns) != set(COLUMNS):
+            raise ValueError(f"its columns are {', '.join(table.columns)[:60]}, expected {', '.join(COLUMNS)}")
+        counts = [name for name, kind in COLUMNS.items() if kind is int]
+        if len(table) and (odd := [name for name in counts if not pd.api.types.is_integer_dtype(table[name])]):
+            raise ValueError(f"column {odd[0]} holds something else than whole numbers")
+        table = table[list(COLUMNS)].astype(COLUMNS)
         numbers = table.select_dtypes("float")
         if len(strange := [name for name in numbers if not np.isfinite(numbers[name]).all()]):
             raise ValueError(f"a number of column {strange[0]} is missing or not finite")
@@ -315,7 +325,7 @@ def read_table(path: Path) -> pd.DataFrame:
             raise ValueError(f"a leash is {strange[0]!r:.40}, expected {' or '.join(map(repr, LEASHES))}")
         return table
     except (OSError, ValueError) as error:
-        reason = clean(str(error)).replace("\n", " ")[:150]
+        reason = clean(str(error)).replace("\n", " ")[:250]
         raise RunError(f"--table {path}: is no table of the challenge ({reason}); choose another file") from error
 
 

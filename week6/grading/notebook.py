@@ -58,7 +58,10 @@ def read(path: Path, student: str, modules: tuple[str, ...]) -> Submission:
     except OSError as error:
         raise RunError(f"{path.name}: {error.strerror}; expected a notebook that can be read") from None
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{path.name}: no notebook ({' '.join(str(error).split())[:80]}), expected JSON") from None
+        reason = " ".join(str(error).split())[:80]
+        raise RunError(
+            f"{path.name}: no notebook ({reason}), expected the .ipynb that Jupyter saves; unpack an archive before"
+        ) from None
     cells, notes = _cells(content, path.name)
     if "\ud800" <= max((char for cell in cells for char in cell["text"]), default="") <= "\udfff":
         cells = [cell | {"text": cell["text"].encode("utf-8", "replace").decode()} for cell in cells]

@@ -13,6 +13,8 @@ from week6.machine.checkpoint import RunError
 
 MOST = 1e9
 """Points of one answer."""
+MOST_NAMES = 8
+"""That a message lists."""
 DEFAULT = Path(__file__).parent / "points.toml"
 
 
@@ -63,7 +65,11 @@ def points(path: Path | None, students: Sequence[str]) -> Points:
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise RunError(f'{where}: [late] students: got {names!r}, expected names, like ["ada", "group1/ben"]')
     if strange := [name for name in names if name not in students]:
-        raise RunError(f"{where}: [late] students: nothing came from {', '.join(strange)}, expected names of the table")
+        there = ", ".join(students[:MOST_NAMES]) + ", …" * (len(students) > MOST_NAMES)
+        raise RunError(
+            f"{where}: [late] students: nothing came from {', '.join(strange)}, expected some of those who handed in: "
+            f"{there}"
+        )
     single = {}
     for module in MODULES:
         own = given.get(module, {})
@@ -73,9 +79,7 @@ def points(path: Path | None, students: Sequence[str]) -> Points:
     def get(table: dict[str, Any], key: str, default: float) -> float:
         return _number(table.get(key, default), f"{where}: {key}")
 
-    share = get(late, "share", usual["late"]["share"])
-    if share > 1:
-        raise RunError(f"{where}: [late] share: got {share:g}, expected a number from 0 to 1")
+    share = _number(late.get("share", usual["late"]["share"]), f"{where}: [late] share", 1.0)
     return Points(
         get(given, "exercise", usual["exercise"]),
         get(given, "capstone", usual["capstone"]),
@@ -106,7 +110,7 @@ def _known(table: Any, keys: set[str], where: str) -> None:
         raise RunError(f"{where}: unknown {', '.join(unknown)}; expected {', '.join(sorted(keys))}")
 
 
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
-        raise RunError(f"{where}: got {value!r:.60}, expected a number from 0 to {MOST:g}")
+def _number(value: Any, where: str, most: float = MOST) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise RunError(f"{where}: got {value!r:.60}, expected a number from 0 to {most:g}")
     return float(value)

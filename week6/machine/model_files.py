@@ -52,12 +52,17 @@ def check_files_of(folder: Path) -> None:
 
 
 def _text_of(path: Path) -> str:
+    data = path.read_bytes()
+    if data.startswith(b"\x1f\x8b"):
+        raise ValueError(f"{path.name} is compressed by gzip, expected the file itself: unpack it")
     try:
-        text = path.read_bytes().decode()
-        if text.startswith("\ufeff"):
-            raise ValueError("a byte order mark")
-    except ValueError as error:
-        raise ValueError(f"{path.name} is no plain UTF-8 ({error}), expected it so: save it without a mark") from None
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        cut = error.reason == "unexpected end of data"
+        where = "at its end, for it is cut short" if cut else f"at byte {error.start} ({error.reason})"
+        raise ValueError(f"{path.name} is no plain UTF-8 {where}, expected all of it so; restore the file") from None
+    if text.startswith("\ufeff"):
+        raise ValueError(f"{path.name} is no plain UTF-8 (a byte order mark), expected it so: save it without a mark")
     return text
 
 
@@ -83,9 +88,14 @@ def _check_entries(path: Path, found: dict[str, Any]) -> None:
             written = value.get("content", value) if isinstance(value, dict) else value  # a token with its settings
             if not isinstance(written, kind | None):
                 raise ValueError(f"{path.name}: {key} is {value!r:.60}, expected {words}; restore the file")
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            if not _are_tokens(more := found.get(key) or []):
+                raise ValueError(f"{path.name}: {key} is {more!r:.60}, expected texts; restore the file")
         added = found.get("added_tokens_decoder") or {}
         if not isinstance(added, dict) or not all(number.isdecimal() for number in added):
             raise ValueError(f"{path.name}: added_tokens_decoder has no number for each token; restore the file")
+    if path.name == "added_tokens.json" and not all(isinstance(number, int) for number in found.values()):
+        raise ValueError(f"{path.name} is {found!r:.60}, expected a number for each token; restore the file")
     if path.name == "tokenizer.json":
         _check_words(found.get("model"))
     if path.name == WEIGHTS[1]:
@@ -94,6 +104,13 @@ def _check_entries(path: Path, found: dict[str, Any]) -> None:
             raise ValueError(f"{path.name} names no file for each tensor, expected its weight_map; restore it")
         if lost := sorted(name for name in set(files.values()) if not (path.parent / name).is_file()):
             raise ValueError(f"{path.name} names {lost[0]!r:.60}, which is not there; copy or download all files")
+
+
+def _are_tokens(found: Any) -> bool:
+    """Whether these are texts, or tokens with their settings, in a list or by name."""
+    tokens = list(found.values()) if isinstance(found, dict) else found
+    written = [token.get("content") if isinstance(token, dict) else token for token in tokens]
+    return not isinstance(tokens, str) and all(isinstance(token, str) for token in written)
 
 
 def _check_words(model: Any) -> None:

@@ -37,7 +37,10 @@ from week6.machine.paths import place
 T = TypeVar("T")
 Opened = tuple[PreTrainedModel, dict[str, Any]]
 """A model, and what transformers says about its weights."""
-SIZES = ("num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings", "intermediate_size", "n_inner")
+SIZES = (
+    "num_attention_heads num_key_value_heads head_dim hidden_size vocab_size max_position_embeddings intermediate_size "
+    "n_inner"
+).split()
 """Of a model's config, what counts something."""
 TRIED = ("a film", "Sixty-7 quick jumps, & the 東京 café “was” odd 😀!")
 """Any tokenizer can read these."""
@@ -267,8 +270,14 @@ def check_fits(config: PreTrainedConfig, kind: Any) -> None:
         try:
             made = kind.from_config(config, trust_remote_code=False)
         except KeyError as error:  # a word that transformers looks up, such as that of an activation
-            name = next((key for key, value in config.to_dict().items() if value == error.args[0]), "an entry")
+            named = {key: list(x.values()) if isinstance(x, dict) else [x] for key, x in config.to_dict().items()}
+            name = next((key for key, values in named.items() if error.args[0] in values), "an entry")
             raise ValueError(f"{name} is {error.args[0]!r}, which transformers does not have") from None
+        except AssertionError as error:
+            if "padding_idx" not in str(error).lower():
+                raise
+            got, tokens = config.pad_token_id, getattr(config, "vocab_size", "its")
+            raise ValueError(f"pad_token_id is {got}, expected the number of one of {tokens} tokens") from None
     needed = 4 * sum(p.numel() for p in made.parameters())
     if needed > (free := compute().free_bytes()):
         raise ValueError(f"a model of {needed / 1e9:.1f} GB, expected what fits the {free / 1e9:.1f} GB of free memory")

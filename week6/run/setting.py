@@ -290,7 +290,8 @@ def check_model(preset: Preset, task: Task, policy: Any) -> None:
     except Exception as error:  # of whatever the model's own code makes of it
         reason = " ".join(str(error).split())[:200]
         raise RunError(
-            f"--model {preset.model}: cannot continue a text ({reason}); expected a causal language model"
+            f"--model {preset.model}: cannot continue a text ({reason}), expected a causal language model; restore its "
+            "config.json, or choose another"
         ) from error
     rows = task.demonstrations[:SPELT]
     check_knows(preset.model, task.tokenizer, [p + a for p, a in zip(rows["prompt"], rows["completion"], strict=True)])

@@ -95,9 +95,9 @@ def sentiment(
     )
     if len(train) + len(heldout) < FEWEST_TEXTS:
         raise RunError(
-            f"--data {data}: got {len(train) + len(heldout)} texts of at least {PROMPT_TOKENS[0] + 1} tokens (of "
-            f"{len(different)} different ones in all), expected {FEWEST_TEXTS} or more; a text is a line of a .txt "
-            f"file or a row of column {column!r}"
+            f"--data {data}: got {len(train) + len(heldout)} texts of at least {PROMPT_TOKENS[0] + 1} tokens that "
+            f"can be cut between words or characters (of {len(different)} different ones in all), expected "
+            f"{FEWEST_TEXTS} or more; a text is a line of a .txt file or a row of column {column!r}"
         )
     begun = {prompt for prompt, _ in train}
     unseen = sorted({prompt for prompt, _ in heldout} - begun)
