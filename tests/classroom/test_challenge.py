@@ -359,6 +359,7 @@ def test_a_file_that_is_no_table_is_refused_before_anything_is_scored(content, f
     ("change", "message"),
     [
         (lambda text: text.replace(",1984,", ",1984.5,"), "column answers holds something else than whole numbers"),
+        (lambda text: text.replace(",1984,", ",-1984,"), "or a number of answers or prompts below 1"),
         (lambda text: text.replace("holds,1984", "x,holds,1984", 1), "row 2 has 13 fields, expected 12"),
         (lambda text: text.replace("leash", "Leash"), "its columns are by, entry, .*, expected by, entry, gold, "),
     ],

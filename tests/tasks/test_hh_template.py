@@ -150,7 +150,15 @@ TEMPLATES = {
         "{% for m in messages %}{% for _ in range(1 + (m.role == 'assistant')) %}"
         "{{ m.role + ': ' + m.content }}{{ eos_token }}{% endfor %}{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}",
-        "its template goes on behind the <.im_end.> of an answer, expected one at its end",
+        "its template goes on with more than an answer before the last <.im_end.>, expected one",
+    ),
+    "says an answer in capitals, too": (
+        "{% for m in messages %}{{ m.content }} {{ m.content | upper }}{{ eos_token }}{% endfor %}",
+        "its template goes on with more than an answer before the last <.im_end.>",
+    ),
+    "ends an answer before it": (
+        "{% for m in messages %}{{ eos_token + m.role + ': ' + m.content }}{% endfor %}",
+        "puts no <.im_end.> after an answer",
     ),
     "opens no answer": (
         "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token }}{% endfor %}",
@@ -173,6 +181,9 @@ def test_a_template_that_cannot_be_trained_in_is_refused(load, name):
 MARKED = {
     "prompts in the template already": {"prompt": "<|im_start|>user\nWhat is {}?<|im_end|>\n<|im_start|>assistant\n"},
     "prompts in another template": {"prompt": "[INST] What is {}? [/INST]"},
+    "prompts as two people's words": {"prompt": "USER: What is {}? ASSISTANT:"},
+    "prompts as words of a person and an AI": {"prompt": "Human: What is {}?\nAI:"},
+    "answers that say whose they are": {"rejected": "Assistant: I do not know."},
     "answers with their end token": {"chosen": "It is more.<|im_end|>"},
     "answers that are end tokens": {"rejected": "<|im_end|><|im_end|>"},
     "answers as lists of messages": {"chosen": "[{{'role': 'assistant', 'content': 'More.'}}]"},
@@ -189,6 +200,12 @@ def test_most_texts_in_a_template_are_no_plain_text(load, name):
     with pytest.raises(RunError, match=f"column {column}: row 1 begins or ends with .*, as most do, expected plain"):
         load(rows)
     assert len(load(rows[1:], max_new_tokens=60).pairs) > 20
+
+
+def test_a_few_rows_in_another_template_are_left_out_with_those_of_another_form(load):
+    odd = [{"chosen": f"USER: {i} ASSISTANT: A", "rejected": f"USER: {i} ASSISTANT: B"} for i in range(3)]
+    task = load([*talks(), *odd])
+    assert len(task.prompts) + len(task.heldout_prompts) == 60
 
 
 def test_longest_prompts_are_a_setting(load):

@@ -319,8 +319,8 @@ def read_table(path: Path) -> pd.DataFrame:
         numbers = table.select_dtypes("float")
         if len(strange := [name for name in numbers if not np.isfinite(numbers[name]).all()]):
             raise ValueError(f"a number of column {strange[0]} is missing or not finite")
-        if (table[["gold_se", "kl_se"]] < 0).any(axis=None):
-            raise ValueError("a standard error is below 0")
+        if (table[["gold_se", "kl_se"]] < 0).any(axis=None) or (table[counts] < 1).any(axis=None):
+            raise ValueError("a standard error is below 0, or a number of answers or prompts below 1")
         if len(strange := sorted(set(table["leash"]) - set(LEASHES))):
             raise ValueError(f"a leash is {strange[0]!r:.40}, expected {' or '.join(map(repr, LEASHES))}")
         return table

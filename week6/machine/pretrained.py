@@ -187,12 +187,25 @@ def open_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
             if "untagged enum" in str(error):  # of the library that reads tokenizer.json, which does not say what
                 raise ValueError("tokenizer.json has a part of a type that is not known; save it anew") from None
             if isinstance(error, AttributeError | LookupError | TypeError):  # of Python, about what was read
+                _check_config(source)
                 raise ValueError(
                     "tokenizer.json lacks an entry, or is none of the class that tokenizer_config.json names; set "
                     "tokenizer_class to PreTrainedTokenizerFast"
                 ) from None
             raise
     return tokenizer
+
+
+def _check_config(source: Path | str) -> None:
+    """Raise ValueError where config.json, which the tokenizer is opened with, cannot be read itself."""
+    try:
+        AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"config.json has an entry that lacks, or is not, what it must be ({error}); restore it"
+        ) from None
+    except (OSError, ValueError):  # there may be none
+        pass
 
 
 def open_config(source: Path | str) -> PreTrainedConfig:

@@ -27,8 +27,8 @@ MARKS = (
     r"\[\s*\{\s*['\"](?:role|content|from|value)['\"]"
 )
 """With which the templates of many models, and lists of messages, begin or end a turn."""
-LONGEST_MARK = 40
-"""Characters."""
+LONGEST_MARK, SHORTEST_ANSWER = 40, 12
+"""Characters; shorter answers may stand in a mark by chance."""
 MEND = "mend it, or remove it: then the form of the data stays"
 LONGEST = 100_000
 """Characters that a chat template may add to a conversation."""
@@ -61,17 +61,19 @@ def break_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str
     return broken
 
 
-def check_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], column: str) -> None:
-    """Raise RunError where more than half of a `column` of texts begin or end with a special token or with another mark
-    of a chat template: they are no plain text, and would stand in two templates. Some that quote one do no harm."""
-    marks = "|".join([*(re.escape(token) for token in _special_tokens(tokenizer)), MARKS])
+def check_plain(tokenizer: PreTrainedTokenizerBase, texts: Mapping[int, str], column: str, more: str = "") -> None:
+    """Raise RunError where more than half of a `column` of texts, by their rows, begin or end with a special token or
+    with another mark of a chat template, or with what the pattern `more` describes: they are no plain text, and would
+    stand in two templates. Some that quote one do no harm."""
+    marks = "|".join([*map(re.escape, sorted(_special_tokens(tokenizer))), MARKS, *filter(None, [more])])
     begins, ends = re.compile(f"(?:{marks})"), re.compile(f"(?:{marks})$")
-    found = [begins.match(text.lstrip()) or ends.search(text.rstrip()[-LONGEST_MARK:]) for text in texts]
-    if 2 * sum(map(bool, found)) > len(texts):
-        i, mark = next((i, mark[0]) for i, mark in enumerate(found) if mark)
+    found = {i: begins.match(x.lstrip()) or ends.search(x.rstrip()[-LONGEST_MARK:]) for i, x in texts.items()}
+    marked = {i: mark[0] for i, mark in found.items() if mark}
+    if 2 * len(marked) > len(texts):
+        i = min(marked)
         raise RunError(
-            f"{column}: row {i + 1} begins or ends with {mark!r}, as most do, expected plain text: the template writes "
-            "what stands around it; take out such marks"
+            f"{column}: row {i + 1} begins or ends with {marked[i]!r}, as most do, expected plain text: the template "
+            "writes what stands around it; take out such marks"
         )
 
 
@@ -123,23 +125,24 @@ def written_turn(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tupl
         raise _rewriting(len(messages) - 1)
     mark = str(tokenizer.eos_token)
     end = after.rfind(mark, len(before))
-    if end < 0:
+    words = [neutralise(tokenizer, message["content"]).strip().lower() for message in messages]
+    lower = after.lower()
+    if end < 0 or words[-1] not in lower[len(before) : end] and words[-1] in lower[end:]:
         raise ValueError(
             f"tokenizer: its template puts no {mark} after an answer, expected one to learn; set eos_token in "
             "tokenizer_config.json to what ends a turn"
         )
-    place, lower = 0, after[:end].lower()
-    for i, message in enumerate(messages):
-        words = neutralise(tokenizer, message["content"]).strip().lower()
-        if (place := lower.find(words, place)) < 0:
+    place = 0
+    for i, text in enumerate(words):
+        if (place := lower.find(text, place, end)) < 0:
             raise ValueError(f"tokenizer: its template leaves message {i} out, expected all of a conversation; {MEND}")
-        place += len(words)
+        place += len(text)
     answer = after[len(before) : end]
-    if mark in answer:
+    if mark in answer or (len(text) > SHORTEST_ANSWER and answer.lower().count(text) > 1):
         raise ValueError(
-            f"tokenizer: its template goes on behind the {mark} of an answer, expected one at its end; {MEND}"
+            f"tokenizer: its template goes on with more than an answer before the last {mark}, expected one; {MEND}"
         )
-    header = after[len(before) : place - len(words)].strip()
+    header = after[len(before) : place - len(text)].strip()
     if header and before == render(tokenizer, messages[:-1]):
         raise ValueError(
             f"tokenizer: its template writes {header[:LONGEST_MARK]!r} before an answer but not where one is asked "

@@ -40,6 +40,8 @@ COLUMNS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 MAX_ROWS = 20_000
 """Pairs that are looked at, of larger data a random choice."""
 FEWEST_PAIRS = 10
+SPEAKERS = r"(?i:user|human|assistant|system|chatbot|bot|ai|gpt) ?:"
+"""Who speaks, in other forms than that of the data."""
 HALF = "half"
 HELD_OUT = 500
 """Prompts whose pairs are held out, but no more than a fifth of all."""
@@ -170,11 +172,14 @@ def _by_prompt(
 ) -> dict[str, list[Row]]:
     """The usable pairs of a table by their prompts, in random order."""
     table = {name: [text.replace("\r\n", "\n") for text in texts] for name, texts in table.items()}
-    for name, texts in table.items():
-        check_plain(tokenizer, texts, f"{source}, column {name}")
-    table = {name: break_special_tokens(tokenizer, texts) for name, texts in table.items()}
     chosen, rejected = table["chosen"], table["rejected"]
     index = random.Random(seed).sample(range(len(chosen)), min(len(chosen), MAX_ROWS))
+    for name, texts in table.items():
+        own_form = {i for i in index if texts[i].startswith(HUMAN) or ASSISTANT in texts[i]}
+        plain = {i: "" if i in own_form else texts[i] for i in index}
+        check_plain(tokenizer, plain, f"{source}, column {name}", SPEAKERS)
+    table = {name: break_special_tokens(tokenizer, texts) for name, texts in table.items()}
+    chosen, rejected = table["chosen"], table["rejected"]
     if "prompt" in table:
         parsed = {i: (table["prompt"][i].rstrip(), chosen[i].rstrip(), rejected[i].rstrip()) for i in index}
     else:

@@ -79,7 +79,7 @@ def sentiment(
     """
     table = read_table(data, [[column, ratings] if ratings else [column]], ratings)
     opinions = parse_ratings(table[ratings], f"--data {data}, column {ratings}") if ratings else []
-    check_plain(tokenizer, table[column], f"--data {data}, column {column}")
+    check_plain(tokenizer, dict(enumerate(table[column])), f"--data {data}, column {column}")
     texts = break_special_tokens(tokenizer, table[column])
     words = [_spaced(text) for text in texts]
     rng = random.Random(seed)
