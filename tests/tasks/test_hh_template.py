@@ -152,6 +152,10 @@ TEMPLATES = {
         "{% if add_generation_prompt %}assistant: {% endif %}",
         "its template goes on with more than an answer before the last <.im_end.>, expected one",
     ),
+    "goes on after the end": (
+        "{% for m in messages %}{{ m.content }}{{ eos_token }}{{ 'Bye.' + eos_token if loop.last }}{% endfor %}",
+        "its template goes on with more than an answer before the last <.im_end.>",
+    ),
     "says an answer in capitals, too": (
         "{% for m in messages %}{{ m.content }} {{ m.content | upper }}{{ eos_token }}{% endfor %}",
         "its template goes on with more than an answer before the last <.im_end.>",

@@ -201,9 +201,7 @@ def _check_config(source: Path | str) -> None:
     try:
         AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (AttributeError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"config.json has an entry that lacks, or is not, what it must be ({error}); restore it"
-        ) from None
+        raise ValueError(f"config.json lacks an entry or has a wrong one, restore it ({error})") from None
     except (OSError, ValueError):  # there may be none
         pass
 
