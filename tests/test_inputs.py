@@ -396,7 +396,7 @@ MODELS = {
     "no key heads": (llama(num_key_value_heads=0), "num_key_value_heads is 0, expected a whole number ≥ 1"),
     "head of nothing": (llama(head_dim=0), "head_dim is 0, expected a whole number ≥ 1"),
     "rope": (llama(rope_parameters={"rope_type": "nope"}), "rope_parameters is 'nope', which transformers does not"),
-    "rope factor": (llama(rope_parameters={"rope_type": "yarn"}), "config.json lacks an entry or has a wrong one, restore it"),
+    "rope factor": (llama(rope_parameters={"rope_type": "yarn"}), "config.json lacks an entry or has a wrong one, re"),
     "window": (llama(sliding_window=-5), "cannot continue a text ("),
     "template folder": (lambda f: (f / "chat_template.jinja").mkdir(), "chat_template.jinja is a folder"),
     "labels list": (config(id2label=["a"]), "config.json: id2label is ['a'], expected an object of numbers and their"),

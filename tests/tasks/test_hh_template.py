@@ -153,7 +153,7 @@ TEMPLATES = {
         "its template goes on with more than an answer before the last <.im_end.>, expected one",
     ),
     "goes on after the end": (
-        "{% for m in messages %}{{ m.content }}{{ eos_token }}{{ 'Bye.' + eos_token if loop.last }}{% endfor %}",
+        "{% for m in messages %}{{ m.content }}{{ eos_token }}Bye.{{ eos_token }}{% endfor %}",
         "its template goes on with more than an answer before the last <.im_end.>",
     ),
     "says an answer in capitals, too": (
