@@ -138,6 +138,7 @@ def test_a_message_never_speaks_for_the_assistant(load):
 TEMPLATES = {
     "fails": ("{{ raise_exception('out of order') }}", r"its chat template cannot be used here \(out of order\)"),
     "is no program": ("{% for m in messages %}", "its chat template cannot be used here"),
+    "writes no message": ('{"chat_template": "x"}', "its template leaves message 0 out"),
     "ends no answer": (
         "{% for m in messages %}{{ m.role + m.content }}{% endfor %}",
         "puts no <.im_end.> after an answer",

@@ -123,26 +123,26 @@ def written_turn(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tupl
     before, after = render(tokenizer, messages[:-1], reply=True), render(tokenizer, messages)
     if not after.startswith(before):
         raise _rewriting(len(messages) - 1)
-    mark = str(tokenizer.eos_token)
-    end = after.rfind(mark, len(before))
     words = [neutralise(tokenizer, message["content"]).strip().lower() for message in messages]
-    lower = after.lower()
-    if end < 0 or words[-1] not in lower[len(before) : end] and words[-1] in lower[end:]:
+    place, lower = 0, after.lower()
+    for i, text in enumerate(words):
+        start = lower.find(text, place if i < len(words) - 1 else max(place, len(before)))
+        if start < 0:
+            raise ValueError(f"tokenizer: its template leaves message {i} out, expected all of a conversation; {MEND}")
+        place = start + len(text)
+    mark = str(tokenizer.eos_token)
+    end = after.rfind(mark, place)
+    if end < 0:
         raise ValueError(
             f"tokenizer: its template puts no {mark} after an answer, expected one to learn; set eos_token in "
             "tokenizer_config.json to what ends a turn"
         )
-    place = 0
-    for i, text in enumerate(words):
-        if (place := lower.find(text, place, end)) < 0:
-            raise ValueError(f"tokenizer: its template leaves message {i} out, expected all of a conversation; {MEND}")
-        place += len(text)
     answer = after[len(before) : end]
     if mark in answer or (len(text) > SHORTEST_ANSWER and answer.lower().count(text) > 1):
         raise ValueError(
             f"tokenizer: its template goes on with more than an answer before the last {mark}, expected one; {MEND}"
         )
-    header = after[len(before) : place - len(text)].strip()
+    header = after[len(before) : start].strip()
     if header and before == render(tokenizer, messages[:-1]):
         raise ValueError(
             f"tokenizer: its template writes {header[:LONGEST_MARK]!r} before an answer but not where one is asked "
