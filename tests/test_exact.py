@@ -62,6 +62,7 @@ def test_policies_are_reproducible_have_no_dropout_and_leave_the_random_state():
         assert not torch.equal(world.log_probs(a), world.log_probs(c))
         assert torch.equal(world.log_probs(a.train()), world.log_probs(a.eval()))
     assert type(a).__name__ == "GPT2LMHeadModel" and a.config.vocab_size == 3
+    assert (world.prompts(2)[0] == a.config.bos_token_id).all() and a.config.eos_token_id is None  # none ends early
     # Two layers and a last norm: 12 d² + 13 d weights a layer, and 2 d.
     width, embeddings = 32, 3 + world.length + 1
     assert sum(x.numel() for x in a.parameters()) == 2 * (12 * width**2 + 13 * width) + 2 * width + embeddings * width

@@ -79,6 +79,15 @@ def test_padding_that_all_share_is_left_out():
     assert share_prompts(model(), short) is None  # the longest prompt of these rows is one token long
 
 
+@pytest.mark.parametrize("spare", [0, 16])
+def test_it_pays_from_the_least_length_on(spare):
+    """That of the longest prompt, whatever padding stands before all of them."""
+    for longest, pays in ((shared_prompt.LEAST - 1, False), (shared_prompt.LEAST, True)):
+        pairs = ragged_pairs([longest, 3], [4, 2], [1, 5])
+        wide = {x: torch.nn.functional.pad(getattr(pairs, x), (spare, 0)) for x in ("prompts", "prompt_mask")}
+        assert (share_prompts(model(), dataclasses.replace(pairs, **wide)) is not None) == pays
+
+
 @pytest.mark.parametrize(
     "language_model",
     [

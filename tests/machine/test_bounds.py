@@ -7,7 +7,28 @@ from typing import Annotated, Literal
 import pytest
 import torch
 
-from week6.machine.bounds import CLIP, COUNT, FRACTION, LEASH, POSITIVE, SMOOTHING, Bounds, Fraction, check_fields
+from week6.machine.bounds import (
+    CLIP,
+    COEFFICIENT,
+    COUNT,
+    FEW,
+    FRACTION,
+    LEASH,
+    PORT,
+    POSITIVE,
+    RATE,
+    ROWS,
+    SCORE,
+    SEED,
+    SMOOTHING,
+    SPREAD,
+    TEMPERATURE,
+    WIDTH,
+    Bounds,
+    Fraction,
+    check_fields,
+)
+from week6.machine.lora import ALPHA, RANK
 
 
 @pytest.mark.parametrize(
@@ -18,7 +39,19 @@ from week6.machine.bounds import CLIP, COUNT, FRACTION, LEASH, POSITIVE, SMOOTHI
         (SMOOTHING, [0, 0.4999], [0.5, -0.1]),
         (CLIP, [0.001, 0.999], [0, 1, 1.0]),
         (COUNT, [1, 10_000_000], [0, 10_000_001, 1.0, 2.5]),
-        (LEASH, [1e-6, 1000.0], [0.0, 1e-7, 1001]),
+        (LEASH, [1e-6, 1000.0], [0.0, 0.9e-6, 1000.1]),
+        (SCORE, [-1000, 1000.0], [-1000.1, 1000.1]),
+        (COEFFICIENT, [0, 1000], [-1e-9, 1000.1]),
+        (TEMPERATURE, [0.01, 100], [0.0099, 100.1]),
+        (RATE, [1e-9, 1], [0.9e-9, 1.1]),
+        (ROWS, [1, 2**16], [0, 2**16 + 1, 1.0]),
+        (SPREAD, [2, 2**16], [1, 2**16 + 1, 2.0]),
+        (WIDTH, [2, 2**16], [1, 2**16 + 1, 2.0]),
+        (FEW, [1, 1000], [0, 1001, 1.0]),
+        (SEED, [0, 10**9], [-1, 10**9 + 1, 0.0]),
+        (PORT, [2**10, 2**16 - 1], [2**10 - 1, 2**16, 1024.0]),  # those of servers that need no rights
+        (RANK, [0, 2**16], [-1, 2**16 + 1, 0.0]),
+        (ALPHA, [0.001, 1000], [0.0009, 1000.1]),
     ],
 )
 def test_ends_belong_or_do_not(bounds, inside, outside):

@@ -205,6 +205,7 @@ class TestParts:
         assert self.ranges(5) == [(0, 5)]
 
     def test_as_many_rows_as_fit_the_free_memory(self):
+        assert 0.5 < MEMORY_SHARE < 1  # most of it, with room for what the estimate leaves out
         free = 30 / MEMORY_SHARE
         assert self.ranges(7, 10.0, free_bytes=lambda: free + 1) == [(0, 3), (3, 6), (6, 7)]
         assert self.ranges(2, 1e9, free_bytes=lambda: free) == [(0, 1), (1, 2)]  # the estimate may be too high

@@ -6,10 +6,12 @@ import re
 import signal
 
 import pytest
+from filelock import FileLock
 
 from tests.runs import quick_flags, quick_settings
 from week6.chat.terminal import _export
 from week6.cli import main
+from week6.machine import lock
 from week6.machine.checkpoint import RunError
 from week6.machine.lock import lock_of, only_writer
 
@@ -35,6 +37,15 @@ def test_it_ends_with_an_error(tmp_path):
         1 / 0  # noqa: B018
     with only_writer(tmp_path):
         pass
+
+
+def test_it_is_let_go_at_the_end_and_not_when_it_is_forgotten(tmp_path, monkeypatch):
+    """A traceback may hold what had the lock, for as long as a notebook shows it."""
+    taken = []
+    monkeypatch.setattr(lock, "FileLock", lambda path: taken.append(FileLock(path)) or taken[-1])
+    with only_writer(tmp_path):
+        assert taken[0].is_locked
+    assert not taken[0].is_locked
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -31,6 +32,36 @@ def test_first_step_is_adam_by_hand():
     descend((model.weight * gradient).sum(), model, make_optimizer(model, 0.01, eps=1e-5), max_norm=10.0)
     expected = before - 0.01 * gradient / (gradient.abs() + 1e-5)
     torch.testing.assert_close(model.weight.detach(), expected, rtol=0, atol=1e-6)  # fp32
+
+
+def test_second_step_is_adam_by_hand():
+    """Of averages m and v that decay by 0.9 and 0.98; the second gradient has another size and sign."""
+    model, optimizer = linear(), None
+    first, second = torch.tensor([[0.5, -0.25, 0.1]]), torch.tensor([[-1.0, 0.5, 0.4]])
+    optimizer = make_optimizer(model, 0.01)
+    for gradient in (first, second):
+        before = model.weight.detach().clone()
+        descend((model.weight * gradient).sum(), model, optimizer, max_norm=10.0)
+    m = (0.9 * 0.1 * first + 0.1 * second) / (1 - 0.9**2)
+    v = (0.98 * 0.02 * first**2 + 0.02 * second**2) / (1 - 0.98**2)
+    torch.testing.assert_close(before - model.weight.detach(), 0.01 * m / v.sqrt(), rtol=0, atol=1e-6)  # fp32
+
+
+def test_what_holds_where_nothing_is_said():
+    """AdamW's own eps; gradients clipped to a norm of 1; ten steps of warm-up."""
+    model, plain = linear(), torch.optim.AdamW([torch.zeros(1)])
+    optimizer = make_optimizer(model, 0.1)
+    assert optimizer.defaults["eps"] == plain.defaults["eps"]
+    set_learning_rate(optimizer, 2.0, 0, 100)
+    assert optimizer.param_groups[0]["lr"] == 2.0 / 10
+    for step_down in (
+        lambda model, sgd: descend(9 * sum(p.sum() for p in model.parameters()), model, sgd),
+        lambda model, sgd: gradient_step(lambda x: (squares(model, x)[0], {}), Numbered(torch.arange(5)), model, sgd),
+    ):
+        before = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert step_down(model, torch.optim.SGD(model.parameters(), lr=1.0)) != 1
+        after = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert (before - after).norm().item() == pytest.approx(1, rel=1e-5)  # each is steeper than that
 
 
 def test_descend_reports_the_norm_before_clipping_and_clips():
@@ -181,7 +212,7 @@ class TestScale:
         """With 2^40 every gradient is infinite: GradScaler alone would drop this step and the next twenty."""
         weights, norm, _ = self.step(dtype=torch.float32)
         found, found_norm, scale = self.step(2.0**40)
-        assert 1 < scale < 2**30
+        assert 1 < scale < 2**30 and math.log2(scale).is_integer()  # halved until it fitted
         assert found_norm == pytest.approx(norm, rel=5 * ROUNDING)
         assert (found - weights).abs().max() < 5 * ROUNDING
 
