@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import week6
 from tests.tiny import ragged, ragged_pairs, tiny_gpt2, words_tokenizer
-from week6.group import group_policy_loss, grpo_advantages, mean_over, rloo_advantages
+from week6.group import GRPOConfig, group_policy_loss, grpo_advantages, mean_over, rloo_advantages
 from week6.sequences import Pairs, Rollout
 from week6.verifiable import best_success, coin_kl, pass_at_k
 
@@ -356,6 +356,36 @@ def test_no_count_is_below_nothing(name):
             with pytest.raises(ValueError, match=rf"^[\w, ]*\b{argument}\b.*: got .*-1"):
                 result = function(name)(**CALLS[name]() | {argument: -1})
                 list(result) if inspect.isgenerator(result) else None
+
+
+SAID_BY_NOBODY = {
+    "dpo_loss": (week6.DPOConfig, {"beta": 0.1, "label_smoothing": 0}),  # Rafailov et al. 2023, appendix B
+    "gae": (week6.PPOConfig, {"gamma": 1, "lam": 0.95}),  # Stiennon et al. 2020; Schulman et al. 2017, table 3
+    "clipped_policy_loss": (week6.PPOConfig, {"clip": 0.2}),  # Schulman et al. 2017, table 3
+    "clipped_value_loss": (week6.PPOConfig, {"clip": 0.2}),
+    "sample": (week6.PPOConfig, {"temperature": 1}),  # the policy as it is
+    "response_log_probs": (week6.PPOConfig, {"temperature": 1}),
+    "group_policy_loss": (GRPOConfig, {"clip_low": 0.2, "clip_high": 0.2, "mean": "answer"}),  # Shao et al. 2024
+}
+
+
+@pytest.mark.parametrize("name", SAID_BY_NOBODY)
+def test_where_nothing_is_said_a_function_and_its_config_mean_what_was_published(name):
+    config, published = SAID_BY_NOBODY[name]
+    parameters = inspect.signature(function(name)).parameters
+    for argument, value in published.items():
+        assert parameters[argument].default == getattr(config(), argument) == value
+
+
+def test_grpo_has_its_own_leash_and_updates_once():
+    """Shao et al. 2024, section 4.2; the other configs have the leash of DPO."""
+    assert (GRPOConfig().beta, GRPOConfig().epochs, GRPOConfig().minibatches, GRPOConfig().temperature) == (
+        0.04,
+        1,
+        1,
+        1,
+    )
+    assert week6.PPOConfig().beta == week6.DPOConfig().beta
 
 
 SIZES = st.lists(st.integers(0, 3), max_size=3)

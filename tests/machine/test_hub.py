@@ -3,7 +3,9 @@
 One child process does all the cases.
 """
 
+import hashlib
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,6 +130,106 @@ def test_what_went_wrong_is_told_by_the_kind_of_the_cause(kind, words):
     error = OSError("no such file")
     error.__cause__ = type(kind, (Exception,), {})("why")
     assert (hub._reason(error) == words) if words != "why" else ("no such file" in hub._reason(error))
+
+
+@pytest.mark.parametrize("status", range(400, 406))
+def test_a_status_is_told_and_what_it_means_for_a_name(status):
+    """401 where a password is asked for, 403 where it was not enough, 404 where nothing is: of all others, try again."""
+    error = OSError("no such file")
+    error.__cause__ = type("HTTPError", (Exception,), {"response": SimpleNamespace(status_code=status)})("no")
+    words = "does not exist or is not public" if status in (401, 403, 404) else "cannot be had now"
+    assert hub._reason(error).startswith(words) and f"status {status})" in hub._reason(error)
+
+
+def test_an_error_that_hides_where_it_came_from_is_told_by_itself():
+    """`raise … from None`: of the hidden one neither status nor words are said."""
+
+    def raised(hide):
+        try:
+            try:
+                raise type("ConnectError", (Exception,), {})("why")
+            except Exception as error:
+                raise ValueError("no such thing") from (None if hide else error)
+        except ValueError as error:
+            return error
+
+    assert hub._reason(raised(True)) == "cannot be read (no such thing)"
+    assert hub._reason(raised(False)) == "did not come: the hub cannot be reached"
+    during = raised(True)
+    during.__suppress_context__ = False
+    assert hub._reason(during) == "did not come: the hub cannot be reached"
+
+
+@pytest.mark.parametrize("size", [10, 180, 181, 500])
+def test_why_is_cut_where_it_is_long_and_says_so(size):
+    text = "a b" + "c" * (size - 3)
+    assert hub.why(ValueError(text)) == (text if size <= 180 else text[:180] + "…")
+
+
+def test_why_prefers_words_to_a_key_and_says_that_a_key_is_not_known():
+    outer = KeyError("outer")
+    outer.__cause__ = ValueError("no such activation")
+    assert hub.why(outer) == "no such activation" and hub.why(KeyError("gelu_9")) == "'gelu_9' is not known"
+    assert hub.why(ValueError()) == "ValueError is not known"
+    for text in ("needs trust_remote_code=True", "Dataset scripts are no longer supported"):
+        assert hub.unreadable(ValueError(text)) == hub.OWN_CODE
+
+
+def test_each_file_that_matters_is_looked_up_twice_at_most_and_in_bounded_time(monkeypatch):
+    """Of a repository of many files only the first of those that are read, at the commit that was listed."""
+    asked, limit = [], 10
+    monkeypatch.setattr(hub.constants, "HF_HUB_ETAG_TIMEOUT", limit)  # the client's own
+
+    def answer(url, timeout):
+        asked.append((url, timeout))
+        raise OSError("silence")
+
+    files = [f"part-{i}.parquet" for i in range(20)]
+    listing = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in ["README.md", *files]], sha="abc")
+    listed = []
+    api = SimpleNamespace(repo_info=lambda name, **options: listed.append((name, options)) or listing)
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", answer)
+    with pytest.raises(OSError, match="silence") as error:
+        hub._look_up("dataset", "some/one")
+    assert listed == [("some/one", {"repo_type": "dataset", "timeout": limit})]
+    assert asked == [(asked[0][0], limit)] * 2 and error.value.__notes__ == [asked[0][0]]
+    assert hub._file_in(error.value) == "part-0.parquet" and "/datasets/some/one/resolve/abc/" in asked[0][0]
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, timeout: asked.append(url))
+    asked.clear()
+    assert hub._look_up("dataset", "some/one") == ["README.md", *files]
+    assert [url.rpartition("/")[2] for url in asked] == files[: hub.MOST_FILES]
+    assert 2 * (1 + len(asked)) * limit <= 180  # seconds, if the list and each file are silent
+    listing.siblings = None
+    assert hub._look_up("dataset", "some/one") == []
+
+
+def test_the_cache_is_asked_first_and_without_the_hub():
+    offline = []
+    before = hub.constants.HF_HUB_OFFLINE, hub.datasets.config.HF_HUB_OFFLINE
+
+    def load():
+        offline.append((hub.constants.HF_HUB_OFFLINE, hub.datasets.config.HF_HUB_OFFLINE))
+        return 7
+
+    assert hub.fetch("model", "some/one", "--model", load) == 7 and offline == [(True, True)]
+    assert (hub.constants.HF_HUB_OFFLINE, hub.datasets.config.HF_HUB_OFFLINE) == before
+
+
+def test_a_cached_file_that_is_not_what_its_name_says_is_deleted(tmp_path, monkeypatch):
+    """The name of a large file is its SHA-256; that of a small one is something else, and says nothing."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "datasets--some--one"
+    (folder / "blobs").mkdir(parents=True)
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    names = {"good": hashlib.sha256(b"good").hexdigest(), "bad": "0" * 64, "small": "1" * 40}
+    for name, blob in names.items():
+        (folder / "blobs" / blob).write_bytes(b"good")
+        (folder / "snapshots" / "abc" / name).symlink_to(folder / "blobs" / blob)
+    assert hub._discard_damaged("dataset", "some/one") == "bad"
+    assert {path.name for path in folder.glob("snapshots/*/*")} == {"good", "small"}
+    assert {path.name for path in folder.glob("blobs/*")} == {names["good"], names["small"]}
+    assert hub._discard_damaged("dataset", "some/one") is None and hub._discard_damaged("model", "some/one") is None
 
 
 @pytest.mark.slow
