@@ -134,7 +134,7 @@ def test_what_went_wrong_is_told_by_the_kind_of_the_cause(kind, words):
 
 @pytest.mark.parametrize("status", range(400, 406))
 def test_a_status_is_told_and_what_it_means_for_a_name(status):
-    """401 where a password is asked for, 403 where it was not enough, 404 where nothing is: of all others, try again."""
+    """401 where a password is asked for, 403 where it was not enough, 404 where nothing is: else it may come later."""
     error = OSError("no such file")
     error.__cause__ = type("HTTPError", (Exception,), {"response": SimpleNamespace(status_code=status)})("no")
     words = "does not exist or is not public" if status in (401, 403, 404) else "cannot be had now"
