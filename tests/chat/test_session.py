@@ -165,13 +165,38 @@ def test_messages_that_cannot_be_answered(text, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [(0.01, 0), (-1.0, 0), (float("nan"), 0), (99.0, 0), (1.0, -1), (1.0, 2.5), (1.0, 10**30)]
+    "settings",
+    [(0.049, 0), (-1.0, 0), (float("nan"), 0), (5.01, 0), ("1", 0), (1.0, -1), (1.0, 2.5), (1.0, 10**9 + 1), (1.0, True)],
 )
 def test_settings_out_of_range(settings):
     talk = session()
     with pytest.raises(MessageError, match=r"The (temperature|seed) is .*; it must"):
         talk.send("hello !", *settings)
     assert talk.turns == []
+
+
+def test_settings_at_the_ends_of_their_range_and_those_that_nobody_names():
+    talk, same = session(memory=0), session(memory=0)
+    for settings in ((0.05, 0), (5.0, 10**9), (0, 1)):
+        turn = talk.send("hello !", *settings)
+        assert (turn.temperature, turn.seed) == settings
+    assert same.send("hello !").replies == session(memory=0).send("hello !", 1.0, 0).replies
+    assert (same.turns[0].temperature, same.turns[0].seed) == (1.0, 0)
+    list(same.stream("hello !"))
+    assert (same.turns[1].temperature, same.turns[1].seed) == (1.0, 0)
+
+
+def test_the_longest_message_is_read():
+    text = "hello !".ljust(20_000)
+    assert session().send(text).user == "hello !"
+    with pytest.raises(MessageError, match="has 20001 characters; at most 20000 can be read"):
+        session().send(text + " ")
+
+
+def test_few_of_many_unknown_words_are_shown_and_none_at_length():
+    words = ["alpaca", "zebra", "quantum", "marmot", "x" * 40, "okapi"]
+    five, six = (session().send(" ".join(words[:n])).notes[0] for n in (5, 6))
+    assert f"“marmot”, “{'x' * 30}”: they read" in five and f"“{'x' * 30}” …: they read" in six and "okapi" not in six
 
 
 def test_notes_say_what_was_done_to_a_message():
@@ -203,8 +228,12 @@ def test_clear_and_export():
     assert found["turns"][0]["user"] == "hello <b> !" and found["turns"][0]["seed"] == 5
     reply = found["turns"][0]["replies"]["dpo"]
     assert reply["text"] == turn.replies["dpo"].text and len(reply["tokens"]) == len(reply["implicit_rewards"])
+    assert reply["implicit_rewards"] == [float(f"{r:.6f}") for r in turn.replies["dpo"].rewards]
+    assert '"user": "é <b>' in (talk.send("é <b>"), talk.export())[1]  # as it was written
     assert found["turns"][0]["replies"]["base"]["implicit_rewards"] is None
+    assert talk._readers
     talk.clear()
+    assert not talk._readers  # what they have read takes memory
     assert talk.turns == [] and json.loads(talk.export())["turns"] == []
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ from tornado.testing import AsyncHTTPTestCase
 from tests.chat.talks import NASTY, session
 from week6 import cli
 from week6.chat import web
-from week6.chat.session import MessageError, Reply, Said
+from week6.chat.session import MAX_CHARACTERS, MessageError, Reply, Said
 from week6.cli import main
 from week6.machine.checkpoint import RunError
 
@@ -140,6 +141,24 @@ class TestSpeaking(Browser):
         assert self.ask("/clear", "{}")[0] == 200 and self.talk.turns == []
 
 
+    def test_answers_are_made_one_after_another(self):
+        """By one thread: two would share the cores, and the conversation."""
+        at_once, most = [], []
+
+        def work():
+            at_once.append(1)
+            most.append(len(at_once))
+            time.sleep(0.02)
+            at_once.pop()
+
+        async def three():
+            room = web.Room(self.talk)
+            await asyncio.gather(*(room.do(work) for _ in range(3)))
+
+        self.io_loop.run_sync(three)
+        assert most == [1, 1, 1]
+
+
 class TestWhoIsLetIn(Browser):
     def test_another_host_s_name(self):
         """A web site whose name was made to lead to this machine sends its own."""
@@ -155,7 +174,7 @@ class TestWhoIsLetIn(Browser):
         for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "https" + here[4:]):
             assert self.ask("/say", message(), Origin=origin)[0] == 403
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):  # what a form can send
-            assert self.ask("/say", message(), Content_Type=kind)[0] in (400, 415)
+            assert self.ask("/say", message(), Content_Type=kind)[0] == (400 if kind.startswith("multipart") else 415)
         assert self.talk.turns == [] and self.ask("/say", message(), Origin=here)[0] == 200
         assert "Access-Control-Allow-Origin" not in self.answer.headers
 
@@ -222,6 +241,16 @@ def test_it_listens_on_the_loopback_address_and_ends_with_ctrl_c():
 
     web.serve(session(), port, tell)
     assert f"http://127.0.0.1:{port}" in told[0] and told[1:] == [""]
+
+
+def test_the_longest_message_fits_and_not_much_more_is_read(monkeypatch):
+    """Six bytes a character where JSON escapes each of them."""
+    listened = []
+    monkeypatch.setattr(web.Application, "listen", lambda self, *where, **how: listened.append((where, how)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        web.serve(session(), 1234)
+    assert listened == [((1234, "127.0.0.1"), {"max_body_size": web.MOST_BYTES})]
+    assert len(message("\x01" * MAX_CHARACTERS)) < web.MOST_BYTES < 2 * len(message("\x01" * MAX_CHARACTERS))
 
 
 def test_a_message_error_is_said_before_anything_streams():
