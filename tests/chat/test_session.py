@@ -166,7 +166,17 @@ def test_messages_that_cannot_be_answered(text, message):
 
 @pytest.mark.parametrize(
     "settings",
-    [(0.049, 0), (-1.0, 0), (float("nan"), 0), (5.01, 0), ("1", 0), (1.0, -1), (1.0, 2.5), (1.0, 10**9 + 1), (1.0, True)],
+    [
+        (0.049, 0),
+        (-1.0, 0),
+        (float("nan"), 0),
+        (5.01, 0),
+        ("1", 0),
+        (1.0, -1),
+        (1.0, 2.5),
+        (1.0, 10**9 + 1),
+        (1.0, True),
+    ],
 )
 def test_settings_out_of_range(settings):
     talk = session()

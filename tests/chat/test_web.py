@@ -140,7 +140,6 @@ class TestSpeaking(Browser):
         assert self.talk.memory == 0
         assert self.ask("/clear", "{}")[0] == 200 and self.talk.turns == []
 
-
     def test_answers_are_made_one_after_another(self):
         """By one thread: two would share the cores, and the conversation."""
         at_once, most = [], []

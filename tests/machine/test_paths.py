@@ -29,6 +29,15 @@ def test_a_path_that_can_be_none(name, monkeypatch, tmp_path):
     assert len(str(error.value)) < SHOWN + 200
 
 
+@pytest.mark.parametrize("size", [SHOWN, SHOWN + 1])
+def test_a_long_name_is_cut_and_its_length_is_said(size):
+    name = "a\0".ljust(size, "x")
+    shown = name if size == SHOWN else f"{name[:SHOWN]}… ({size} characters)"
+    with pytest.raises(RunError) as error:
+        place(name, "run")
+    assert f"run {shown!r}: " in str(error.value) and SHOWN == 80  # a line of a terminal
+
+
 def test_a_place_for_results_is_tried_where_it_is_or_will_be(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in (tmp_path, tmp_path / "new" / "er", Path("new"), Path(".")):
@@ -50,6 +59,7 @@ def test_a_full_disk_is_found_before(tmp_path, monkeypatch):
             pass
 
         def write(self, content):
+            assert len(content) == 2**20  # less than any run, more than what is left of a full disk by chance
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(paths.tempfile, "TemporaryFile", lambda dir: Full())

@@ -52,7 +52,18 @@ def test_an_environment_variable_that_a_library_cannot_read_is_named():
         "week6: error: the libraries cannot be loaded (ValueError: invalid literal for int() with base 10: 'soon'): "
         "the environment variable HF_HUB_ETAG_TIMEOUT has that value; set another one, or unset it\n"
     )
-    assert "says which package it is" in fresh("int('late')", "week6", HF_HUB_ETAG_TIMEOUT="soon").stderr
+    other = fresh("int('late')", "week6", HF_HUB_ETAG_TIMEOUT="soon")
+    assert f"{start.DOCTOR} says which package it is" in other.stderr and start.DOCTOR.is_file()
+    assert other.returncode == 2
+
+
+@pytest.mark.parametrize(("words", "well", "code"), [("doctor", 1, 0), ("doctor --x", 0, 1), ("run doctor", 1, 2)])
+def test_the_doctor_looks_where_nothing_can_be_loaded(tmp_path, words, well, code):
+    """In place of the whole doctor: what it prints is to be seen, and its verdict is the exit code."""
+    (tmp_path / "doctor.py").write_text(f"def doctor():\n    print('looked', end='')\n    return {well}\n")
+    asked = f"sys.argv[1:] = {words.split()}\nsys.excepthook.__globals__['DOCTOR'] = {str(tmp_path / 'doctor.py')!r}\n"
+    done = fresh(f"{asked}raise ImportError('torch')", "week6")
+    assert (done.returncode, done.stdout) == (code, "looked" if code < 2 else "")
 
 
 def test_ctrl_c_elsewhere_is_left_alone():
@@ -73,3 +84,6 @@ def test_garbage_is_looked_for_seldom_until_the_libraries_are_loaded():
     assert fresh(asked, "x").stdout == f"{(start.WHILE_LOADING, *others)}\n"
     assert start.WHILE_LOADING > 20 * first and gc.get_threshold() == (first, *others)
     assert gc.get_freeze_count() > 100_000
+    gc.unfreeze()
+    start.loaded()
+    assert gc.get_freeze_count() > 100_000 and gc.get_threshold() == (first, *others)
