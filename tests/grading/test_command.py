@@ -4,9 +4,12 @@ import errno
 import json
 import operator
 import os
+import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import matplotlib.pyplot as plt
 import pytest
 
 from tests.grading.submissions import RIGHT, WRONG, answered
@@ -58,6 +61,7 @@ def test_a_bad_file_never_stops_the_rest_and_everything_is_written(place, grader
     files = {path.name for path in (place / "out").iterdir()}
     assert files >= {"grades.csv", "grades.json", "class.csv", "class.html", "class.png", "feedback"}
     assert len(list((place / "out" / "feedback").iterdir())) == 3 and "class.html" in said
+    assert plt.get_fignums() == []  # a notebook that grades would show the chart a second time
 
 
 def test_called_again_it_grades_what_is_new(place, graders, monkeypatch):
@@ -103,6 +107,18 @@ def test_processes_with_nothing_left_to_do_end_by_themselves(monkeypatch):
     monkeypatch.setattr(command, "_mark", operator.truth)
     assert dict(command._side_by_side({"ada": 1, "ben": 0}, (), 2, [])) == {"ada": True, "ben": False}
     assert [process.exitcode for process in ended] == [0, 0]
+
+
+def test_what_is_still_graded_when_all_is_ended_is_not_waited_for(monkeypatch, tmp_path):
+    """By Ctrl-C, for instance; nor does the folder of the work stay."""
+    monkeypatch.setattr(command, "_begin", operator.is_)
+    monkeypatch.setattr(command, "_mark", time.sleep)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = command._side_by_side({"ada": 0, "ben": 30}, (), 2, [])
+    assert next(made) == ("ada", None) and list(tmp_path.iterdir())
+    began = time.perf_counter()
+    made.close()
+    assert time.perf_counter() - began < 15 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
