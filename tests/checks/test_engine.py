@@ -204,10 +204,10 @@ def right(*arguments):
     ids=itertools.count(),  # pytest would look into the answers for names
 )
 def test_verdicts(answer, kind, words):
-    start = time.perf_counter()
+    start = time.process_time()  # of the processor: other programs may have it for a while
     verdict = LOSS.grade(answer)
     assert (verdict.kind, words in verdict.text) == (kind, True), verdict
-    assert time.perf_counter() - start < 5 and len(repr(verdict)) < 1500
+    assert time.process_time() - start < 5 and len(repr(verdict)) < 1500
 
 
 def test_an_answer_elsewhere_is_told_so_whatever_device_is_the_default():
