@@ -246,6 +246,13 @@ def tests_of(module: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(file.relative_to(ROOT)) for file in found))
 
 
+@functools.cache
+def passes_unchanged(test: str) -> bool:
+    """Whether a test that caught a change passes without one: else it says nothing of the change."""
+    (verdict,) = run_all([Bug("__init__.py", f"control {test}", (test,), "no bug", "", "")], 1)
+    return verdict.outcome == "SURVIVED"
+
+
 def verdicts(bugs: list[Bug], workers: int) -> Iterator[Verdict]:
     """How the tests ended on each: its module's own file, then the others that know it, then the own slow ones."""
     own, others = slice(1), slice(1, None)
@@ -257,7 +264,8 @@ def verdicts(bugs: list[Bug], workers: int) -> Iterator[Verdict]:
             for verdict in run_all([bug._replace(tests=bug.tests[files]) for bug in tried.values()], workers):
                 if verdict.outcome not in UNNOTICED:
                     missed.remove(tried[verdict.bug.name])
-                    yield verdict
+                    sound = not verdict.caught or passes_unchanged(verdict.first_failure.partition("\t")[0])
+                    yield verdict if sound else verdict._replace(outcome="fails unchanged")
         for bug in missed:
             yield Verdict(bug, "SURVIVED", 0.0, "")
 

@@ -78,10 +78,9 @@ class _Asked(torch.autograd.Function):
         if "error" in reply:
             raise _error(*map(str, reply["error"]))
         found = reply.get("value")
-        shapes = (
-            [getattr(g, "shape", s) for g, s in zip(found, ctx.shapes, strict=False)] if type(found) is list else []
-        )
-        if shapes != ctx.shapes or any(type(g) not in (Tensor, type(None)) for g in found):
+        if type(found) is not list or len(found) != len(ctx.shapes):
+            raise ProcessEnded("it sent gradients of another number")
+        if any(g is not None and (type(g) is not Tensor or g.shape != s) for g, s in zip(found, ctx.shapes, strict=True)):
             raise ProcessEnded("it sent gradients of another form")
         own = [None if g is None else _without(g).to(d) for g, d in zip(found, ctx.dtypes, strict=True)]
         return None, None, None, *own
