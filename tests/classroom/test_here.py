@@ -45,6 +45,17 @@ def test_a_cpu_tries_what_it_can_and_confirms_nothing(tmp_path, capsys):
     assert re.search(r"resumed +weights 0 % of the way apart, loss 0;", page)  # a CPU repeats itself to the last bit
 
 
+def test_the_random_model_is_the_same_each_time_without_dropout_and_sure_of_some_tokens():
+    state = torch.get_rng_state()
+    one, again = here.random_model(here.SMALL), here.random_model(here.SMALL)
+    assert torch.equal(torch.get_rng_state(), state) and not any(p.requires_grad for p in one.parameters())
+    tokens = torch.arange(8)[None]
+    logits = again(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    assert torch.equal(one.train()(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits, logits)
+    # A logit is a sum of `width` products of a normalised unit and a weight, four times the 0.02 of GPT-2.
+    assert float(logits.std()) == pytest.approx(4 * 0.02 * here.SMALL.width**0.5, rel=0.2)
+
+
 def test_each_check_can_fail(tmp_path, monkeypatch, without_trl):
     right = here.response_log_probs
     monkeypatch.setattr(here, "response_log_probs", lambda *rest: right(*rest) + 0.5)

@@ -125,6 +125,13 @@ def test_each_user_of_a_machine_has_locks_of_their_own(tmp_path, monkeypatch):
     assert len(paths) == 2
 
 
+def test_where_users_have_no_number(tmp_path, monkeypatch):
+    """On Windows."""
+    monkeypatch.delattr(os, "getuid", raising=False)
+    with only_writer(tmp_path), pytest.raises(RunError, match=ME), only_writer(tmp_path):
+        pass
+
+
 def test_a_folder_whose_name_is_no_utf_8(tmp_path):
     """The system allows it; the lock has a name of its own."""
     folder = tmp_path / "a\udcff"

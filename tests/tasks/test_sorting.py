@@ -120,7 +120,9 @@ def test_the_policy_does_not_know_where_a_letter_stands():
     with torch.no_grad():
         here = policy(input_ids=tokens, attention_mask=mask.long(), position_ids=torch.arange(4)[None]).logits
         there = policy(input_ids=tokens, attention_mask=mask.long(), position_ids=torch.arange(4)[None] + 9).logits
-    assert torch.equal(here, there)
+        policy.train()  # no dropout
+        again = policy(input_ids=tokens, attention_mask=mask.long(), position_ids=torch.arange(4)[None]).logits
+    assert torch.equal(here, there) and torch.equal(here, again)
     assert policy.num_parameters() < 150_000  # so small that it is trained in minutes
     assert not policy.transformer.wpe.weight.requires_grad and not policy.transformer.wpe.weight.any()
     before = torch.get_rng_state()

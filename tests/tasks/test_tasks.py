@@ -8,7 +8,7 @@ from dataclasses import astuple
 import pytest
 import torch
 
-from week6.tasks import Task, load_task, world
+from week6.tasks import Task, assistant, load_task, sorting, world
 from week6.tasks import assistant as bot
 
 ASSISTANT = load_task("assistant")
@@ -316,6 +316,15 @@ class TestAnnotators:
         task = Task("mine", ASSISTANT.tokenizer, ASSISTANT.prompts, ASSISTANT.prompts, ASSISTANT.demonstrations, 8)
         with pytest.raises(ValueError, match="gold: task 'mine' has none"):
             task.label([BREAD], ["hello !"], ["bye !"])
+
+
+@pytest.mark.parametrize(("make", "text"), [(assistant.build_tokenizer, "hello !"), (sorting.build_tokenizer, "c a :")])
+def test_tokenizers_pad_on_the_left_and_give_the_text_back(make, text):
+    """They are saved with the policies, for whoever samples with another library."""
+    tokenizer = make()
+    rows = tokenizer([text, text.split()[0]], padding=True)
+    assert rows["attention_mask"][1] == [0] * (len(text.split()) - 1) + [1]
+    assert tokenizer.decode(rows["input_ids"][0]) == text
 
 
 def test_unknown_task():
