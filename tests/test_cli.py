@@ -344,6 +344,19 @@ def test_a_run_that_has_not_begun_is_not_resumed(tmp_path, capsys):
     assert not (tmp_path / "whol").exists() and list((tmp_path / "empty").iterdir()) == []
 
 
+def test_a_reader_who_has_enough_ends_a_command_as_it_ends_others(monkeypatch, capfd):
+    """`week6 report | head -1`: without a word, by the signal's number; nothing is written to the pipe any more."""
+
+    def full(*_):
+        raise BrokenPipeError
+
+    moved = []
+    monkeypatch.setattr(cli, "_do", full)
+    monkeypatch.setattr(os, "dup2", lambda *descriptors: moved.append(descriptors[1]))
+    assert main(["report", "runs/x"]) == 128 + signal.SIGPIPE == 141
+    assert moved == [sys.stdout.fileno()] and capfd.readouterr() == ("", "")
+
+
 def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     def interrupted(*arguments):
         raise KeyboardInterrupt

@@ -5,7 +5,8 @@ import re
 
 from tests.chat.talks import NASTY, says, session
 from week6.chat import session as module
-from week6.chat.terminal import converse
+from week6.chat.session import Reply
+from week6.chat.terminal import _ending, converse
 
 
 def iter_of(*lines):
@@ -77,7 +78,7 @@ def test_bad_commands_and_messages_change_nothing():
         assert text in shown
     assert talk.turns == []
     spoken(talk, "/memory all", "hello !")
-    assert talk.memory is None and talk.turns[0].temperature == 1.0
+    assert talk.memory is None and (talk.turns[0].temperature, talk.turns[0].seed) == (1.0, 0)
 
 
 def test_no_control_characters_reach_the_terminal(monkeypatch):
@@ -130,6 +131,14 @@ def test_rewards_that_mean_nothing_are_said_to(monkeypatch):
     assert spoken(talk, "hello !").count(": means nothing, SFT would hardly say this]") == 2
     monkeypatch.setattr(module, "STRANGE", 10.0)
     assert "means nothing" not in spoken(talk, "hello !")
+
+
+def test_what_stands_behind_an_answer():
+    talk = session()
+    for text, finished, said in (("yes", True, ""), ("yes", False, " …"), ("", True, "(says nothing)")):
+        assert _ending(talk, "sft", Reply(text, (), None, None, finished)) == said
+        reply = Reply(text, (), (1.0, 2.0), (0.5, -2.0), finished, surprise=2.0)  # no more than may be
+        assert _ending(talk, "dpo", reply) == f"{said}   [implicit reward -1.50]"
 
 
 def test_policies_that_are_missing_are_named():

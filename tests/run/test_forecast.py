@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from week6.machine.compute import Compute, using
-from week6.run.forecast import STEPS, Forecast, Stopwatch, describe, duration, opening, say, seconds_left
+from week6.run import budget
+from week6.run.forecast import STEPS, Forecast, Stopwatch, describe, duration, forecast, opening, say, seconds_left
+from week6.run.models import PRESETS
 
 COSTS = {"sft": 100.0, "pairs": 50.0, "ppo": 250.0}
 
@@ -72,6 +74,15 @@ def test_no_forecast_of_a_stage_that_is_too_short_or_not_in_the_list():
     list(forecast.watch("sft", steps(Clock(), 1.0, total=STEPS), 0, STEPS))
     list(forecast.watch("other", steps(Clock(), 1.0), 0, 200))
     assert told == []
+
+
+def test_a_run_is_forecast_from_the_budget_of_what_is_left_of_it():
+    preset = PRESETS["gpt2"]
+    found = forecast(preset, ["ppo", "evaluation", "no stage"], "again")
+    work = budget.stage_work(preset, budget.SHAPES["gpt2"])
+    costs = {stage: budget.seconds(work[stage], budget.SHAPES["gpt2"], budget.T4) for stage in ("ppo", "evaluation")}
+    assert found.costs == costs and list(found.costs) == list(costs) and found.again == "again"
+    assert forecast(PRESETS["tiny"], ["ppo"], "again") is None
 
 
 def test_stopwatch_leaves_out_the_first_step_and_the_last():
