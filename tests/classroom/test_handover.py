@@ -1,5 +1,6 @@
 """The hand-over to TRL: the same run gives the same curves, and the recorded ones are those of such a run."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 from tests.runs import quick_preset
 from week6.classroom import handover
 from week6.dpo import DPOConfig
+from week6.machine.optim import gradient_step
 from week6.recorded import recorded
 from week6.run.models import new_policy
 from week6.sequences import encode_pairs
@@ -73,6 +75,15 @@ def test_both_libraries_take_the_same_steps():
     ).abs().max() > 0.02  # something was learned, so the agreement means something
     other = handover.dpo_with_week6(sft, TOKENIZER, data, config, seed=4)
     assert (other["loss"] - theirs["loss"]).abs().max() > 1e-3  # another order of the data is seen
+
+
+def test_gradients_are_clipped_as_ours_are(tmp_path):
+    """Those of the steps above are too small for it."""
+    sft = new_policy(quick_preset(), TOKENIZER, seed=1)
+    data = handover.preference_dataset(TOKENIZER, pairs(6), 6)
+    trainer = handover.trl_trainer(sft, TOKENIZER, data, DPOConfig(steps=1, batch_size=6), str(tmp_path))
+    assert trainer.args.max_grad_norm == inspect.signature(gradient_step).parameters["max_norm"].default
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_recorded_curves():

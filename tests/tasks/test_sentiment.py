@@ -65,6 +65,12 @@ class TestSplit:
         assert {len(ids(prompt)) for prompt, _ in self.ROWS} == set(range(PROMPT_TOKENS[0], PROMPT_TOKENS[1] + 1))
         assert max(len(ids(p + c)) - len(ids(p)) for p, c in self.ROWS) < NEW
 
+    def test_no_completion_is_a_space(self):
+        """Of one token, where a space may be one."""
+        assert "Ġ" in TOKENIZER.tokenize("a b c d e")
+        rows = split_reviews(TOKENIZER, ["a b c d e f g h i"] * 40, 2, random.Random(0))
+        assert rows and all(completion.strip() for _, completion in rows)
+
     def test_prompt_and_completion_are_a_beginning_of_the_review(self):
         whole = [" ".join(text.split()) for text in reviews()]
         assert all(any(text.startswith(p + c) for text in whole) for p, c in self.ROWS)
