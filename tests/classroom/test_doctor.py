@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import tomllib
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,6 +141,9 @@ def test_no_kernel_at_all(monkeypatch):
     monkeypatch.setattr(doctor, "version", missing)
     finding = doctor.jupyter()
     assert finding.mark == "TROUBLE" and "pip install jupyterlab ipykernel" in finding.remedy
+    assert finding.found == "no Jupyter package"
+    monkeypatch.setattr(doctor, "version", lambda name: "4.5" if name == "jupyterlab" else missing(name))
+    assert (doctor.jupyter().mark, doctor.jupyter().found) == ("TROUBLE", "jupyterlab 4.5")
 
 
 @pytest.mark.parametrize(("used", "there", "mark"), [(2, 2.0, "OK"), (2, 1.5, "OK"), (64, 4.0, "TROUBLE")])
@@ -234,6 +238,13 @@ def test_a_hub_is_never_a_trouble(monkeypatch, online):
         monkeypatch.setenv("HF_ENDPOINT", address)
         finding = doctor.hub()
         assert finding.mark == mark and words in finding.found
+
+
+def test_a_hub_that_takes_its_time_is_waited_for(monkeypatch):
+    """A second longer than the client waits for an answer: until then it may still say what was wrong."""
+    monkeypatch.setattr(doctor, "HUB_SECONDS", 0.9)
+    monkeypatch.setattr(doctor.urllib.request, "urlopen", lambda *words, **more: time.sleep(0.1) or nullcontext())
+    assert doctor.hub().mark == "OK"
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")

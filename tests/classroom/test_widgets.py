@@ -8,6 +8,7 @@ from ipywidgets import Image
 from nbclient import NotebookClient
 
 from week6.classroom import widgets
+from week6.classroom.widgets import LARGEST_LOG_RATIO, _heat
 from week6.pictures import plots
 from week6.run.training import MetricsWriter
 
@@ -120,3 +121,13 @@ metrics = widgets.live(rows, plots.ppo_dashboard, seconds=0)
     outputs = [o for o in notebook.cells[0].outputs if o.get("name") != "stderr"]
     assert [set(output["data"]) for output in outputs] == [{"text/plain"}]
     assert outputs[0]["data"]["text/plain"].startswith("400 steps in ")
+
+
+def test_a_token_is_told_by_its_line_where_colours_are_not_seen():
+    """Solid where the policy says it more often than the reference, dotted where less, none where it hardly matters."""
+    lines = {share: _heat(share * LARGEST_LOG_RATIO) for share in (-2, -1, -0.051, -0.049, 0, 0.049, 0.051, 0.5, 1, 2)}
+    kinds = {x: "solid" if "solid" in s else "dotted" if "dotted" in s else "" for x, s in lines.items()}
+    assert kinds == {x: "" if abs(x) < 0.05 else "solid" if x > 0 else "dotted" for x in lines}
+    assert (
+        lines[1] == lines[2] != lines[0.5] and lines[-1] == lines[-2] and "0.55)" in lines[1] and "0.28)" in lines[0.5]
+    )

@@ -93,6 +93,22 @@ def test_a_grader_that_dies_takes_one_submission_with_it(place, monkeypatch):
     assert "died" in table["a/01"] and table["b/01"] == "not yet"
 
 
+def test_of_two_at_once_neither_is_blamed_before_it_was_tried_alone(place, monkeypatch):
+    tried = []
+
+    def dies_side_by_side(submissions, hidden, workers, suspects):
+        tried.append(workers)
+        if workers > 1:
+            suspects[:] = submissions
+            raise BrokenProcessPool
+        for student, submission in submissions.items():
+            yield student, marked(submission)
+
+    monkeypatch.setattr(command, "_side_by_side", dies_side_by_side)
+    table, _ = run(place, workers=2)
+    assert (table["a/01"], table["b/01"]) == ("correct", "not yet") and tried == [2, 1]
+
+
 def test_processes_with_nothing_left_to_do_end_by_themselves(monkeypatch):
     """Who is killed gives no semaphore back, and Python complains of it at the end."""
     ended = []

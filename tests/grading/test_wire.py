@@ -125,6 +125,17 @@ def test_what_is_nested_deeper_than_any_value_is_refused(wrap):
         wire.decode(forged(told))
 
 
+def test_what_is_told_ends_at_the_same_depth_whatever_it_is_in():
+    """The innermost number is left out where the walls around it are too many, but not before."""
+    batch = Rollout(*(torch.ones(2, 3) for _ in range(5)), torch.ones(2).bool())
+    for wrap in (lambda x: [x], lambda x: (x,), lambda x: {"a": x}):
+        for levels, deep in ((wire.DEEPEST - 1, False), (wire.DEEPEST, True)):
+            value = batch
+            for _ in range(levels):
+                value = wrap(value)
+            assert ("odd" in json.dumps(wire._told(value, {}, 0))) == deep
+
+
 def test_the_end():
     with pytest.raises(EOFError):
         wire.decode(Bytes(b"\x01"))

@@ -9,7 +9,8 @@ from week6.machine.checkpoint import RunError
 from week6.sequences import encode_pairs
 from week6.tasks import load_task
 from week6.tasks.conversation import render
-from week6.tasks.hh import parse
+from week6.tasks.hh import CHAT_TEMPLATE, REFUSALS, _harmless, parse
+from week6.tasks.requests import requests
 
 TOKENIZER = byte_tokenizer()
 TOKENIZER.pad_token = TOKENIZER.eos_token
@@ -211,3 +212,13 @@ def test_a_blank_prompt_asks_nothing(load):
     task = load([*asked, {"prompt": " \n", "chosen": " Yes.", "rejected": " No."}])
     assert len(task.prompts) + len(task.heldout_prompts) == 20
     assert all(prompt.strip() for prompt in [*task.prompts["prompt"], *task.heldout_prompts["prompt"]])
+
+
+def test_harmless_requests_are_refused_in_turn_and_otherwise_when_they_come_again():
+    every, tokenizer = len(requests("training")), byte_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    first, again = (_harmless(tokenizer, 2 * every)[part] for part in (slice(every), slice(every, None)))
+    assert [prompt for prompt, _ in first] == [prompt for prompt, _ in again] and len(dict(first)) == every
+    said = [next(refusal for refusal in REFUSALS if refusal in answer) for _, answer in first + again]
+    assert said[: len(REFUSALS)] == list(REFUSALS)
+    assert all(one != other for one, other in zip(said[:every], said[every:], strict=True))
