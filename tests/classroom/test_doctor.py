@@ -240,7 +240,7 @@ def test_a_hub_is_never_a_trouble(monkeypatch, online):
         assert finding.mark == mark and words in finding.found
 
 
-def test_a_hub_that_takes_its_time_is_waited_for(monkeypatch):
+def test_a_hub_that_takes_its_time_is_waited_for(monkeypatch, online):
     """A second longer than the client waits for an answer: until then it may still say what was wrong."""
     monkeypatch.setattr(doctor, "HUB_SECONDS", 0.9)
     monkeypatch.setattr(doctor.urllib.request, "urlopen", lambda *words, **more: time.sleep(0.1) or nullcontext())
