@@ -80,7 +80,9 @@ class _Asked(torch.autograd.Function):
         found = reply.get("value")
         if type(found) is not list or len(found) != len(ctx.shapes):
             raise ProcessEnded("it sent gradients of another number")
-        if any(g is not None and (type(g) is not Tensor or g.shape != s) for g, s in zip(found, ctx.shapes, strict=True)):
+        if any(
+            g is not None and (type(g) is not Tensor or g.shape != s) for g, s in zip(found, ctx.shapes, strict=True)
+        ):
             raise ProcessEnded("it sent gradients of another form")
         own = [None if g is None else _without(g).to(d) for g, d in zip(found, ctx.dtypes, strict=True)]
         return None, None, None, *own
