@@ -10,7 +10,7 @@ import torch
 
 from tests.runs import SMALL, check_refused, forget, numbers, quick_settings
 from tests.small_instruct import CHATML, chatml, instruct_tokenizer, small_instruct, talks, write_rows
-from tools.record_chat import keep_run, keep_start
+from tools.record_chat import keep_requests, keep_run, keep_start
 from week6.chat.of_run import load_session
 from week6.chat.reading import Reader, answer
 from week6.cli import main
@@ -202,6 +202,8 @@ class TestRun:
 
     def test_what_is_kept_of_it_are_numbers_and_answers_to_our_own_requests(self, run, base, tmp_path):
         keep_run(Run(run), tmp_path)
+        assert not (tmp_path / "chat_requests.csv").exists()  # that of a run with all of them is not overwritten
+        keep_requests(run, tmp_path)
         said = pd.read_csv(tmp_path / "chat_samples.csv", keep_default_na=False)
         assert set(said["request"]) == {request.text for request in requests("test")}
         whole = json.loads((run / "own_requests.json").read_text())

@@ -1,8 +1,10 @@
 """Keep what the preset `chat` says and finds, in week6/recorded: no weights, and no text of its data.
 
-    python tools/record_chat.py start        what its model says as it comes, to the course's own requests
-    python tools/record_chat.py runs/chat    what a finished run found: summary, metrics, and its policies' answers to
-                                             the same requests
+    python tools/record_chat.py start               what its model says as it comes, to the course's own requests
+    python tools/record_chat.py runs/chat           what a finished run found: summary, metrics, and its policies'
+                                                    answers to the same requests
+    python tools/record_chat.py requests runs/chat  what a run's model said to the requests that it learned from; with
+                                                    --hh.harmless 110 these are all that there are
 
 The answers of "start" are sampled so cold that each token is the likeliest one, but for near ties: at temperature 1 a
 model of this size rambles. Read what is written before you keep it: a model's samples are nobody's words.
@@ -53,7 +55,7 @@ def keep_start(folder: Path, model: str, max_new_tokens: int) -> None:
 
 
 def keep_run(run: Run, folder: Path) -> None:
-    """Summary with all settings but paths, metrics, and answers to the course's own requests and those of training."""
+    """Summary with all settings but paths, metrics, and answers to the course's own requests."""
     for stage in STAGES:
         write_atomic(folder / f"chat_{stage}.csv", rounded(run.metrics(stage)).to_csv(index=False))
     summary = json.loads((run.folder / "summary.json").read_text())
@@ -62,7 +64,6 @@ def keep_run(run: Run, folder: Path) -> None:
     write_atomic(folder / "chat.json", to_json(summary | {"settings": settings}))
     said = json.loads((run.folder / "own_requests.json").read_text())
     write_atomic(folder / "chat_samples.csv", in_lines(said).to_csv(index=False))
-    keep_requests(run.folder, folder)
 
 
 def keep_requests(run: Path, folder: Path) -> None:
@@ -85,5 +86,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["start"]:
         chat = PRESETS["chat"]
         keep_start(FOLDER, str(chat.model), chat.ppo.max_new_tokens)
+    elif sys.argv[1] == "requests":
+        keep_requests(Path(sys.argv[2]), FOLDER)
     else:
         keep_run(Run(Path(sys.argv[1])), FOLDER)
