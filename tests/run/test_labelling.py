@@ -163,7 +163,7 @@ def test_pairs_that_people_chose_are_learned_from_as_they_chose_them(tmp_path, m
     assert probabilities.tolist() == pytest.approx([0.5, 0.6])
 
     drawn = set(seeds)
-    monkeypatch.setattr(labelling, "sample_batches", lambda *_: None)
-    with pytest.raises(AttributeError):  # the answers that these seeds are for have no tokens
+    monkeypatch.setattr(labelling, "sample_batches", lambda *_: SimpleNamespace())
+    with pytest.raises(TypeError):  # the answers that these seeds are for have no tokens
         labelling.label_with(setting, None, None)
     assert len(seeds) > len(drawn) and not drawn & set(seeds[len(drawn) :])  # what is answered is drawn anew
