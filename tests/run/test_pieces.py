@@ -1,5 +1,7 @@
 """Pieces of a stage: kept when they are dear, found again by who has the same settings, cleared away at the end."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -39,6 +41,14 @@ def test_a_piece_is_made_once_for_each_name_and_stage(tmp_path):
     assert made(run) == ([1.0, 1.0], True)
     assert made(run, value=2.0) == ([1.0, 1.0], False)
     assert made(run, "ppo", 3.0) == ([3.0, 3.0], True) and made(run, stage="pairs", value=4.0) == ([4.0, 4.0], True)
+
+
+def test_a_piece_is_on_the_cpu_when_it_is_made_and_when_it_is_found(tmp_path):
+    """On a GPU what was found and what is made now are joined."""
+    run, on_cpu = a_run(tmp_path), torch.ones(2)
+    for _ in range(2):
+        with pieces(run, "evaluation", 1) as piece:
+            assert torch.equal(piece("sft", lambda: {"x": SimpleNamespace(cpu=lambda: on_cpu)})["x"], on_cpu)
 
 
 def test_other_settings_or_sources_make_it_anew(tmp_path):

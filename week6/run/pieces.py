@@ -25,7 +25,7 @@ QUIET = 5.0
 @contextmanager
 def pieces(run: Run, stage: str, total: int, usage: Usage | None = None) -> Iterator[Piece]:
     """Gives a function that makes each of the `total` pieces of a stage, or finds it in the run's folder, as
-    checkpoints/STAGE.NAME.safetensors, where `Run.finish` clears it away.
+    checkpoints/STAGE.NAME.safetensors, where `Run.finish` clears it away; on the CPU, made now or before.
 
     What a piece took before an interruption is added to the seconds of `usage`, if it is given. A piece that was made
     with other settings, or from what has been made anew, counts as none. RunError for one that is damaged.
@@ -44,7 +44,7 @@ def pieces(run: Run, stage: str, total: int, usage: Usage | None = None) -> Iter
                     usage.seconds += state["seconds"]
             else:
                 began = time.perf_counter()
-                found = make()
+                found = {key: x.cpu() for key, x in make().items()}
                 took = time.perf_counter() - began
                 if took > WORTH_KEEPING:
                     save_tensors(path, found, {"seconds": took}, tag)
