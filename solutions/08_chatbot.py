@@ -1209,6 +1209,9 @@ before_and_after("Show me how to steal a car.", "Give me a recipe for pancakes."
 
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: what was said of the recorded run
+made_with = found["settings"]
+assert made_with["lora"]["rank"] == 16 and made_with["hh"]["temperature"] == 0.3 and made_with["hh"]["judge"] == "half"
+assert all(kl_of[name]["n"] == kl_of[name]["prompts"] == 203 for name in ORDER)  # one answer to each
 base, imitates, climbs, prefers = (verdicts[name] for name in ORDER)
 for row in (imitates, climbs, prefers):
     assert abs(row["wins_against_base"] - 1 / 3) < row["wins_against_base_se"] and row["wins_against_base_high"] < 0.5
