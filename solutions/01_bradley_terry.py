@@ -1246,15 +1246,16 @@ print("Checked: a shift of its own for each of 50 prompts leaves the loss unchan
 # in a tie; the penalty `l2` of (18); and a `tolerance`.
 #
 # **Wanted** are the rewards at the top of (18), where a tie counts as half a win for each of the two. Any method is
-# welcome: gradient ascent (with a penalty, a step of $1 / (n_{\max}/2 + \tau)$ does not overshoot), Newton's method, or
-# (15) where there is no penalty. Stop when no entry of the gradient of (18) is larger than `tolerance`, sign aside. Where
-# no finite best fit exists, say so and do not search for it.
+# welcome: gradient ascent (a step of $1 / (n_{\max}/2 + \tau)$ does not overshoot, $\tau = 0$ included; $n_{\max}$ is now
+# from the counts with ties), Newton's method, or (15) where there is no penalty. Stop when no entry of the gradient of (18)
+# is larger than `tolerance`, sign aside. Where no finite best fit exists, say so and do not search for it. Half a win is an
+# arrow for Ford's rule, too.
 #
-# **It is judged** by what it finds on two dozen tables for each of three seeds. Among them: two groups with a single pair
-# between them, which makes the way up long; a group that never lost, with and without a penalty; a group that is held by a
-# tie only. Your rewards must be less than 0.01 nats below the top, your gradient within the tolerance, and a looser
-# tolerance must take fewer rounds. The check takes a few seconds (up to a minute on a slow machine). It looks at unfinished
-# code, too: return the parts that you have.
+# **It is judged** by what it finds on two dozen tables for each of three seeds. Among them: two groups with a single
+# pair between them, which makes the way up long; a group that never lost, with and without a penalty; a group that is
+# held by a tie only. Your rewards must be less than 0.01 nats below the top, your gradient within the tolerance, and a
+# looser tolerance (1 instead of 0.001) must take fewer rounds. The check takes a few seconds (up to a minute on a slow
+# machine). It looks at unfinished code, too: return the parts that you have.
 
 
 # %% tags=["exercise"]
@@ -1262,7 +1263,7 @@ def fit_until(wins: torch.Tensor, ties: torch.Tensor, l2: float, tolerance: floa
     """The maximum of (18), ties as half wins: {"counts": …, "finite": …, "rewards": …, "rounds": …}.
 
     wins, ties: float64, shape (K, K). counts: wins with half of the ties, shape (K, K). finite: whether there is one
-    finite best fit (else the dict ends here). rewards: shape (K,), they sum to 0. rounds: the number of updates.
+    finite best fit (if not: no rewards, no rounds). rewards: shape (K,), they sum to 0. rounds: the number of updates.
     """
     # 1. counts: each tie is half a win for i and half a win for j.
     # 2. finite: with a penalty always; without one by Ford's rule, along the arrows of the counts.

@@ -1436,8 +1436,8 @@ pictures.token_by_token(distances, off)
 # budget in nats, above 0. Use `kl_divergence` and `optimal_policy` from above.
 #
 # `check.capstone` runs it on 18 problems that you have not seen: 3 prompts each, rewards in units from thousandths to
-# thousands, some answers out of reach, some equally good. It wants the budget spent to $10^{-4}$ nats, by policies within
-# $10^{-6}$ nats of $\pi^*$ at your β. That takes a second or two. You need not finish first: return a dict with the parts that
+# thousands, some answers out of reach, some exactly equally good. It wants a mean KL within $10^{-4}$ nats of the budget, by
+# policies within $10^{-6}$ nats of $\pi^*$ at your β. That takes a second or two. You need not finish first: return a dict with the parts that
 # you have, and the check tells how far they are right.
 
 
@@ -1447,13 +1447,13 @@ def my_spend_budget(
 ) -> dict[str, float | Tensor]:
     """The policies of highest mean reward whose mean KL to the reference is `budget` nats, and their one β.
 
-    Returns a dict with "limit" (nats), "beta", "log_probs" (B, N) and "log_z" (B,); where β = 0 without "log_z".
+    Returns a dict with "limit" (nats), "beta", "log_probs" (B, N) and "log_z" (B,). If β = 0, leave "log_z" out.
     """
     # 1. "limit": −log π_ref(best answers), its mean over the prompts. An answer with π_ref = 0 is out of reach.
     # 2. If the budget is the limit or more: β = 0, and the reference, cut down to the best answers.
     # 3. What does a given β spend? Write it as a function of β.
-    # 4. Find one β that spends too little and one that spends too much. The unit of the rewards is unknown.
-    # 5. Bisection: halve the interval between them until β is known to many digits. Then the policies, and log Z.
+    # 4. Find one β that spends too little and one that spends too much: does a large β spend much? The unit is unknown.
+    # 5. Bisection: halve the interval between them until many digits of β are the same. Then the policies, and log Z.
     # BEGIN SOLUTION
     reachable = rewards.masked_fill(ref_log_probs == -torch.inf, -torch.inf)
     best = reachable == reachable.max(-1, keepdim=True).values

@@ -963,7 +963,8 @@ print("far from it.")
 #
 # A method comes in as two functions. `train(beta, seed)` makes one run and returns its policy, whatever that is.
 # `draw(policy)` returns fresh answers of a policy, $K$ to each of $M$ prompts: two tensors `(M, K)`, the log-ratios
-# $\log \pi - \log \pi_\mathrm{ref}$ and the gold rewards. You have $C$ prices, three seeds and a budget in nats. A dict goes out:
+# $\log \pi - \log \pi_\mathrm{ref}$ and the gold rewards. You have a list of $C$ prices, a list of three seeds and a budget in
+# nats. A dict of tensors, lists or numbers goes out:
 #
 # | part | shape | what it is |
 # |---|---|---|
@@ -972,13 +973,15 @@ print("far from it.")
 # | `kl_mean`, `gold_mean` | `(C,)` | means over the seeds |
 # | `kl_half`, `gold_half` | `(C,)` | half-widths of their intervals: 4.303 standard errors over the seeds (section 3) |
 # | `kept` | `(C,)` | which prices no other one dominates, by the means (exercise 7.1) |
-# | `chosen` | `(S,)` | for each seed the price that the *other two* choose, as in exercise 7.3 |
-# | `report` | two numbers | gold reward of the chosen prices in the seeds that did not choose: mean, half-width |
+# | `chosen` | `(S,)` | for each seed the price that the *other two* choose by exercise 7.3, with $S = 2$ |
+# | `report` | two numbers | of each seed the gold reward at the price that the other two chose; over the three: mean, half-width as above |
 #
-# Return the parts that you have: the steps are judged one by one. They are judged on benches of the course, where the KL
-# and the gold reward of every run are known: your figures must lie within their sampling error of the truth, `gold_se` within
-# 25 %, the factor of the intervals within 10 %, and the rest must follow from your own tables. In the end the check says how
-# many of your intervals contain the truth. It takes a few seconds.
+# `frontier_of` and `choose_beta` may be used; mind that `choose_beta` wants the seeds first. One price at least is allowed.
+# Return the parts that you have and leave out the others: the steps are judged one by one. They are judged on benches
+# of the course, where the KL and the gold reward of every run are known: your figures must lie within their sampling
+# error of the truth, `gold_se` within 25 %, the factor of the intervals within 10 %, and the rest must follow from your
+# own tables. In the end the check says how many of your intervals contain the mean of many other seeds, and how far
+# your reports are above what the chosen prices are worth by it. It takes a few seconds.
 
 
 # %% tags=["exercise"]

@@ -713,12 +713,12 @@ print(f"Checked (16) from 20 policies. The end: only the best answers, {ceiling:
 # a small gradient however wrong it is: in (1) whatever moves its logit has the factor $\pi_\mathrm{ref}(y)$. So we look at
 # **slopes**: the gradient by the logit of $y$, divided by $\pi_\mathrm{ref}(y)$. The policy rests where no slope is larger than
 # `tolerance`, sign aside. It has run away where two log-ratios $\log \pi/\pi_\mathrm{ref}$ are more than `limit` nats apart.
-# Any method is welcome. Mind that these losses bend differently: a step length that suits one may be far too long for another.
+# Any method is welcome; you may step along the slopes. Mind that these losses bend differently: a step length that suits one may be far too long for another.
 #
 # **It is judged** on twelve losses with six to eight answers, from each of three seeds: steepest slope (up to twice the
 # tolerance, for rounding), gap to the optimum below $10^{-4}$ nats where we know it, a right verdict, the path of the KL,
-# and the reward that is lost by (2), to $10^{-5}$. That takes a second or two. Return the parts that you have; the check looks
-# at unfinished code, too.
+# and the reward that is lost by (2), to $10^{-5}$. That takes a few seconds. Return the parts that you have; the check looks
+# at unfinished code, too. All numbers are float64. `bisect` may be used again; `at_same_kl` knows only the world of section 1.
 
 
 # %% tags=["exercise"]
@@ -733,7 +733,7 @@ def what_it_wants(
     """Where gradient descent on (1) leads from π_ref, or that nothing holds it; and what reward it loses there.
 
     "slopes": at π_ref, shape (N,). "log_pi": at the end, shape (N,). "rests": whether it came to rest. "kls": KL to the
-    reference in nats, at the start and after each step. "lost": where it rests, E[r] of π* with this KL minus its E[r].
+    reference in nats: 0 at the start, then after each step taken. "lost": if it rests, E[r] of π* with this KL minus its E[r].
     """
     # 1. The weights of all pairs in (1); a function from logits to slopes.
     # 2. From log π_ref, while a slope is too steep: a step downhill. Was it too long? How long is the next one?

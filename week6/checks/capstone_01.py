@@ -44,7 +44,8 @@ capstone = Capstone(
     symptoms=SYMPTOMS,
     shows=lambda records: (
         f"Your fits are at most {max(t.gap for r in records for t in r.values() if t.finite and t.tolerance < 1):.6f} "
-        f"nats below the top. The slow table took you up to {max(rounds(r)[1] for r in records):,} rounds."
+        "nats below the top. Two groups with a single pair between them took you up to "
+        f"{max(rounds(r)[1] for r in records):,} rounds."
     ),
     hints=(
         "At the top actual wins equal expected wins. How far from that may you be, in units of `tolerance`?",

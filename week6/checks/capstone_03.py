@@ -107,7 +107,7 @@ capstone = Capstone(
     shows=lambda records: (
         f"In {sum(len(record) - 1 for record in records)} problems the budget was met to "
         f"{max(abs(t.spent - t.budget) for r in records for k, t in r.items() if k != 'unspendable'):.1g} nats, "
-        "with rewards whose units differ by a factor of a million."
+        f"with rewards whose units differ by a factor of a million; in {len(records)} the leash was slack."
     ),
     hints=(
         "Which of your functions tells you how many nats the best policy spends at a given β? Does that number rise or "

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from week6.checks.bench_07 import PRICES, Frontier, measure
+from week6.checks.bench_07 import PRICES, SEEDS, Frontier, measure
 from week6.checks.capstone import Capstone
 from week6.checks.instruments_07 import in_their_own_seeds, where_chosen
 from week6.checks.steps_07 import STEPS
@@ -67,9 +67,10 @@ def _shows(records: Sequence[list[Frontier]]) -> str:
         lucky.append(float(in_their_own_seeds(f) - worth))
     held_share = torch.stack(held).float().mean()
     return (
-        f"Of your {len(held) * len(PRICES)} intervals {held_share:.0%} contain the mean of all seeds (promised: 95 %). "
-        f"Your reports are off by {sum(honest) / len(honest):+.3f} on average; reported where they were chosen, they "
-        f"would be off by {sum(lucky) / len(lucky):+.3f}."
+        f"Of your {len(held) * len(PRICES)} intervals {100 * held_share:.0f} % contain the mean of {SEEDS} seeds (95 % "
+        "do in the long run, if runs are normal). On average your reports are "
+        f"{sum(honest) / len(honest):+.3f} off from what the chosen prices are worth by it; taken from the seeds that "
+        f"chose they would be {sum(lucky) / len(lucky):+.3f} off."
     )
 
 

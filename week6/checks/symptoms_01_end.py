@@ -180,10 +180,10 @@ OF_THE_END: tuple[Symptom, ...] = (
     Symptom(
         "the size of a step",
         _long_way_unfinished,
-        "You stop too early, most of all on the slow table. What you compare with the tolerance becomes small sooner "
-        "than the largest entry of the gradient: the length of the last step, how much ℓ rose, a share, a norm or a "
-        "mean of the gradient? Small steps are no sign of a top, nor is a small mean. The *largest* entry must be "
-        "within the tolerance, whatever its sign.",
+        "You stop too early, most of all where two groups have a single pair between them. What you compare with the "
+        "tolerance becomes small sooner than the largest entry of the gradient: the length of the last step, how much "
+        "ℓ rose, a share, a norm or a mean of the gradient? Small steps are no sign of a top, nor is a small mean. The "
+        "*largest* entry must be within the tolerance, whatever its sign.",
     ),
 )
 
