@@ -49,7 +49,7 @@ SIZES = EvaluationConfig(
     probe_answers=9,
 )
 MANY = 100
-"""Of a stage of more steps, moments in the middle, which no test looks at, are not kept: to copy them takes a second."""
+"""Of a stage of more steps, moments in the middle, which no test looks at, are not kept: copying takes a second."""
 near = functools.partial(pytest.approx, rel=1e-6, abs=1e-6)
 
 

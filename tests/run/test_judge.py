@@ -7,9 +7,10 @@ import torch
 from datasets import Dataset
 
 from tests.runs import task_once
-from tests.tiny import ragged_pairs
+from tests.tiny import ragged, ragged_pairs, tiny_gpt2
+from week6 import RewardModel, Rollout
 from week6.run.evaluation import Judged, best_of_n
-from week6.run.judge import length_baseline, verdicts
+from week6.run.judge import length_baseline, score_as_ended, verdicts
 
 LONGER = ragged_pairs([2, 2, 2, 2], [5, 6, 4, 2], [3, 2, 3, 4])
 """The chosen answer is the longer one in three of four."""
@@ -25,6 +26,24 @@ def test_the_length_baseline_learns_its_side_from_the_judge_s_own_pairs():
     assert not shorter["prefers_longer"] and shorter["length"] == pytest.approx((3 + 0.5) / 5)
     values = torch.tensor([1, 0, 0.5, 0, 0]).double()
     assert longer["length_se"] == shorter["length_se"] == pytest.approx((values.std() / 5**0.5).item())
+
+
+def test_an_answer_that_the_limit_cut_is_read_as_one_that_ended():
+    """Alone, without padding: what was said before its last token, and EOS. Those that ended are read as they are."""
+    torch.manual_seed(0)
+    judge = RewardModel(tiny_gpt2(pad=1)).double()
+    prompts, prompt_mask, responses, mask = ragged([2, 1, 3], [5, 2, 5], pad=1)
+    responses[0, 4] = responses[2, 4] = 3  # at the limit of 5 these two had not ended
+    finished = torch.tensor([False, True, False])
+    cut = Rollout(prompts, prompt_mask, responses, mask, torch.zeros_like(mask, dtype=torch.double), finished)
+    kept = responses.clone()
+    with torch.no_grad():
+        found = score_as_ended(judge, 1, cut)
+        for i in range(3):
+            said = responses[i][mask[i]].tolist()[:-1]
+            row = torch.tensor([[*prompts[i][prompt_mask[i]].tolist(), *said, 1]])
+            torch.testing.assert_close(found[i], judge(row, torch.ones_like(row))[0])
+    assert torch.equal(cut.responses, kept)
 
 
 def answers(verdict):

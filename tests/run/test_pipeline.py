@@ -365,8 +365,8 @@ def test_every_policy_is_judged_against_sft_by_the_reward_model_and_by_the_unsee
         numbers = torch.arange(2.0 * k).reshape(2, k)
         return Judged([["a"] * k] * 2, numbers, None, numbers, numbers, verdict=numbers)
 
-    def score(model, answers):
-        return ("the judge's" if model is unseen.model else model, answers)
+    def score_as_ended(model, eos, answers):
+        return ("the judge's" if (model, eos) == (unseen.model, 2) else model, answers)
 
     def verdicts(judged, start):
         compared.append((set(judged), start))
@@ -374,7 +374,8 @@ def test_every_policy_is_judged_against_sft_by_the_reward_model_and_by_the_unsee
 
     stubs = {
         "judge": judge,
-        "score": score,
+        "score": lambda model, answers: (model, answers),
+        "score_as_ended": score_as_ended,
         "verdicts": verdicts,
         "length_baseline": lambda own, heldout: {"length": (own, heldout)},
         "write_samples": lambda *_: None,
@@ -389,6 +390,7 @@ def test_every_policy_is_judged_against_sft_by_the_reward_model_and_by_the_unsee
     run.result = lambda stage: {"evaluation": found, "judge": {"accuracy": 0.75}}[stage]
     nothing = dict.fromkeys(("gold", "rates", "best_gold"))
     task = SimpleNamespace(heldout_prompts={"prompt": ["x", "y"]}, own_requests="requests", **nothing)
+    task.tokenizer = SimpleNamespace(eos_token_id=2)
     setting = SimpleNamespace(run=run, task=task, preset=SimpleNamespace(evaluation=SMALL), stage_seed=str)
     pipeline.evaluate(setting, policies, reward_model, unseen)
     assert dict(seen[:-1]) == dict.fromkeys(policies, 2) and seen[-1] == ("sft", 3 * 2)

@@ -8,12 +8,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from week6.reward_model import score
 from week6.run.evaluation import Judged, estimate, win_rate
-from week6.sequences import Pairs
+from week6.sequences import Demonstrations, Pairs, Rollout
 
 SURE = 1.96
 """Standard errors on either side of a mean that make an interval of 95 %."""
+
+
+def score_as_ended(model: nn.Module, eos: int, answers: Rollout) -> Float[Tensor, " B"]:
+    """What the judge says of each answer; where the limit cut one, EOS takes the place of its last token.
+
+    Every answer of the judge's pairs ends with EOS, and there its score is read. In the middle of a sentence it has
+    learnt nothing: what it says there says more about the place than about the answer.
+    """
+    responses, last = answers.responses.clone(), answers.response_mask.sum(-1) - 1
+    responses[~answers.finished, last[~answers.finished]] = eos
+    return score(model, Demonstrations(answers.prompts, answers.prompt_mask, responses, answers.response_mask))
 
 
 def length_baseline(own: Pairs, heldout: Pairs) -> dict[str, Any]:

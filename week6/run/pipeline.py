@@ -38,7 +38,7 @@ from week6.reward_model import (
     train_reward_model,
 )
 from week6.run.evaluation import Estimate, Judged, best_of_n, estimate, figures, judge, sample_batches
-from week6.run.judge import length_baseline, verdicts
+from week6.run.judge import length_baseline, score_as_ended, verdicts
 from week6.run.labelling import answer_requests, collect_pairs, encode_texts, label_with
 from week6.run.models import Preset, frozen_copy, initial_policy
 from week6.run.own_requests import try_requests
@@ -296,7 +296,8 @@ def evaluate(
 
         def answers(name: str, stage: str, k: int) -> Tensors:
             seed = setting.stage_seed(f"evaluation/{stage}")
-            second = None if unseen is None else partial(score, unseen.model)
+            eos = task.tokenizer.eos_token_id
+            second = None if unseen is None else partial(score_as_ended, unseen.model, eos)
             first = partial(score, reward_model)
             return judge(policies[name], policies["sft"], first, task, prompts, k, seed, unseen=second).tensors()
 
