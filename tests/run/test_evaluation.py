@@ -105,6 +105,19 @@ def test_judge_keeps_answers_with_their_prompts():
     assert judged.kl.shape == judged.length.shape == (5, 3)
 
 
+def test_a_long_prompt_makes_few_answers_wide():
+    widths = []
+
+    def reward(part):
+        widths.append((int(part.prompt_mask.any(0).sum()), len(part)))
+        return part.prompt_mask.sum(1).float()
+
+    prompts = ["a b c d", *["a", "b"] * 63, "a b c"]
+    judged = judge(tiny_gpt2(), tiny_gpt2(), reward, toy_task(max_new_tokens=1), prompts, 1, seed=0)
+    assert widths == [(1, 64), (4, 64)]
+    assert judged.proxy.flatten().tolist() == [4.0, *[1.0] * 126, 3.0]
+
+
 def test_judged_kl_is_the_divergence_from_the_sft_policy():
     """Of one-token answers the KL is a sum over the vocabulary; the mean of k1 must be within 4 standard errors."""
     policy, sft, task = tiny_gpt2(seed=0), tiny_gpt2(seed=1), toy_task(max_new_tokens=1)

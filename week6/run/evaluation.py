@@ -23,6 +23,8 @@ from week6.sequences import Rollout, decode, encode_prompts
 from week6.tasks import Task
 
 Reward = Callable[[Rollout], Float[Tensor, " B"]]
+PART = 64
+"""So many answers are read at once, those to prompts of a length together: a long one makes all of its part as wide."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ def judge(
         scores = reward(batch), (batch.log_probs - reference).sum(-1)
         return scores if unseen is None else (*scores, unseen(batch))
 
-    proxy, kl, *verdict = in_parts(rewards_and_kl, answers, sft, batch_size)
+    order = answers.prompt_mask.sum(-1).argsort(stable=True)
+    read = in_parts(rewards_and_kl, answers.rows(order), sft, min(batch_size, PART))
+    proxy, kl, *verdict = (x[order.argsort()] for x in read)
     texts = decode(task.tokenizer, answers.responses, answers.response_mask)
     asked = [prompt for prompt in prompts for _ in range(answers_per_prompt)]
     shape = (len(prompts), answers_per_prompt)
