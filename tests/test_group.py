@@ -10,7 +10,15 @@ import torch
 
 from tests.tiny import ragged, tiny_gpt2
 from week6 import generator_for, make_optimizer, minibatch, response_log_probs, sample
-from week6.group import GRPOConfig, group_policy_loss, grpo_advantages, rloo_advantages, train_grpo
+from week6.group import (
+    Graded,
+    GRPOConfig,
+    group_policy_loss,
+    grpo_advantages,
+    grpo_update,
+    rloo_advantages,
+    train_grpo,
+)
 from week6.machine import optim
 from week6.machine.bounds import check_fields
 
@@ -226,6 +234,49 @@ def test_the_loop_against_the_algorithm_written_out(changes):
         assert row["first_ratio_deviation"] < 1e-4
     assert 0 < finished < 36  # both kinds of answers occurred
     torch.testing.assert_close(weights(policy), weights(by_hand), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"kl": "loss", "mean": "token"}, {"kl": "reward", "mean": "answer"}])
+def test_an_update_of_several_steps_away_from_ratio_one(changes, monkeypatch):
+    """Where the two ends of the clip are two, and figures are means over the steps, but for the first ratio."""
+    config = dataclasses.replace(
+        CONFIG, epochs=2, minibatches=2, clip_low=0.1, clip_high=0.4, temperature=0.7, **changes
+    )
+    policy, by_hand, old, reference = (tiny_gpt2(seed=seed, scale=0.2) for seed in (1, 1, 2, 3))
+    answers = ragged([1, 3, 2, 4], [4, 2, 3, 1])
+    mask, advantages = answers[3], torch.tensor([1.0, -0.5, 2.0, -1.5], dtype=torch.float64)
+    with torch.no_grad():
+        before, ref = (response_log_probs(model, *answers, 0.7) for model in (old, reference))
+    batch = Graded(*answers, before, torch.ones(4).bool(), advantages, ref, torch.ones(4))
+    stats = grpo_update(policy, make_optimizer(policy, 1e-2), batch, config, torch.Generator().manual_seed(7))
+
+    optimizer, generator, steps = make_optimizer(by_hand, 1e-2), torch.Generator().manual_seed(7), []
+    for _ in range(2):
+        order = torch.randperm(4, generator=generator)
+        for rows in (order[:2], order[2:]):
+            new, real = response_log_probs(by_hand, *(x[rows] for x in answers), 0.7), mask[rows]
+            ratio, a = (new - before[rows]).exp(), advantages[rows].unsqueeze(1)
+            terms = -torch.min(a * ratio, a * ratio.clamp(0.9, 1.4))
+            clipped = (a * ratio.clamp(0.9, 1.4) < a * ratio)[real].double().mean().item()
+            if config.kl == "loss":
+                terms = terms + 0.3 * ((ref[rows] - new).exp() - 1 - (ref[rows] - new))
+            terms = torch.where(real, terms, 0)
+            loss = terms.sum() / real.sum() if config.mean == "token" else (terms.sum(1) / real.sum(1)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            norm = float(torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0))
+            optimizer.step()
+            steps.append((loss.item(), clipped, norm, (ratio[real] - 1).abs().max().item()))
+    assert 0 < sum(step[1] for step in steps) < 4
+    for i, name in enumerate(("loss", "clip_fraction", "grad_norm")):
+        assert stats[name] == pytest.approx(sum(step[i] for step in steps) / 4, rel=1e-6), name
+    assert stats["first_ratio_deviation"] == pytest.approx(steps[0][3], rel=1e-6) != steps[1][3]
+    torch.testing.assert_close(weights(policy), weights(by_hand), rtol=0, atol=1e-6)
+
+    monkeypatch.setattr(optim, "training_bytes", lambda *_: 10**15)  # in parts of one row: the largest is of all
+    policy = tiny_gpt2(seed=1, scale=0.2)
+    cut = grpo_update(policy, make_optimizer(policy, 1e-2), batch, config, torch.Generator().manual_seed(7))
+    assert cut["first_ratio_deviation"] == pytest.approx(steps[0][3], rel=1e-6)
 
 
 @pytest.mark.parametrize("mean", ["answer", "token", "sum"])

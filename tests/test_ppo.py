@@ -10,6 +10,7 @@ from torch.autograd import gradcheck
 
 from tests.tiny import EOS, ragged, tiny_gpt2
 from week6.log_probs import response_log_probs
+from week6.machine import optim
 from week6.machine.optim import generator_for, make_optimizer, minibatch
 from week6.ppo import (
     AdaptiveKL,
@@ -481,6 +482,19 @@ def test_update_against_the_algorithm_written_out():
     assert stats["value_loss"] == pytest.approx(sum(x for _, x in losses) / 3, abs=1e-5)
     # Rows come in another order: rounding of fp32 values, which Adam may blow up to a small part of lr = 3e-3.
     torch.testing.assert_close(weights(trained), weights(by_hand), rtol=0, atol=1e-4)
+
+
+def test_the_first_ratio_is_the_largest_of_all_parts(monkeypatch):
+    """Answers of another policy, in parts of one row and whole."""
+    rollout = sampled(actor_of(seed=2, scale=0.25))
+    mask, zeros = rollout.response_mask, torch.zeros(rollout.responses.shape)
+    with torch.no_grad():
+        largest = (actor_of(seed=1)(rollout, 0.7)[0] - rollout.log_probs)[mask].expm1().abs().max().item()
+    for row_bytes in (1, 10**15):
+        monkeypatch.setattr(optim, "training_bytes", lambda *_, row_bytes=row_bytes: row_bytes)
+        actor = actor_of(seed=1)
+        stats = ppo_update(actor, make_optimizer(actor, 1e-3), rollout, zeros, zeros + 1, zeros, CONFIG)
+        assert stats["first_ratio_deviation"] == pytest.approx(largest, rel=1e-5)
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
