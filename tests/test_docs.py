@@ -6,7 +6,11 @@ import shlex
 import pytest
 
 from tools.record import DOCS, ROOT, TABLES, between, write_tables
+from week6.chat import session
+from week6.classroom import challenge, confirm, doctor, here
 from week6.cli import choose_preset, parse
+from week6.grading import jail, table, wire
+from week6.run.models import PRESETS
 
 README = ROOT / "README.md"
 INDEX = DOCS / "README.md"
@@ -82,6 +86,31 @@ def test_flags_are_flags_of_a_run(page, flag):
     words = ["run", *flag.split()]
     words += ["tiny"] * (len(words) == 2)  # a flag that is named without a value
     parse(words, choose_preset(words))
+
+
+LIMITS = {
+    "From {:g} nats a token on, the chat says that the reward means nothing": session.STRANGE,
+    "at a KL of at most {:g} nats?": challenge.KL_LIMIT,
+    "**Prompts:** {} that no notebook shows": len(challenge.challenge_prompts()),
+    "never seen; {} answers to each": challenge.ANSWERS,
+    "has its {:,} preference pairs": PRESETS["lesson"].n_pairs,
+    "where fewer than {:.0%} of those who tried": table.REPEAT,
+    "a disk of {:g} MiB in memory": jail.DISK / 2**20,
+    "{:g} GiB of memory": jail.MEMORY / 2**30,
+    "files of {:g} MiB": jail.FILE_SIZE / 2**20,
+    "{} processes": jail.PROCESSES,
+    "{:g} MiB a result": wire.LARGEST / 2**20,
+    "memory under {:g} GB": confirm.Limits().memory_gb,
+    "under {:g} minutes": confirm.Limits().minutes,
+    "less than {} minutes": {8: "eight"}.get(here.MINUTES),
+    "waited for {} seconds at most": {4: "four"}.get(doctor.HUB_SECONDS + 1),
+}
+
+
+@pytest.mark.parametrize("words", LIMITS)
+def test_limits_that_are_told_are_those_of_the_code(words):
+    said = words.format(LIMITS[words]).replace("%", " %")
+    assert any(said in " ".join(text.split()) for text in PAGES.values())
 
 
 PATH = re.compile(r"[\w.-]+/[\w./-]*|[\w-]+\.(py|md|csv|json|toml|yml|cfg)")

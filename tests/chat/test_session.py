@@ -254,6 +254,26 @@ def test_sessions_that_make_no_sense():
         ChatSession({"sft": new_policy(quick_preset(), TOKENIZER, 0)}, TOKENIZER, betas={"dpo": 1.0})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policies": [1]}, "policies: got a list, expected each under its name"),
+        ({"tokenizer": "gpt2"}, "tokenizer: got 'gpt2', expected that of the policies"),
+        ({"betas": [0.1]}, "betas: got a list, expected each under the name of its policy"),
+        ({"betas": {"dpo": 0.0}}, "betas: got 0.0, expected a finite number > 0"),
+        ({"reference": "none"}, "betas: got one for 'dpo', expected a policy beside the reference"),
+        ({"max_new_tokens": 0}, "max_new_tokens: got 0, expected a whole number ≥ 1"),
+        ({"memory": -1}, "memory: got -1, expected a whole number ≥ 0"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(changes, message):
+    policy = new_policy(quick_preset(), TOKENIZER, 0)
+    given = {"policies": {"sft": policy, "dpo": policy}, "tokenizer": TOKENIZER, "betas": {"dpo": 0.1}}
+    assert ChatSession(**given, max_new_tokens=1, memory=0).memory == 0
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        ChatSession(**given | changes)
+
+
 def test_a_model_without_an_end_of_positions():
     """Such as Bloom or Mamba."""
     talk = session()

@@ -83,6 +83,17 @@ def test_another_version_is_noticed(mine):
     assert look() == f"5 of {total} cells are missing or of another version"
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_fiftieth_of_the_cells_may_be_gone(mine, more):
+    notebook, look = mine
+    total = len(json.loads(EXPECTED.read_text())[Path(NAME).stem].split())
+    gone = total // 50 + more
+    for cell in notebook["cells"][6 : 6 + gone]:
+        cell["source"] = "another version"
+        cell["id"] = identity(cell["cell_type"], cell["source"])
+    assert look() == (f"{gone} of {total} cells are missing or of another version" if more else "")
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"cells": 3}', '{"worksheets": []}', '{"cells": [1]}', "[" * 9999]
 )

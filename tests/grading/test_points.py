@@ -52,6 +52,7 @@ def test_a_teachers_own_points_and_late_capstones(tmp_path):
         ('[late]\nstudents = "ada"', "expected names"),
         ('[late]\nstudents = ["eve"]', "nothing came from eve, expected some of those who handed in: ada"),
         ("exercise = ", "no TOML"),
+        ("exercise = 1_000_000_001", r"got 1000000001, expected a number from 0 to 1e\+09$"),
         ("exercise = " + "9" * 400, "got 9999.*, expected a number from 0 to 1e"),
         ("exercise = " + "[" * 3000 + "]" * 3000, "no TOML .maximum recursion"),
     ],
@@ -59,6 +60,17 @@ def test_a_teachers_own_points_and_late_capstones(tmp_path):
 def test_what_makes_no_sense_is_refused(tmp_path, text, words):
     with pytest.raises(RunError, match=words):
         own(tmp_path, text)
+
+
+@pytest.mark.parametrize(("n", "more"), [(8, ""), (9, ", …")])
+def test_of_many_students_eight_are_named(tmp_path, n, more):
+    there = [f"s{i}" for i in range(n)]
+    with pytest.raises(RunError, match=f"those who handed in: {', '.join(there[:8])}{more}$"):
+        own(tmp_path, '[late]\nstudents = ["eve"]', there)
+
+
+def test_the_largest_number_of_points_is_one(tmp_path):
+    assert own(tmp_path, "exercise = 1_000_000_000").exercise == 1e9
 
 
 def test_a_mark_before_the_text_is_no_matter(tmp_path):

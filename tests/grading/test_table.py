@@ -40,6 +40,24 @@ def test_shares_and_misconceptions_of_each_exercise():
     assert table.by_exercise([someone("x", "not attempted")])[0].repeat
 
 
+def test_three_of_five_need_no_repetition():
+    """Fewer than 60 % do."""
+    first = [["correct"] * n + ["not yet"] * (5 - n) for n in (3, 2)]
+    assert [table.by_exercise([someone("x", kind) for kind in kinds])[0].repeat for kinds in first] == [False, True]
+
+
+def test_of_a_long_name_the_end_is_shown():
+    """Folders stand before it: 28 characters, the mark of what is left out among them."""
+    names = ["a" * 28, "group/" + "b" * 27, "c" * 28 + "d"]
+    rows = [someone(name, "correct", flags=("odd",)) for name in names]
+    refused = Marked("e" * 30, "e", "", refused="no notebook")
+    lines = table.as_text([*rows, refused], points(None, names)).splitlines()
+    shown = [names[0], "…" + "b" * 27, "…" + "c" * 26 + "d"]
+    assert [line[:30] for line in lines[1:4]] == [f"{name}  " for name in shown]
+    assert lines[0].startswith(f"nb01{' ' * 24}  q1  q2")
+    assert f"  …{'e' * 27}  no notebook" in lines and all(f"  {name}  odd" in lines for name in shown)
+
+
 def test_the_terminals_table():
     text = table.as_text(CLASS, WORTH)
     lines = text.splitlines()

@@ -4,9 +4,11 @@ import dataclasses
 import math
 import random
 import time
+from types import SimpleNamespace
 from typing import Annotated, get_args, get_origin
 
 import pytest
+import torch
 from datasets import Dataset
 from transformers import BertConfig, BertLMHeadModel
 
@@ -17,7 +19,16 @@ from week6.machine.bounds import Bounds, check_value, fields_of
 from week6.machine.checkpoint import RunError
 from week6.machine.compute import using
 from week6.run.models import PRESETS, new_policy
-from week6.run.setting import check_model, check_preset, check_run, check_task, open_setting, preset_task, stages_of
+from week6.run.setting import (
+    _check_predicts,
+    check_model,
+    check_preset,
+    check_run,
+    check_task,
+    open_setting,
+    preset_task,
+    stages_of,
+)
 from week6.run.sweep import SweepConfig
 
 NUMBERS = {name: hint for name, _, hint in fields_of(SweepConfig(quick_preset())) if "Bounds" in str(hint)}
@@ -186,6 +197,29 @@ def test_a_model_that_cannot_continue_a_text(own):
     BertLMHeadModel(BertConfig(vocab_size=n, **shape)).save_pretrained(folder)
     with pytest.raises(RunError, match=rf"--model {folder}: .+expected a causal language model"):
         check_run(preset, 0)
+
+
+class Sure(torch.nn.Module):
+    """Expects the padding token everywhere: every other one costs `nats`."""
+
+    def __init__(self, nats, words):
+        super().__init__()
+        self.nats, self.words = nats, words
+
+    def forward(self, input_ids, logits_to_keep, **_):
+        logits = torch.zeros(len(input_ids), len(logits_to_keep), self.words)
+        logits[..., 0] = self.nats
+        return SimpleNamespace(logits=logits)
+
+
+@pytest.mark.parametrize(("times", "message"), [(2.9, "predicts the same after every"), (3.1, "its loss on the data")])
+def test_a_loss_of_three_times_a_guess_is_hopeless(times, message):
+    task = task_once("assistant")
+    guess = math.log(len(task.tokenizer))
+    with pytest.raises(RunError, match=f"--model m: {message}") as error:
+        _check_predicts("m", task, Sure(times * guess, len(task.tokenizer)))
+    said = f"is {times * guess:.3g} nats a token, expected at most {3 * guess:.0f}, 3 times that of a guess"
+    assert (said in str(error.value)) == (times > 3)
 
 
 def test_the_longest_text_must_fit_the_positions(own):
