@@ -130,8 +130,9 @@ def test_what_is_still_graded_when_all_is_ended_is_not_waited_for(monkeypatch, t
     monkeypatch.setattr(command, "_begin", operator.is_)
     monkeypatch.setattr(command, "_mark", time.sleep)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    made = command._side_by_side({"ada": 0, "ben": 30}, (), 2, [])
+    made = command._side_by_side({"ada": 0, "ben": 30, "eve": 30}, (), 2, suspects := [])
     assert next(made) == ("ada", None) and list(tmp_path.iterdir())
+    assert suspects == ["ada", "ben"]  # who waits has killed nobody
     began = time.perf_counter()
     made.close()
     assert time.perf_counter() - began < 15 and not list(tmp_path.iterdir())
