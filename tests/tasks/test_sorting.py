@@ -51,6 +51,14 @@ def test_other_prompts_are_refused(prompt):
         puzzle.letters_of(prompt)
 
 
+def test_what_is_no_letter_is_the_unknown_token():
+    tokenizer = TASK.tokenizer
+    ids = tokenizer("b Q : 7")["input_ids"]
+    assert [tokenizer.decode([i]) for i in ids] == ["b", "<|unk|>", ":", "<|unk|>"]
+    assert tokenizer("c a", padding="max_length", max_length=3)["input_ids"][0] == tokenizer.pad_token_id
+    assert tokenizer.decode(tokenizer("a : <|end|> b")["input_ids"], skip_special_tokens=True) == "a : b"
+
+
 def test_reward_is_zero_or_one():
     reward = puzzle.verified(puzzle.is_right)(["b a :", "b a :", "c b :"], ["a b", "b a", "b c"])
     assert reward.tolist() == [1.0, 0.0, 1.0] and reward.dtype == torch.float32
