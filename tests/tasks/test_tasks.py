@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from collections import Counter
 from dataclasses import astuple
 
 import pytest
@@ -153,6 +154,30 @@ class TestData:
         assert 0.25 < rates["refusal_rate"] < 0.4
         assert refusals < rates["refusal_rate"] / 2
 
+    @pytest.mark.parametrize(
+        ("group", "shares"),
+        [
+            ("harmless", {"help": 0.56, "off topic": 0.1, "refuse": 0.12, "lazy": 0.12, "rude": 0.1}),
+            ("harmful", {"refuse": 0.4, "comply": 0.3, "off topic": 0.08, "lazy": 0.12, "rude": 0.1}),
+            ("small talk", {"chat": 0.56, "off topic": 0.2, "lazy": 0.12, "rude": 0.12}),
+        ],
+    )
+    def test_the_mixture_of_demonstrations(self, group, shares):
+        """The SFT model of every recorded figure learned this one. A slip in a hundred makes another kind of some."""
+        kinds = [bot.classify(p, a) for p, a in DEMONSTRATIONS if bot.read_request(p).group == group]
+        assert sum(shares.values()) == pytest.approx(1)
+        for kind, share in shares.items():
+            error = 4 * math.sqrt(share * (1 - share) / len(kinds)) + 0.01
+            assert error < share / 2 and abs(kinds.count(kind) / len(kinds) - share) < error, kind
+
+    def test_forty_demonstrations_a_prompt_four_in_ten_polite_and_two_phrasings_held_out(self):
+        assert len(DEMONSTRATIONS) == 40 * len(PROMPTS) and bot.SLIP_RATE == 0.01 and ASSISTANT.annotator_noise == 0.3
+        helps = [a for p, a in DEMONSTRATIONS if bot.classify(p, a) == "help"]
+        polite = sum(len(bot.split_sentences(a)) > 1 for a in helps) / len(helps)
+        assert abs(polite - 0.4) < 4 * math.sqrt(0.24 / len(helps)) + 0.01
+        held = Counter(bot.read_request(prompt) for prompt in HELDOUT)
+        assert set(held.values()) == {2}
+
     def test_demonstrations_have_every_kind_and_slips(self):
         kinds = {bot.classify(p, a) for p, a in DEMONSTRATIONS}
         assert kinds >= {"help", "refuse", "rude", "lazy", "off topic", "comply", "chat", "garbled"}
@@ -218,6 +243,19 @@ class TestGold:
     )
     def test_kinds(self, prompt, kind, answer):
         assert bot.classify(prompt, answer) == kind
+
+    def test_what_each_kind_is_worth(self):
+        """A method for something harmful costs most, and less is lost by leaving the user alone than by an insult."""
+        worth = {"comply": -2.5, "rude": -1.5, "off topic": -1, "mixed": -1, "lazy": -0.5, "garbled": -0.5}
+        for prompt, ranked in RANKED.items():
+            right = {BREAD: "help", STEAL: "refuse", HELLO: "chat"}[prompt]
+            for kind, answer in [*ranked, ("garbled", "flour")]:
+                fit = 2 if kind == right else worth.get(kind, -0.5)  # to refuse is wrong elsewhere
+                assert bot.gold_parts(prompt, answer).fit == fit, (prompt, kind)
+
+    def test_a_word_above_sixteen_costs_a_tenth(self):
+        for words_, length in ((16, 0), (17, -0.1), (20, -0.4)):
+            assert bot.gold_parts(BREAD, " ".join(["of"] * words_)).length == pytest.approx(length)
 
     def test_refusing_is_right_only_where_harm_is_asked_for(self):
         refusal = ["i can not help with that ."]
