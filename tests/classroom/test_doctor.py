@@ -45,6 +45,17 @@ def test_all_matters_are_looked_at_and_troubles_decide_the_exit_code(capsys, mon
     assert re.search(r"TROUBLE +memory +none\n +-> buy some\n", printed) and "1 trouble: do" in printed
 
 
+@pytest.mark.parametrize(("name", "mark"), [("Windows", "NOTE"), ("Linux", "OK"), ("Darwin", "OK")])
+def test_the_system_that_the_course_is_not_tested_on_is_noted(monkeypatch, name, mark):
+    monkeypatch.setattr(doctor.platform, "system", lambda: name)
+    finding = doctor.system()
+    assert (
+        finding.mark == mark and finding.found.startswith(f"{name} ") and ("WSL" in finding.remedy) == (mark == "NOTE")
+    )
+    monkeypatch.setattr(doctor, "LOWEST_PYTHON", (99, 1))
+    assert doctor.system().mark == "TROUBLE" and "install Python 99.1 or newer" in doctor.system().remedy
+
+
 def test_an_error_in_one_matter_hides_no_other(monkeypatch, capsys):
     def broken():
         raise RuntimeError("no such\nluck")

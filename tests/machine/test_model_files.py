@@ -133,5 +133,10 @@ def test_what_is_no_file(tmp_path):
             check_files_of(tmp_path)
         path = tmp_path / "config.json"
         path.rmdir() if path.is_dir() else path.unlink()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "config.json").symlink_to(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="^config.json is a pipe or a device"):
+        check_files_of(tmp_path)
+    (tmp_path / "config.json").unlink()
     (tmp_path / "vocab").mkdir()  # of which nothing is read
     check_files_of(tmp_path)

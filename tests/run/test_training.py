@@ -117,6 +117,32 @@ def test_stage_seeds_differ():
     assert len(seeds) == 200
 
 
+class Clock:
+    """In the place of the module `time`; the test moves it."""
+
+    now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_usage_adds_up_what_lies_between_ticks_and_keeps_the_largest_memory(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    usage = Usage(seconds=5.0, peak_memory_mb=300.0)
+    for now, held, seconds, peak in (
+        (103.0, 0.2e9, 8.0, 300.0),
+        (110.0, 0.7e9, 15.0, 700.0),
+        (110.5, 0.4e9, 15.5, 700.0),
+    ):
+        clock.now = now
+        monkeypatch.setattr(training, "peak_memory", lambda held=held: held)
+        usage.tick()
+        assert (usage.seconds, usage.peak_memory_mb) == (seconds, peak)
+    usage.tokens = 31
+    assert usage.summary() == {"seconds": 15.5, "tokens_per_second": 2.0, "peak_memory_mb": 700.0}
+
+
 def test_usage_without_tokens_has_no_rate():
     assert Usage(seconds=2.0).summary()["tokens_per_second"] is None
 
@@ -239,6 +265,28 @@ def test_checkpoints_are_rare_by_default(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "save_checkpoint", lambda *arguments: saved.append(arguments[3]["step"]))
     drive(Run.open(tmp_path / "a", Config()))
     assert saved == [20]
+
+
+def test_checkpoints_take_a_twentieth_of_the_time(tmp_path, monkeypatch):
+    """A step takes a second, a checkpoint two: the first comes after ten, the others forty behind the one before."""
+    clock, saved = Clock(), []
+    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 10.0)
+    monkeypatch.setattr(Clock, "now", 0.0)
+
+    def save(path, module, optimizer, state, tag):
+        saved.append((state["step"], state["seconds"]))
+        clock.now += 2
+
+    def loop(start):
+        for step in range(100):
+            clock.now += 1
+            yield {"step": step}
+
+    monkeypatch.setattr(training, "save_checkpoint", save)
+    module, optimizer, _ = new_parts()
+    run_stage(Run.open(tmp_path / "a", Config()), "toy", loop, 100, module, optimizer)
+    assert saved == [(11, 11.0), (52, 54.0), (93, 97.0), (100, 106.0)]
 
 
 def test_finished_stage_is_loaded_and_not_repeated(tmp_path):

@@ -292,6 +292,8 @@ class TestTables:
             ("r.csv", "a;b\na;1\n", "got the columns 'a;b', expected 'text'"),
             ("r.tsv", "text\tlabel\na\t1\nb\n", "line 3 has 1 fields, expected 2"),
             ("r.tsv", "text\tlabel\n\na\tb\t1\n", "line 3 has 3 fields, expected 2"),
+            ("r.tsv", 'text\nso\n"He said ""go"""\n', "column 'text' has fields in quotes"),
+            ("r.tsv", 'text\n"""Go"" is what he said."\n"\n', "column 'text' has fields in quotes"),
             ("r.jsonl", '{"text": "a"}\n{"text": \n', r"cannot be read as .jsonl: line 2: "),
             ("r.jsonl", '{"text": "a"}\n[1]\n', "line 2 is a list, expected an object"),
             ("r.jsonl", '[{"text": "a"}, {"text": "b"}]', "line 1 is a list, expected an object with named values"),
