@@ -84,5 +84,6 @@ def test_names_of_pages_are_plain_and_differ():
     names = ["a/b", "a_b", "../../etc/passwd", "é" * 300, "", "CON\n"]
     files = [pages.file_name(Marked(name, "f", "nb01")) for name in names]
     assert pages.file_name(Marked("a" * 70, "f", "nb01")).startswith("a" * 60 + "-")
+    assert all(re.fullmatch(r".*-[0-9a-f]{8}\.html", name) for name in files)
     assert len(set(files)) == len(names) and all(re.fullmatch(r"[\w-][\w.-]{0,80}\.html", name) for name in files)
     assert all(len(name.encode()) < 200 for name in files)

@@ -129,6 +129,7 @@ class Clock:
 def test_usage_adds_up_what_lies_between_ticks_and_keeps_the_largest_memory(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(training, "time", clock)
+    assert Usage().summary() == {"seconds": 0.0, "tokens_per_second": None, "peak_memory_mb": 0.0}
     usage = Usage(seconds=5.0, peak_memory_mb=300.0)
     for now, held, seconds, peak in (
         (103.0, 0.2e9, 8.0, 300.0),

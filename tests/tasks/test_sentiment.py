@@ -17,7 +17,7 @@ from week6.preferences import bayes_accuracy
 from week6.sequences import encode_demonstrations, encode_prompts
 from week6.tasks import load_task
 from week6.tasks.sentiment import PROMPT_TOKENS, SEED, classifier, split_reviews, vader
-from week6.tasks.tables import read_table
+from week6.tasks.tables import _read_tsv, read_table
 
 TOKENIZER = byte_tokenizer()
 TOKENIZER.pad_token = TOKENIZER.eos_token
@@ -237,6 +237,29 @@ FORMS = {
     "r.csv": lambda rows: pd.DataFrame({"id": 1, "text": rows}).to_csv(index=False),
     "r.tsv": lambda rows: "id\ttext\n" + "\n".join(f"{i}\t{row}" for i, row in enumerate(rows)),
 }
+
+
+@pytest.mark.parametrize(
+    ("fields", "in_quotes"),
+    [
+        (['"a"', '"b"'], True),
+        (['"a"', "b"], False),  # a text may be a quotation
+        (['"a"', "", '"b"'], True),
+        (['"a ""b"" c"', "d"], True),  # but no text doubles its quotes
+        (['"a "" b" c"', "d"], False),
+        (['"a ""b"" c', "d"], False),
+        (['"', '"'], False),
+        (['""', '""'], True),
+        (["", ""], False),
+    ],
+)
+def test_fields_in_quotes_are_known_by_all_of_a_column_or_by_doubled_ones(fields, in_quotes):
+    text = "\n".join(["n\ttext", *(f"1\t{field}" for field in fields)])
+    if in_quotes:
+        with pytest.raises(ValueError, match="column 'text' has fields in quotes"):
+            _read_tsv(text, "")
+    else:
+        assert _read_tsv(text, "").columns == {"n": ["1"] * len(fields), "text": fields}
 
 
 class TestTables:
