@@ -71,6 +71,7 @@ def test_the_terminals_table():
 
 
 def test_csv_and_json_say_the_same():
+    assert "\r" not in table.as_csv(CLASS, WORTH) + table.class_csv(table.by_exercise(CLASS))
     rows = list(csv.DictReader(io.StringIO(table.as_csv(CLASS, WORTH))))
     assert len(rows) == 3 * 7 + 1 and rows[-1]["verdict"] == "not graded"
     assert {row["student"] for row in rows} == {"ada", "ben", "'=HYPERLINK(1)", "dan"}

@@ -44,7 +44,7 @@ class Nursery:
 
     def __init__(self) -> None:
         mine, theirs = socket.socketpair()
-        root = str(Path(__file__).resolve().parent.parent.parent)
+        root = str(Path(__file__).absolute().parents[2])
         code = (
             f"import sys; sys.path.insert(0, {root!r}); from week6.grading.forks import main; main({theirs.fileno()})"
         )
