@@ -121,6 +121,7 @@ def test_answers_to_some_two_dozen_prompts_evenly_spread(prompts, shown, tmp_pat
         assert (second["policy"], second["gold"]) == ("ppo", i / 8)
     text = (tmp_path / "samples.md").read_text()
     assert text.count("**&lt;p&gt;") == text.count("| policy | answer |") == shown
+    assert text.count("| proxy |\n|---|---|---|---|\n| SFT |") == shown  # both policies in one table
     assert (
         f"| PPO | answer {step} | {step / 8:.2f} | {2 * step:.2f} |" in text and f"| SFT | answer {step} | — |" in text
     )
