@@ -119,6 +119,7 @@ def test_processes_with_nothing_left_to_do_end_by_themselves(monkeypatch):
             super().shutdown(**how)
 
     monkeypatch.setattr(command, "ProcessPoolExecutor", Watched)
+    monkeypatch.setattr(command, "PATIENCE", 60)  # of a machine that does other work
     monkeypatch.setattr(command, "_begin", operator.is_)  # two that a fresh process finds without loading anything
     monkeypatch.setattr(command, "_mark", operator.truth)
     assert dict(command._side_by_side({"ada": 1, "ben": 0}, (), 2, [])) == {"ada": True, "ben": False}

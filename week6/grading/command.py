@@ -32,6 +32,8 @@ from week6.machine.lock import only_writer
 from week6.machine.paths import place
 from week6.pictures.of_class import class_bars
 
+PATIENCE = 5
+"""Seconds in which a process that has nothing left to do ends."""
 _GRADER: list[Any] = []
 """In a process that grades: its nursery, its folder, and what submissions must not read."""
 
@@ -148,11 +150,11 @@ def _side_by_side(
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes if not suspects else []:
-            process.join(5)  # with nothing left to do each ends by itself, and gives back its semaphores
+            process.join(PATIENCE)  # with nothing left to do each ends by itself, and gives back its semaphores
         for process in processes:
             process.terminate()
         for process in processes:
-            process.join(5)
+            process.join(PATIENCE)
         shutil.rmtree(base, ignore_errors=True)
 
 
