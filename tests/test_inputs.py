@@ -8,6 +8,8 @@ import gzip
 import json
 import os
 import shutil
+import uuid
+from base64 import b64encode
 
 import pandas as pd
 import pytest
@@ -109,6 +111,16 @@ FILES = [
     ("a.jsonl", "{'text': 'a'}", 'expected an object such as {"text": "A lovely film"}'),
     ("a.jsonl", '{"text": "a"} {"text": "b"}', "line 1: Extra data"),
     ("a.jsonl", objects([{"text": [text]} for text in TEXTS]), "line 1 of column text is ['"),
+    ("a.csv", table("id\ttext", "{i}\t{text}, yes"), "its columns are separated by tabs, expected commas in a .csv"),
+    ("a.txt", objects({"text": text} for text in TEXTS), "its lines are JSON objects, expected plain texts: give it"),
+    ("a.txt", table("text,label", '"{text}",1'), "line 1 is 'text,label', the header of a table: give it the ending"),
+    ("a.txt", table("n\ttext", "1\t{text}"), "the header of a table: give it the ending .tsv"),
+    ("a.log.gz", gzip.compress(LINES.encode()), "a.log.gz: has the ending .log.gz; expected a file .txt"),
+    ("a.gz", gzip.compress(LINES.encode()), "a.gz: has the ending .gz; expected a file .txt"),
+    ("a.csv", table("text", "\"b'{text}'\""), "most texts of column text are bytes as Python shows them, as"),
+    ("a.txt", LINES.replace(".", " &lt;br&gt;"), "most texts of column text are escaped for HTML, as"),
+    ("a.txt", "\n".join(b64encode(text.encode()).decode() for text in TEXTS), "of column text are base64, as"),
+    ("a.txt", "\n".join(str(uuid.UUID(int=7**i)) for i in range(40)), "texts alike (0), expected texts with opinions"),
 ]
 PAIRS = [{"prompt": f"Is film {i} good?", "chosen": "It is.", "rejected": "No."} for i in range(20)]
 PAIR_FILES = [
@@ -248,11 +260,11 @@ def vocabulary(**tokens):
     return changed("tokenizer.json", lambda found: found["model"]["vocab"].update(tokens))
 
 
-def weights(change, of=""):
+def weights(change, of="", more=None):
     def spoil(folder):
         tensors = load_file(folder / "model.safetensors")
         tensors = {name: (change(x) if of in name else x).contiguous() for name, x in tensors.items()}
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        save_file(tensors | (more or {}), folder / "model.safetensors", {"format": "pt"})
 
     return spoil
 
@@ -310,6 +322,27 @@ def ends_as_bert(folder):
     changed("tokenizer.json", lambda found: found.update(post_processor=post))(folder)
 
 
+def cut_merges(found):
+    del found["model"]["merges"][10:]
+
+
+def turn_merges(found):
+    found["model"]["merges"].reverse()
+
+
+def another_template(folder):
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool.jinja").write_bytes(b"\xff{%")
+
+
+REPLACES = {"type": "Replace", "pattern": {"String": "e"}, "content": "a"}
+NO_MARKS = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Punctuation", "behavior": "Removed"},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ],
+}
 NO_SUCH_CLASS = (
     "or is none of the class that tokenizer_config.json names; set tokenizer_class to PreTrainedTokenizerFast"
 )
@@ -362,7 +395,33 @@ MODELS = {
         changed("tokenizer.json", lambda found: found["model"]["vocab"].update(zz=5)),
         "tokenizer.json gives one number to several tokens, expected one each",
     ),
-    "merges": (changed("tokenizer.json", lambda found: found["model"].update(merges=[])), "json has no merges"),
+    "few merges": (changed("tokenizer.json", cut_merges), "json lacks merges that most"),
+    "turned merges": (changed("tokenizer.json", turn_merges), "json has its merges in another order than the tokens"),
+    "letters": (
+        changed("tokenizer.json", lambda found: found.update(normalizer=REPLACES)),
+        "its tokenizer makes 'tha quick brown fox jumps ovar a lazy dog' of the tokens of 'the quick",
+    ),
+    "marks lost": (
+        changed("tokenizer.json", lambda found: found.update(pre_tokenizer=NO_MARKS)),
+        "its tokenizer makes 'No 4 of 29 came",
+    ),
+    "end a word": (changed("tokenizer_config.json", lambda c: c.update(eos_token="assistant")), "end token is 'ass"),
+    "theta": (llama(rope_parameters={"rope_theta": -1.0, "rope_type": "default"}), "rope_theta is -1.0, expected a"),
+    "factor": (
+        llama(rope_parameters={"rope_theta": 1e4, "rope_type": "linear", "factor": -2.0}),
+        "factor is -2.0, expected a finite number ≥ 1",
+    ),
+    "shards": (
+        lambda f: (f / "model.safetensors").rename(f / "model-00001-of-00002.safetensors"),
+        "has model-00001-of-00002.safetensors, a part of the weights, and no model.safetensors.index.json",
+    ),
+    "template aside": (another_template, "tool.jinja is no plain UTF-8 at byte 0"),
+    "zeros": (weights(lambda x: x * 0, "c_fc.weight"), "are one number in all of h.0.mlp.c_fc.weight"),
+    "update beside": (
+        weights(lambda x: x, more={"transformer.h.0.attn.c_attn.lora_A.weight": torch.ones(2, 16)}),
+        "hold transformer.h.0.attn.c_attn.lora_A.weight, which would be left out of a layer that is read",
+    ),
+    "merges": (changed("tokenizer.json", lambda found: found["model"].update(merges=[])), "json lacks merges that"),
     "spaces": (changed("tokenizer.json", lambda found: found.update(pre_tokenizer=None)), "makes 'afilm' of the"),
     "pad letter": (changed("tokenizer_config.json", lambda c: c.update(pad_token="e")), "its pad token is 'e', as"),
     "pad word": (changed("tokenizer_config.json", lambda c: c.update(pad_token="film")), "its pad token is 'film', as"),

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from tests.small_gpt2 import byte_tokenizer, small_gpt2
 from tests.tiny import words_tokenizer
 from week6.log_probs import response_log_probs
 from week6.machine.checkpoint import RunError
-from week6.machine.pretrained import _beyond, check_knows, load_policy, load_tokenizer
+from week6.machine.pretrained import check_knows, load_policy, load_tokenizer
 from week6.run.models import PRESETS, initial_policy
 from week6.run.setting import preset_task
 from week6.sampling import sample
@@ -231,10 +230,3 @@ def test_words_are_looked_for_in_many_texts_and_an_end_that_is_written_is_none()
     with pytest.raises(RunError, match="does not know 22% of the words"):
         check_knows("m", tokenizer, [known] * 40 + [unknown] * 11)
     check_knows("m", byte_tokenizer(end=None), [unknown])
-
-
-def test_a_layer_too_many():
-    """Layers count from 0; where the config names no number none is too many."""
-    config = SimpleNamespace(num_hidden_layers=2)
-    assert [_beyond(f"transformer.h.{i}.attn.bias", config) for i in (0, 1, 2, 10)] == [False, False, True, True]
-    assert not _beyond("lm_head.bias", config) and not _beyond("h.9.bias", SimpleNamespace())

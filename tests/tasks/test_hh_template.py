@@ -169,6 +169,15 @@ TEMPLATES = {
         "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token }}{% endfor %}",
         "its template writes 'assistant:' before an answer but not where one is asked for",
     ),
+    "asks for one thing and writes another": (
+        "{% for m in messages %}{{ m.role + ': ' + m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}bot: {% endif %}",
+        "its template asks for an answer with 'bot:' but does not begin one so, expected the same before both",
+    ),
+    "writes contents as JSON": (
+        "{% for m in messages %}{{ m.content | tojson }}{{ eos_token }}{% endfor %}",
+        "its template writes '\"' behind an answer, expected its end token alone",
+    ),
     "rewrites the question": (
         "{% for m in messages %}{{ m.content if loop.last else '…' }}{{ eos_token }}{% endfor %}",
         "its template writes message 1 otherwise when others",
@@ -192,6 +201,11 @@ MARKED = {
     "answers with their end token": {"chosen": "It is more.<|im_end|>"},
     "answers that are end tokens": {"rejected": "<|im_end|><|im_end|>"},
     "answers as lists of messages": {"chosen": "[{{'role': 'assistant', 'content': 'More.'}}]"},
+    "prompts between marks of other letters": {"prompt": "<｜User｜>What is {}?<｜Assistant｜>"},
+    "prompts that end with a label": {"prompt": "Q: What is {}?\nA:"},
+    "prompts that end with a mark for what is to come": {"prompt": "Instruct: What is {}?\nOutput:"},
+    "answers with a speaker in brackets": {"chosen": "[assistant]: It is more."},
+    "answers with a speaker in bold": {"rejected": "**Assistant:** I do not know."},
     "answers as JSON": {"chosen": '[{{"content": "More.", "role": "assistant"}}]'},
 }
 
@@ -205,6 +219,19 @@ def test_most_texts_in_a_template_are_no_plain_text(load, name):
     with pytest.raises(RunError, match=f"column {column}: row 1 begins or ends with .*, as most do, expected plain"):
         load(rows)
     assert len(load(rows[1:], max_new_tokens=60).pairs) > 20
+
+
+def test_marks_of_speakers_are_not_found_in_other_words(load):
+    """Letters of answers to choose from, and ends of longer words."""
+    rows = [{"prompt": f"{i}: what of the USA:", "chosen": "A) It is.", "rejected": "(a) No."} for i in range(20)]
+    assert len(load(rows).prompts) == 16
+
+
+def test_answers_that_nobody_can_see_are_none(load):
+    rows = [{"prompt": f"{i}?", "chosen": "\u200b\u200b", "rejected": "\u200b"} for i in range(20)]
+    rows += [{"prompt": f"So, {i}?", "chosen": "Yes.\u200d", "rejected": "Yes."} for i in range(20)]
+    with pytest.raises(RunError, match="of the rows 40 have no prompt, an empty answer, two equal ones"):
+        load(rows)
 
 
 def test_a_few_rows_in_another_template_are_left_out_with_those_of_another_form(load):

@@ -338,7 +338,7 @@ class TestTables:
             ("r", "a", "has a name without ending; expected a file .txt, .jsonl"),
             ("r.txt.gz", "a", "cannot be read as .gz .*, expected a whole file"),
             ("r.txt.gz", gzip.compress(b"a" * 1000, mtime=0)[:-9], "cannot be read as .gz .*, expected a whole file"),
-            ("r.xlsx.gz", gzip.compress(b"a", mtime=0), "has the ending .gz; expected a file .txt, .jsonl"),
+            ("r.xlsx.gz", gzip.compress(b"a", mtime=0), "has the ending .xlsx.gz; expected a file .txt, .jsonl"),
         ],
     )
     def test_bad_file_is_one_sentence(self, write, name, content, message):

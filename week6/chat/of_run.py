@@ -14,7 +14,8 @@ from week6.machine.checkpoint import RunError
 from week6.machine.hub import why
 from week6.machine.model_files import check_files_of
 from week6.machine.paths import place
-from week6.machine.pretrained import complete, open_config, open_model, open_tokenizer
+from week6.machine.pretrained import open_config, open_model, open_tokenizer
+from week6.machine.weights import complete
 from week6.run.models import PRESETS, check_size, frozen_copy, initial_policy
 from week6.run.record import check_files, check_kinds, chosen, read_entries
 from week6.run.setting import check_preset, stages_of

@@ -1,6 +1,7 @@
 """The files of a model's folder, looked at before transformers reads them: it says what is wrong in its own words."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 def check_files_of(folder: Path) -> None:
     """Raise ValueError that names a file of a model's folder which is not what its name says."""
-    for path in sorted(folder.iterdir()):
+    more = folder / "additional_chat_templates"
+    for path in sorted([*folder.iterdir(), *(more.iterdir() if more.is_dir() else ())]):
         if path.name not in READ_AS_JSON and path.suffix not in (".safetensors", ".jinja"):
             continue
         if path.name == ADAPTER:
@@ -122,8 +124,21 @@ def _check_words(model: Any) -> None:
     numbers = list(words.values())
     if len(set(numbers)) < len(numbers):
         raise ValueError("tokenizer.json gives one number to several tokens, expected one each; restore it")
-    if model.get("type") == "BPE" and not model.get("merges") and any(len(word) == 2 for word in words):
-        raise ValueError("tokenizer.json has no merges, and tokens that only these could make; restore it")
+    if model.get("type") == "BPE":
+        _check_merges(model.get("merges") or [], words)
+
+
+def _check_merges(merges: Any, words: dict[str, Any]) -> None:
+    """Raise ValueError for merges that make few of the tokens, or not in the order of their numbers: a token's number
+    says when it was learnt, and a merge is done in the order in which merges were learnt."""
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    made = ["".join(pair) for pair in pairs if isinstance(pair, list) and all(isinstance(part, str) for part in pair)]
+    longer = [word for word in words if len(word) > 1 and not (word[0] == "<" and word[-1] == ">")]
+    if len(set(made) & set(longer)) < len(longer) / 2:
+        raise ValueError("tokenizer.json lacks merges that most of its tokens are made by; restore it")
+    numbers = [words[word] for word in dict.fromkeys(made) if isinstance(words.get(word), int)]
+    if sum(a > b for a, b in pairwise(numbers)) > len(numbers) / 4:
+        raise ValueError("tokenizer.json has its merges in another order than the tokens that they make; restore it")
 
 
 def _check_numbers(path: Path) -> None:

@@ -33,6 +33,7 @@ from week6.machine.compute import compute
 from week6.machine.hub import fetch, unreadable
 from week6.machine.model_files import WEIGHTS, check_files_of
 from week6.machine.paths import place
+from week6.machine.weights import complete
 
 T = TypeVar("T")
 Opened = tuple[PreTrainedModel, dict[str, Any]]
@@ -44,6 +45,8 @@ SIZES = (
 """Of a model's config, what counts something."""
 TRIED = ("a film", "Sixty-7 quick jumps, & the 東京 café “was” odd 😀!")
 """Any tokenizer can read these."""
+PLAIN = ("a film", "the quick brown fox jumps over a lazy dog", "No: 4 of 29 came, 13 (or 56, or 78) did not! Why?")
+"""Any tokenizer that knows these words gives them back, but for case and spaces."""
 MOST_UNKNOWN = 0.2
 """Of the tokens of the data."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -71,18 +74,20 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
     if not tokenizer.is_fast:
         raise RunError(f"--model {model}: its tokenizer has no tokenizer.json, expected one; save it as a fast one")
     for kind, token in {"end": tokenizer.eos_token, "pad": tokenizer.pad_token, "start": tokenizer.bos_token}.items():
-        if token is not None and (len(token) < 2 or any(token in text for text in TRIED)):
+        if token is not None and (len(token) < 2 or token.isalpha() or any(token in text for text in TRIED)):
             key = {"end": "eos", "pad": "pad", "start": "bos"}[kind]
             raise RunError(
                 f"--model {model}: its {kind} token is {token!r}, as texts hold it, expected one that none holds, such "
                 f"as '<|end|>'; set {key}_token in tokenizer_config.json"
             )
     check_reads("--model", model, tokenizer)
-    if (said := _said_again(tokenizer)) is not None:
-        raise RunError(
-            f"--model {model}: its tokenizer makes {said!r:.40} of the tokens of {TRIED[0]!r}, expected the same "
-            "words; its decoder is missing or another's: take the tokenizer.json that the model came with"
-        )
+    for text in PLAIN:
+        if (said := _said_again(tokenizer, text)) is not None:
+            raise RunError(
+                f"--model {model}: its tokenizer makes {said!r:.60} of the tokens of {text!r}, expected the same "
+                "words; its decoder, normalizer or pre-tokenizer is missing or another's: take the tokenizer.json "
+                "that the model came with"
+            )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -124,13 +129,13 @@ def check_knows(model: str, tokenizer: PreTrainedTokenizerBase, texts: list[str]
         )
 
 
-def _said_again(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _said_again(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
     """What a tokenizer makes of the tokens of a text that it knows, where it is not that text; case is no matter, nor
     are more spaces."""
-    ids = tokenizer(TRIED[0], add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     said = str(tokenizer.decode(ids))
     known = tokenizer.unk_token_id not in ids
-    same = said.replace(" ", "").lower() == TRIED[0].replace(" ", "").lower() and " " in said.strip()
+    same = said.replace(" ", "").lower() == text.replace(" ", "").lower() and " " in said.strip()
     return None if same or not known else said
 
 
@@ -223,10 +228,21 @@ def open_config(source: Path | str) -> PreTrainedConfig:
         for name in SIZES:
             if isinstance(size := getattr(config, name, None), int) and size < 1:
                 raise ValueError(f"{name} is {size}, expected a whole number ≥ 1")
+        _check_rope(getattr(config, "rope_parameters", None) or {})
         config.return_dict, config.output_hidden_states = True, False
         if getattr(config, "output_attentions", False):  # some kinds of attention have none, and refuse to be saved
             config.output_attentions = False
     return config
+
+
+def _check_rope(given: dict[str, Any]) -> None:
+    """Raise ValueError for rotary positions that turn no further, or backwards; some models have them for each kind of
+    layer."""
+    for part in (given, *given.values()):
+        for name, least in (("rope_theta", 1), ("factor", 1)):
+            value = part.get(name) if isinstance(part, dict) else None
+            if value is not None and not (isinstance(value, int | float) and least <= value < math.inf):
+                raise ValueError(f"{name} is {value!r:.60}, expected a finite number ≥ {least}")
 
 
 def open_model(kind: Any, source: Path | str, config: PreTrainedConfig, **options: Any) -> Opened:
@@ -245,34 +261,6 @@ def open_model(kind: Any, source: Path | str, config: PreTrainedConfig, **option
             **options,
         )
     return opened
-
-
-def complete(name: str, flag: str, model: PreTrainedModel, loading: dict[str, Any]) -> PreTrainedModel:
-    """`model`, if its weights are all there, of the shapes that its config says, and finite; else RunError."""
-    fault = ""
-    if missing := sorted(loading["missing_keys"]):
-        fault = f"lack {len(missing)} tensors of a {type(model).__name__}, such as {missing[0]}"
-    elif more := [key for key in sorted(loading["unexpected_keys"]) if _beyond(key, model.config)]:
-        fault = f"have more layers than its config.json says: {more[0]} is one too many"
-    elif mismatched := sorted(loading["mismatched_keys"]):
-        tensor, found, wanted = mismatched[0]
-        fault = f"do not fit its config.json: {tensor} is {tuple(found)}, expected {tuple(wanted)}"
-    else:
-        broken = [key for key, x in model.state_dict().items() if x.is_floating_point() and not x.isfinite().all()]
-        embeddings: Any = model.get_input_embeddings()
-        if broken:
-            fault = f"hold NaN or infinite numbers in {len(broken)} tensors, such as {broken[0]}"
-        elif (embeddings.weight == embeddings.weight[0]).all():
-            fault = "are the same for every token"
-    if fault:
-        raise RunError(f"{flag} {name}: its weights {fault}; expected all that save_pretrained of the model writes")
-    return model
-
-
-def _beyond(key: str, config: Any) -> bool:
-    """Whether a tensor is of a layer that the config does not have."""
-    number = re.search(r"\.(\d+)\.", key)
-    return number is not None and int(number[1]) >= getattr(config, "num_hidden_layers", math.inf)
 
 
 def check_fits(config: PreTrainedConfig, kind: Any) -> None:
@@ -368,6 +356,8 @@ def read(model: str, flag: str, load: Callable[[str], T], one_of: tuple[str, ...
         others = sorted(name for name in files if name.endswith(OTHER_WEIGHTS))
         found = f"only {pickled[0]}, a pickle, which may run code when it is read" if pickled else "no weights"
         found = f"only {others[0]}" if others else found
+        if others and re.search(r"-\d+-of-\d+\.safetensors$", others[0]):
+            found = f"{others[0]}, a part of the weights, and no model.safetensors.index.json"
         raise RunError(
             f"{flag} {model}: the folder has {found}; expected model.safetensors, as model.save_pretrained(FOLDER) "
             "writes it"

@@ -22,7 +22,7 @@ Messages = Sequence[Mapping[str, str]]
 """A conversation: {"role": "user" or "assistant" or "system", "content": text}, in order."""
 
 MARKS = (
-    r"<\|\w+\|>|</?s>|<(?:bos|eos|(?:start|end)_of_turn)>|\[/?INST\]|"
+    r"<[|｜][\w▁]+[|｜]>|</?s>|<(?:bos|eos|(?:start|end)_of_turn)>|\[/?INST\]|"
     r"### ?(?:Human|User|Instruction|Assistant|Response):?|"
     r"\[\s*\{\s*['\"](?:role|content|from|value)['\"]"
 )
@@ -41,6 +41,13 @@ def clean(text: str) -> str:
     """`text` on one line, without characters that control a terminal, reorder or hide text."""
     visible = (KINDS_REMOVED.get(unicodedata.category(c), c) for c in text)
     return " ".join("".join(visible).split())
+
+
+def visible(text: str) -> str:
+    """`text` without characters that nobody sees, and without blanks around it."""
+    if not text.isascii():
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return text.strip()
 
 
 def break_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
@@ -122,6 +129,13 @@ def written_turn(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tupl
     """
     before, after = render(tokenizer, messages[:-1], reply=True), render(tokenizer, messages)
     if not after.startswith(before):
+        asked = render(tokenizer, messages[:-1])
+        if before.startswith(asked) and after.startswith(asked):
+            mark = before[len(asked) :].strip()
+            raise ValueError(
+                f"tokenizer: its template asks for an answer with {mark[-LONGEST_MARK:]!r} but does not begin one so, "
+                f"expected the same before both; {MEND}"
+            )
         raise _rewriting(len(messages) - 1)
     words = [neutralise(tokenizer, message["content"]).strip().lower() for message in messages]
     place, lower = 0, after.lower()
@@ -141,6 +155,14 @@ def written_turn(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tupl
     if mark in answer or (len(text) > SHORTEST_ANSWER and answer.lower().count(text) > 1):
         raise ValueError(
             f"tokenizer: its template goes on with more than an answer before the last {mark}, expected one; {MEND}"
+        )
+    behind = answer.lower().rpartition(text)[2]
+    for token in _special_tokens(tokenizer):
+        behind = behind.replace(token.lower(), "")
+    if behind.strip():
+        raise ValueError(
+            f"tokenizer: its template writes {behind.strip()[:LONGEST_MARK]!r} behind an answer, expected its end "
+            f"token alone: the policy would learn to write it; {MEND}"
         )
     header = after[len(before) : start].strip()
     if header and before == render(tokenizer, messages[:-1]):

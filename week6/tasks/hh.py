@@ -22,7 +22,7 @@ from week6.machine.bounds import Bounds, Rows, Temperature
 from week6.machine.checkpoint import RunError
 from week6.sequences import split_lengths, tokens_of
 from week6.tasks import Task
-from week6.tasks.conversation import break_special_tokens, check_plain, render, written_turn
+from week6.tasks.conversation import break_special_tokens, check_plain, render, visible, written_turn
 from week6.tasks.requests import REFUSALS, requests
 from week6.tasks.sentiment import CHARACTERS_PER_TOKEN
 from week6.tasks.tables import read_table
@@ -40,7 +40,8 @@ COLUMNS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 MAX_ROWS = 20_000
 """Pairs that are looked at, of larger data a random choice."""
 FEWEST_PAIRS = 10
-SPEAKERS = r"(?i:user|human|assistant|system|chatbot|bot|ai|gpt) ?:"
+WHO = "(?i:user|human|assistant|system|chatbot|bot|ai|gpt)"
+SPEAKERS = rf"[*_]*[\[(<]?\b{WHO}[\])>]?[*_]* ?:[*_]*|[\[(<]{WHO}[\])>]|\b(?i:a|answer|response|output|reply) ?:"
 """Who speaks, in other forms than that of the data."""
 HALF = "half"
 HELD_OUT = 500
@@ -255,8 +256,8 @@ def _said(answer: str) -> str:
 
 def _usable(prompt: str, chosen: str, rejected: str) -> bool:
     one_turn = not any(marker in answer for marker in (HUMAN, ASSISTANT) for answer in (chosen, rejected))
-    win, lose = chosen.strip(), rejected.strip()
-    return bool(prompt.strip() and win and lose) and win != lose and one_turn
+    asked, win, lose = map(visible, (prompt, chosen, rejected))
+    return bool(asked and win and lose) and win != lose and one_turn
 
 
 def _short_enough(

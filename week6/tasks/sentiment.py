@@ -24,12 +24,12 @@ from week6.machine.pretrained import (
     TOKENIZER_FILES,
     check_reads,
     check_vocabulary,
-    complete,
     open_config,
     open_model,
     open_tokenizer,
     read,
 )
+from week6.machine.weights import complete
 from week6.sequences import tokens_of
 from week6.tasks import Gold, Task
 from week6.tasks.conversation import break_special_tokens, check_plain
@@ -54,6 +54,8 @@ LONGEST_JUDGED = 512
 """Tokens of a text that a classifier reads, if it has the positions."""
 APART = (" that was lovely and great.", " that was awful and boring.", ": 7", "")
 """Any classifier makes something else of one of these than of the others."""
+JUDGED, ALIKE = 64, 0.9
+"""Texts that are judged before the run, and the share of them that may be judged alike."""
 SAME = 1e-6
 """Of rounding."""
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -103,7 +105,10 @@ def sentiment(
     unseen = sorted({prompt for prompt, _ in heldout} - begun)
     unseen = rng.sample(unseen, min(HELD_OUT, len(unseen)))
     if not unseen:
-        raise RunError(f"--data {data}: all texts begin alike, expected different beginnings")
+        raise RunError(
+            f"--data {data}: all texts begin alike, as {train[0][0]!r:.60}, expected different beginnings; take out "
+            "what they share, or give more texts"
+        )
     tokenizer.chat_template = CHAT_TEMPLATE
     task = Task(
         name="sentiment",
@@ -119,7 +124,7 @@ def sentiment(
         annotator_noise=ANNOTATOR_NOISE,
     )
     if ratings is None:
-        return task
+        return _tells_apart(task, data, gold)
     longest = PROMPT_TOKENS[1] + max_new_tokens
     lengths = [len(ids) for ids in tokens_of(tokenizer, [text[: CHARACTERS_PER_TOKEN * longest] for text in texts])]
     short_train, short_heldout = (
@@ -137,7 +142,23 @@ def sentiment(
     pairs, heldout_pairs = (comparisons(texts, opinions, some, start, rng) for some in (couples, apart))
     if not (len(pairs) and len(heldout_pairs)):
         raise RunError(f"--data {data}, column {ratings}: got no two texts that are rated differently, expected many")
-    return replace(task, pairs=pairs, heldout_pairs=heldout_pairs, pairs_share_prompts=False)
+    task = replace(task, pairs=pairs, heldout_pairs=heldout_pairs, pairs_share_prompts=False)
+    return _tells_apart(task, data, gold)
+
+
+def _tells_apart(task: Task, data: str, gold: str) -> Task:
+    """`task`. RunError where its gold reward is the same for nearly all texts: nothing could be learned or measured."""
+    assert task.gold is not None
+    some = task.demonstrations[:JUDGED]
+    judged = task.gold(some["prompt"], some["completion"])
+    usual = float(judged.mode().values)
+    alike = int(((judged - usual).abs() < SAME).sum())
+    if alike > ALIKE * len(judged):
+        raise RunError(
+            f"--data {data}: --gold {gold} judges {alike} of the first {len(judged)} texts alike ({usual:.3g}), "
+            "expected texts with opinions to tell apart; choose other data or another --column or --gold"
+        )
+    return task
 
 
 def _spaced(text: str) -> str:

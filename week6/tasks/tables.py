@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +48,13 @@ SIGNATURES = {
     b"<html": "it is a web page, expected the file itself: download it again",
 }
 """How files of other kinds begin."""
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas", "  ": "blanks"}
+WRITTEN = (
+    (re.compile(r"""b(['"]).*\1""", re.DOTALL), "bytes as Python shows them", "decode them before they are saved"),
+    (re.compile(r".*&(lt|gt|amp|quot|#\d+);.*", re.DOTALL), "escaped for HTML", "unescape them"),
+    (re.compile(r"[A-Za-z0-9+/]{16,}={0,2}"), "base64", "decode them"),
+)
+"""How programs write texts, and what to do about it."""
 EXAMPLE = '{"text": "A lovely film"}'
 MOST_COLUMNS = 8
 """That a message names."""
@@ -88,10 +96,14 @@ def read_table(
         wanted = next((names for names in columns if set(names) <= set(there)), None)
         if wanted is None:
             raise ValueError(_other_columns(there, columns))
-        return {
+        table = {
             name: [_text(value, found.where(i), name, name == numbers) for i, value in enumerate(found.columns[name])]
             for name in wanted
         }
+        for name, texts in table.items():
+            if name != numbers:
+                _check_decoded(texts, name)
+        return table
     except RunError:
         raise
     except (ValueError, OSError, RuntimeError, EOFError, zlib.error) as error:  # of the readers of every format
@@ -101,14 +113,22 @@ def read_table(
 
 def _other_columns(there: Sequence[str], columns: Sequence[Sequence[str]]) -> str:
     expected = " or ".join(", ".join(map(repr, names)) for names in columns)
-    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), (",", "commas"), ("  ", "blanks")):
-        if len(there) == 1 and mark in there[0] and set(columns[-1]) <= {x.strip(' "') for x in there[0].split(mark)}:
-            return f"its columns are separated by {name}, expected commas in a .csv file and tabs in a .tsv file"
+    if len(there) == 1 and (names := _separated(there[0])) and set(columns[-1]) <= set(names[1]):
+        return names[0]
     if len(columns[0]) > 1 and there == [columns[0][0]]:
         return f"got one column, expected a table with {expected}; a .txt file has only one"
     found = ", ".join(f"{name!r:.60}" for name in there[:MOST_COLUMNS]) + ", …" * (len(there) > MOST_COLUMNS)
     remedy = "--column names another" if len(columns[0]) == 1 else "name them so"
     return f"got the columns {found or '(none)'}, expected {expected}; {remedy}"
+
+
+def _separated(header: str) -> tuple[str, list[str]] | None:
+    """Of a header that was read as one field: what is wrong with what stands between its names, and these names."""
+    for mark, name in SEPARATORS.items():
+        if mark in header:
+            fault = f"its columns are separated by {name}, expected commas in a .csv file and tabs in a .tsv file"
+            return fault, [part.strip(' "') for part in header.split(mark)]
+    return None
 
 
 def _text(value: Any, where: str, column: str, number: bool) -> str:
@@ -134,6 +154,14 @@ def _text(value: Any, where: str, column: str, number: bool) -> str:
             f"{where} of column {column} holds half of a character (a surrogate alone), expected text; remove it"
         ) from None
     return value
+
+
+def _check_decoded(texts: Sequence[str], column: str) -> None:
+    """Raise ValueError where most texts are written as a program writes them, not as people do."""
+    for pattern, what, remedy in WRITTEN:
+        found = [text for text in texts if pattern.fullmatch(text.strip())]
+        if 2 * len(found) > len(texts):
+            raise ValueError(f"most texts of column {column} are {what}, as {found[0]!r:.40}, expected text: {remedy}")
 
 
 # --- local files -----------------------------------------------------------------------------------------------------
@@ -197,7 +225,8 @@ def _check_signature(data: bytes) -> None:
 
 def _what(path: Path) -> str:
     if path.is_file():
-        return f"has the ending {path.suffix}" if path.suffix else "has a name without ending"
+        ending = f"{_kind(path)}.gz" if path.suffix.lower() == ".gz" else path.suffix
+        return f"has the ending {ending}" if ending else "has a name without ending"
     if path.is_dir():
         return "is a folder"
     return "is a pipe or a device" if path.exists() else "does not exist"
@@ -234,7 +263,15 @@ def _check_no_nul(data: bytes) -> None:
 
 
 def _read_lines(text: str, column: str) -> Found:
-    return Found({column: [line for line in text.split("\n") if line.strip()]})
+    lines = [line for line in text.split("\n") if line.strip()]
+    first = lines[0].strip() if lines else ""
+    if first.startswith('{"') and first.endswith("}"):
+        raise ValueError("its lines are JSON objects, expected plain texts: give it the ending .jsonl")
+    for mark, ending in ((",", ".csv"), ("\t", ".tsv")):
+        names = [name.strip(' "') for name in first.split(mark)]
+        if len(names) > 1 and column in names and all(mark in line for line in lines):
+            raise ValueError(f"line 1 is {first!r:.60}, the header of a table: give it the ending {ending}")
+    return Found({column: lines})
 
 
 def _read_json_lines(text: str, _: str) -> Found:
@@ -315,6 +352,8 @@ def _table(rows: Iterator[tuple[int, list[str]]]) -> Found:
         raise ValueError(f"column {twice[0]!r:.60} stands twice in the header, expected different names")
     for number, row in body:
         if len(row) != len(header):
+            if len(header) == 1 and (other := _separated(header[0])):
+                raise ValueError(other[0])
             raise ValueError(
                 f"line {number} has {len(row)} fields, expected {len(header)} as the header has; a field with the "
                 "separator in it stands in quotes in a .csv file"
