@@ -55,7 +55,7 @@ def test_report_is_printed_again(capsys):
     assert (finished_run() / "report.md").read_text() in printed and str(finished_run() / "plots") in printed
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0" * 20])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0" * 20, b"# Run\n\x1b]0;owned\x07", "# Run\n\x9b31m".encode()])
 def test_a_damaged_report_is_not_shown(copy, capsys, content):
     (copy / "report.md").write_bytes(content)
     code, line = error_of(capsys, "report", str(copy))
@@ -67,6 +67,11 @@ def test_what_is_no_flag_is_not_proposed(capsys, words):
     """Notebooks and entries are given without a flag's name."""
     code, line = error_of(capsys, *words)
     assert code == 2 and line.endswith(f"expected a flag that there is: week6 {words[0]} --help lists them")
+
+
+def test_a_part_of_a_run_has_no_report(copy, capsys):
+    code, line = error_of(capsys, "report", str(copy / "policies"))
+    assert code == 2 and line.endswith(f"expected the folder of a finished run, such as {copy}")
 
 
 def test_a_folder_in_the_place_of_the_report_is_named(copy, capsys):
@@ -171,7 +176,7 @@ def test_the_report_is_opened_as_a_page(works, said, monkeypatch, capsys):
             ["run", "--resume", "yes"],
             "got 'yes', which no flag takes, expected --NAME VALUE for each flag, and",
         ),
-        (["chat", "a", "b", "c"], "got 'b' and more, which no flag takes"),
+        (["chat", "a", "b", "c"], "got 'b' and more, which is one too many; week6 chat --help says what"),
         (["fly"], "got 'fly', expected one of run, report, confirm, "),
         (["Run"], "got 'Run', expected one of run, report, "),
         (["--version"], "got '--version', expected one of run, "),

@@ -159,6 +159,8 @@ def test_sampled_answers_become_pairs_token_for_token():
     assert torch.equal(pairs.rejected[0][pairs.rejected_mask[0]], second[0][second_mask[0]])
     assert torch.equal(pairs.chosen[1][pairs.chosen_mask[1]], second[1][second_mask[1]])
     assert torch.equal(pairs.rejected[1][pairs.rejected_mask[1]], first[1][first_mask[1]])
+    with pytest.raises(ValueError, match="first_preferred: got values other than 0 and 1"):
+        pair_rollouts(a, b, torch.tensor([0.7, 0.2]))  # probabilities say nothing of which was preferred
     with pytest.raises(ValueError, match="second"):
         pair_rollouts(a, b.rows(torch.tensor([1, 0])), torch.tensor([True, False]))
 

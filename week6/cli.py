@@ -61,6 +61,8 @@ PATHS = ("--runs-dir", "--out", "--points", "--table", "--reference", "--here")
 """Flags that take a path."""
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """What a text program makes of two hyphens."""
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""What a terminal would not show but do."""
 MOST_NAMES = 8
 """That a message lists."""
 LONGEST_NAME = 200
@@ -452,6 +454,8 @@ def _stray(said: str, words: Sequence[str], flags: Sequence[str], meant: Sequenc
         perhaps = f"; perhaps {' or '.join(like)}?" if like else ""
         return f"got {first!r}, expected a flag that there is: week6 {words[0]} --help lists them{perhaps}"
     more = " and more" * bool(rest)
+    if words[0] != "run":
+        return f"got {first!r}{more}, which is one too many; week6 {words[0]} --help says what is expected"
     return (
         f"got {first!r}{more}, which no flag takes, expected --NAME VALUE for each flag, and nothing behind one that "
         "needs no value, such as --resume; full help: week6 --help"
@@ -500,7 +504,7 @@ def show(folder: Path) -> None:
     """Print a run's report and where it is."""
     path = _report_in(folder, "report.md")
     text = path.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith("# "):
+    if not text.startswith("# ") or CONTROLS.search(text):
         raise RunError(f"{path} is damaged, expected the report of a run; week6 run --resume writes it anew")
     print(text)
     print(f"report   {path}\npage     {path.with_suffix('.html')}\nplots    {folder / 'plots'}")
@@ -522,7 +526,8 @@ def _report_in(folder: Path, name: str) -> Path:
         raise RunError(f"{path} does not exist: expected the folder of a run, or {_runs_in(RUNS)} in {RUNS}")
     if not path.is_file():
         check_kinds(folder)
-        raise RunError(
-            f"{path} does not exist: expected the folder of a finished run; finish it with week6 run --resume"
-        )
+        remedy = "; finish it with week6 run --resume"
+        if _is_of_run(folder.parent / "config.json"):
+            remedy = f", such as {folder.parent}"
+        raise RunError(f"{path} does not exist: expected the folder of a finished run{remedy}")
     return path

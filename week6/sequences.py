@@ -248,6 +248,7 @@ def pair_rollouts(first: Rollout, second: Rollout, first_preferred: Bool[Tensor,
         raise ValueError(
             f"first_preferred: got shape {tuple(first_preferred.shape)}, expected {tuple(first.finished.shape)}"
         )
+    check.zeros_and_ones("first_preferred", first_preferred)
     width = max(first.responses.shape[1], second.responses.shape[1])
     a, a_mask = _widen(first.responses, first.response_mask, width, 0)
     b, b_mask = _widen(second.responses, second.response_mask, width, 0)

@@ -177,6 +177,13 @@ def test_a_module_that_is_not_there_is_refused_with_those_that_are(modules):
         trainee_of(tiny_gpt2(), replace(RANK, modules=modules), seed=0)
 
 
+def test_all_and_one_more_are_no_names():
+    with pytest.raises(
+        ValueError, match="lora.modules: got 'all-linear,c_attn', expected 'all-linear' alone, or names"
+    ):
+        check_lora(tiny_gpt2(), replace(RANK, modules=f"{ALL},c_attn"))
+
+
 def test_all_linear_is_all_but_the_head(model):
     trainee = trainee_of(model, RANK, seed=0)
     adapted = {n.split(".lora_")[0].rpartition(".")[2] for n, p in trainee.model.named_parameters() if p.requires_grad}

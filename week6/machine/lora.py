@@ -101,6 +101,8 @@ def check_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
     head = language_model.get_output_embeddings()
     linear = {name: x for name, x in model.named_modules() if isinstance(x, nn.Linear | Conv1D) and x is not head}
     there = sorted({name.rpartition(".")[2] for name in linear})
+    if config.modules != ALL and ALL in _named(config):
+        raise ValueError(f"lora.modules: got {config.modules!r:.60}, expected {ALL!r} alone, or names; leave one out")
     unknown = [] if config.modules == ALL else [name for name in _named(config) if name not in there]
     if unknown or not there:
         raise ValueError(
