@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import shutil
 import signal
@@ -196,12 +197,32 @@ def test_metrics_cut_in_the_middle_of_a_line(measured, tmp_path):
     pd.testing.assert_frame_equal(tables["overoptimisation"], measured[1]["overoptimisation"])
 
 
+OTHERWISE = [
+    {"kl": math.nan}, {"seed": 1}, {"beta": 2.0}, {"world": "assistant"}, {"method": "dpo"}, {"gold": "high"},
+    {"took": None}, {"kl": -3.0}, {"steps": {"step": [1]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", OTHERWISE)
+def test_a_point_that_is_not_what_its_name_says_is_found_before_any_is_measured(change, tmp_path, monkeypatch):
+    measure(CONFIG, tmp_path, ("exact",), (0,), quiet)
+    path = tmp_path / "points" / "exact-0-ppo-1.0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    monkeypatch.setattr(sweep, "_measure", None)  # it would fail
+    with pytest.raises(
+        RunError, match=r"exact-0-ppo-1.0.json is damaged \(.*\), expected a finished point of its name"
+    ):
+        measure(CONFIG, tmp_path, ("exact",), (1,), quiet)
+
+
 @pytest.mark.parametrize("content", ["", '{"world": "exact", "se', "[]", '{"seed": 0}', "\x00\xff"])
 def test_damaged_point(content, tmp_path):
     measure(CONFIG, tmp_path, ("exact",), (0,), quiet)
     path = tmp_path / "points" / "exact-0-ppo-1.0.json"
     path.write_text(content)
-    with pytest.raises(RunError, match=r"exact-0-ppo-1.0.json is damaged, expected a finished point; delete it"):
+    with pytest.raises(
+        RunError, match=r"exact-0-ppo-1.0.json is damaged \(.*\), expected a finished point of its name; del"
+    ):
         measure(CONFIG, tmp_path, ("exact",), (0,), quiet)
     path.unlink()
     assert len(measure(CONFIG, tmp_path, ("exact",), (0,), quiet)["frontier_exact"]) == 8

@@ -54,6 +54,10 @@ COLUMNS = (
 best-of-n include the reward model. `model_copies` is how many models stand in memory: while training, or, for
 best-of-n, while answering.
 """
+ROUNDING = 1e-6
+"""Nats, by which a KL may be below 0, beside five standard errors of one that is estimated."""
+STEPS = ("step", "score", "gold", "kl", "entropy", "length")
+"""Of a weak PPO run, what is kept of each step."""
 WORLDS: tuple[World, ...] = ("exact", "assistant")
 
 
@@ -176,6 +180,7 @@ def _measure_all(
 ) -> dict[str, pd.DataFrame]:
     """Measure what is missing of the points `todo`."""
     Run.open(folder, config, resume=True)
+    main_process(lambda: [_checked(path) for path in (folder / "points").glob("*.json")])
     known = main_process(lambda: {point: _read(folder, point) for point in todo if _path(folder, point).exists()})
     todo = [point for point in todo if point not in known]
     say(f"{folder}: {len(known)} points are there, {len(todo)} to measure")
@@ -220,7 +225,7 @@ def collect(folder: Path) -> dict[str, pd.DataFrame]:
     steps = [pd.DataFrame(row["steps"]).assign(seed=row["seed"], beta=row["beta"]) for row in rows if "steps" in row]
     if steps:
         weak = pd.concat(steps).sort_values(["seed", "step"])
-        tables["overoptimisation"] = weak[["seed", "beta", "step", "score", "gold", "kl", "entropy", "length"]]
+        tables["overoptimisation"] = weak[["seed", "beta", *STEPS]]
     tables = {name: table.reset_index(drop=True) for name, table in tables.items() if len(table)}
     for name, table in tables.items():
         write_table(folder / f"{name}.csv", table)
@@ -374,15 +379,33 @@ def _read(folder: Path, point: Point) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The content of a point's file. RunError if it is damaged."""
+    """The content of a point's file. RunError if it is damaged, or not of the point that it is named for."""
     try:
         row = json.loads(path.read_bytes())
-        complete = isinstance(row, dict) and {"took", "world", "seed", "method"} <= row.keys()
-    except ValueError:
-        complete = False
-    if not complete:
-        raise RunError(f"{path} is damaged, expected a finished point; delete it, and the point is measured again")
+        numbers = {} if "steps" in row else {name: x for name in COLUMNS[3:] if (x := row[name]) is not None}
+        strange = [name for name, x in (numbers | {"took": row["took"]}).items() if not _is_number(x)]
+        if "steps" in row and len({len([float(x) for x in row["steps"][name]]) for name in STEPS}) != 1:
+            strange = ["steps"]
+        point = Point(row["world"], row["seed"], row["method"], row["n" if row["method"] == "best_of_n" else "beta"])
+        fault = f"its {strange[0]} is {row[strange[0]]!r:.40}" if strange else ""
+        if point.name != path.stem:
+            fault = f"it is of {point}"
+        elif not strange and numbers and row["kl"] < -5 * (row["kl_se"] or 0) - ROUNDING:
+            fault = f"its KL is {row['kl']:g}"
+    except KeyError as error:
+        fault = f"it has no {error}"
+    except (OSError, ValueError, TypeError) as error:
+        fault = str(error)
+    if fault:
+        raise RunError(
+            f"{path} is damaged ({fault}), expected a finished point of its name; delete it, and the point is measured "
+            "again"
+        )
     return dict(row)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def _in_words(row: dict[str, Any]) -> str:
