@@ -311,8 +311,11 @@ def table_of(*rows):
     return pd.DataFrame([ROW | row for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
 
 
-SPOILT = {"gold": math.nan, "kl": math.inf, "kl_se": -0.1, "leash": "maybe"}
-"""It would stand first, or nowhere."""
+SPOILT = {
+    "gold": math.nan, "kl": math.inf, "kl_se": -0.1, "leash": "maybe", "by": "", "entry": "\x1b[31mred",
+    "gold_low": 9.0, "gold_high": -9.0,
+}  # fmt: skip
+"""It would stand first, or nowhere, or colour the terminal."""
 
 
 def test_the_leash_comes_first_then_gold_and_a_later_score_replaces_an_earlier_one():
@@ -361,6 +364,11 @@ def test_a_file_that_is_no_table_is_refused_before_anything_is_scored(content, f
         (lambda text: text.replace(",1984,", ",1984.5,"), "column answers holds something else than whole numbers"),
         (lambda text: text.replace(",1984,", ",-1984,"), "or a number of answers or prompts below 1"),
         (lambda text: text.replace("holds,1984", "x,holds,1984", 1), "row 2 has 13 fields, expected 12"),
+        (
+            lambda text: text.replace("PPO", "P\u202ePO", 1),
+            "a name in column entry is .*, expected one that can be shown",
+        ),
+        (lambda text: text.replace("holds", "too far", 1), "leash of .* is 'too far', which its kl contradicts"),
         (lambda text: text.replace("leash", "Leash"), "its columns are by, entry, .*, expected by, entry, gold, "),
     ],
 )

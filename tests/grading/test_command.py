@@ -163,11 +163,13 @@ def test_whatever_goes_wrong_with_one_is_said(place, monkeypatch, tmp_path, erro
 def test_bad_input_ends_with_a_sentence_before_anything_is_graded(place, graders, capsys):
     (place / "p.toml").write_text("exercises = 3")
     (place / "file").write_text("")
+    (place / "taken" / "class.html").mkdir(parents=True)
     here = str(place / "in")
     for words, said in (
         ([str(place / "none")], "no such file"),
         ([here, "--points", str(place / "p.toml")], "unknown exercises"),
         ([here, "--out", str(place / "file")], "--out"),
+        ([here, "--out", str(place / "taken")], "its class.html is a folder, where a file is to be written"),
         ([here, "--workers", "0", "--out", str(place / "o")], "--workers"),
         ([], "nothing to grade"),
     ):

@@ -99,6 +99,7 @@ def test_two_submissions_of_one_name_are_told_apart_by_their_folders(tmp_path):
     for place in ("a/hand/03.ipynb", "b/hand/03.ipynb", "b/hand/04.ipynb", "b/.ipynb_checkpoints/03.ipynb"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(answered(RIGHT))
+    (tmp_path / "b" / "hand" / "04.ipynb").rename(tmp_path / "b" / "hand" / "04.IPYNB")
     found = notebooks([tmp_path, tmp_path / "a" / "hand" / "03.ipynb"])
     assert list(found) == ["a/hand/03", "b/hand/03", "b/hand/04"]
     assert list(notebooks([tmp_path / "b"])) == ["03", "04"]

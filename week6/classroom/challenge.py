@@ -62,6 +62,9 @@ COLUMNS = {
 LEASHES = ("holds", "too far")
 """What is said of an entry's KL."""
 
+ROUNDING = 1e-3
+"""Nats; a table has four digits behind the point."""
+
 TEMPLATES = (
     "can you teach me to {} ?",
     "can you show me how to {} ?",
@@ -305,7 +308,10 @@ def read_table(path: Path) -> pd.DataFrame:
         kind = "a folder" if path.is_dir() else "a pipe or a device"
         raise RunError(f"--table {path}: is {kind}, expected a file; choose another one")
     try:
-        text = path.read_bytes().decode()
+        try:
+            text = path.read_bytes().decode()
+        except UnicodeDecodeError:
+            raise ValueError("it is not UTF-8; save it so, or restore it") from None
         for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), 1):
             if row and len(row) != len(COLUMNS):
                 raise ValueError(f"row {number} has {len(row)} fields, expected {len(COLUMNS)}")
@@ -323,10 +329,24 @@ def read_table(path: Path) -> pd.DataFrame:
             raise ValueError("a standard error is below 0, or a number of answers or prompts below 1")
         if len(strange := sorted(set(table["leash"]) - set(LEASHES))):
             raise ValueError(f"a leash is {strange[0]!r:.40}, expected {' or '.join(map(repr, LEASHES))}")
+        for figures in table.to_dict("records"):
+            _check_row({str(name): x for name, x in figures.items()})
         return table
     except (OSError, ValueError) as error:
         reason = clean(str(error)).replace("\n", " ")[:250]
         raise RunError(f"--table {path}: is no table of the challenge ({reason}); choose another file") from error
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    """Raise ValueError for names that cannot be shown, and for figures that cannot stand in one row."""
+    for name in ("by", "entry"):
+        if not row[name] or clean(row[name]) != row[name]:
+            raise ValueError(f"a name in column {name} is {row[name]!r:.40}, expected one that can be shown")
+    if not row["gold_low"] <= row["gold"] <= row["gold_high"]:
+        raise ValueError(f"gold of {row['entry']} is {row['gold']:g}, outside its own interval")
+    above = row["kl"] - 2 * row["kl_se"] - KL_LIMIT
+    if abs(above) > ROUNDING and row["leash"] != LEASHES[above > 0]:
+        raise ValueError(f"leash of {row['entry']} is {row['leash']!r}, which its kl contradicts")
 
 
 def add_rows(table: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

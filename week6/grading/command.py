@@ -34,6 +34,8 @@ from week6.pictures.of_class import class_bars
 
 PATIENCE = 5
 """Seconds in which a process that has nothing left to do ends."""
+FILES = ("class.png", "grades.json", "grades.csv", "class.csv", "class.html")
+"""What is written to the folder of the results, beside a page a submission."""
 _GRADER: list[Any] = []
 """In a process that grades: its nursery, its folder, and what submissions must not read."""
 
@@ -75,6 +77,8 @@ def _writable(out: Path) -> None:
         (out / "feedback").mkdir(exist_ok=True)
         write_atomic(out / "results" / ".try", "x" * 4096)
         (out / "results" / ".try").unlink()
+        if taken := [name for name in FILES if (out / name).is_dir()]:
+            raise IsADirectoryError(errno.EISDIR, f"its {taken[0]} is a folder, where a file is to be written")
     except OSError as error:
         raise RunError(f"--out {out}: {error.strerror}; expected a folder that can be written to") from None
 

@@ -134,7 +134,8 @@ def notebooks(places: list[Path]) -> dict[str, Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            inside = sorted(p for p in place.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts and p.is_file())
+            every = (p for p in place.rglob("*") if p.suffix.lower() == ".ipynb")
+            inside = sorted(p for p in every if ".ipynb_checkpoints" not in p.parts and p.is_file())
             if not inside:
                 raise RunError(f"{place}: no .ipynb in this folder, expected submitted notebooks")
             found += inside
