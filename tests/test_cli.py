@@ -55,7 +55,10 @@ def test_report_is_printed_again(capsys):
     assert (finished_run() / "report.md").read_text() in printed and str(finished_run() / "plots") in printed
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0" * 20, b"# Run\n\x1b]0;owned\x07", "# Run\n\x9b31m".encode()])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe\0" * 20, b"# Run\n\x1b]0;owned\x07", "# Run\n\x9b31m".encode(), "# Run\n\u202e".encode()],
+)
 def test_a_damaged_report_is_not_shown(copy, capsys, content):
     (copy / "report.md").write_bytes(content)
     code, line = error_of(capsys, "report", str(copy))

@@ -113,13 +113,29 @@ FILES = [
     ("a.jsonl", objects([{"text": [text]} for text in TEXTS]), "line 1 of column text is ['"),
     ("a.csv", table("id\ttext", "{i}\t{text}, yes"), "its columns are separated by tabs, expected commas in a .csv"),
     ("a.txt", objects({"text": text} for text in TEXTS), "its lines are JSON objects, expected plain texts: give it"),
-    ("a.txt", table("text,label", '"{text}",1'), "line 1 is 'text,label', the header of a table: give it the ending"),
-    ("a.txt", table("n\ttext", "1\t{text}"), "the header of a table: give it the ending .tsv"),
+    (
+        "a.txt",
+        table("text,label", '"{text}",1'),
+        "its lines are rows of 2 fields, expected plain texts: give it the ending .csv",
+    ),
+    (
+        "a.txt",
+        table("n\ttext", "1\t{text}"),
+        "its lines are rows of 2 fields, expected plain texts: give it the ending .tsv",
+    ),
+    ("a.txt", LINES.replace(" ", "%20"), "most texts of column text are written for an address, as"),
+    ("a.txt", LINES.replace(".", ".\\n"), "most texts of column text are with escapes written out, as"),
+    ("a.txt", LINES.replace(".", "â€¦"), "most texts of column text are UTF-8 read as another encoding, as"),
+    ("a.csv", "text,n\n" + "NaN,1\n" * 9, "most texts of column text are words for what is missing, as"),
     ("a.log.gz", gzip.compress(LINES.encode()), "a.log.gz: has the ending .log.gz; expected a file .txt"),
     ("a.gz", gzip.compress(LINES.encode()), "a.gz: has the ending .gz; expected a file .txt"),
-    ("a.csv", table("text", "\"b'{text}'\""), "most texts of column text are bytes as Python shows them, as"),
+    ("a.csv", table("text", "\"b'{text}'\""), "most texts of column text are as Python shows them, as"),
     ("a.txt", LINES.replace(".", " &lt;br&gt;"), "most texts of column text are escaped for HTML, as"),
-    ("a.txt", "\n".join(b64encode(text.encode()).decode() for text in TEXTS), "of column text are base64, as"),
+    (
+        "a.txt",
+        "\n".join(b64encode(text.encode()).decode() for text in TEXTS),
+        "of column text are base64 or the like, as",
+    ),
     ("a.txt", "\n".join(str(uuid.UUID(int=7**i)) for i in range(40)), "texts alike (0), expected texts with opinions"),
 ]
 PAIRS = [{"prompt": f"Is film {i} good?", "chosen": "It is.", "rejected": "No."} for i in range(20)]
@@ -417,6 +433,10 @@ MODELS = {
     ),
     "template aside": (another_template, "tool.jinja is no plain UTF-8 at byte 0"),
     "zeros": (weights(lambda x: x * 0, "c_fc.weight"), "are one number in all of h.0.mlp.c_fc.weight"),
+    "norms": (
+        weights(lambda x: x * 0, "h.0.ln_1"),
+        "predicts from the last token alone, expected a model that has read those before it",
+    ),
     "update beside": (
         weights(lambda x: x, more={"transformer.h.0.attn.c_attn.lora_A.weight": torch.ones(2, 16)}),
         "hold transformer.h.0.attn.c_attn.lora_A.weight, which would be left out of a layer that is read",

@@ -61,8 +61,8 @@ PATHS = ("--runs-dir", "--out", "--points", "--table", "--reference", "--here")
 """Flags that take a path."""
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """What a text program makes of two hyphens."""
-CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-"""What a terminal would not show but do."""
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal would not show but do: commands, and other directions of the text."""
 MOST_NAMES = 8
 """That a message lists."""
 LONGEST_NAME = 200

@@ -199,13 +199,16 @@ def test_metrics_cut_in_the_middle_of_a_line(measured, tmp_path):
 
 OTHERWISE = [
     {"kl": math.nan}, {"seed": 1}, {"beta": 2.0}, {"world": "assistant"}, {"method": "dpo"}, {"gold": "high"},
-    {"took": None}, {"kl": -3.0}, {"steps": {"step": [1]}},
+    {"took": None}, {"gold_se": -1.0}, {"kl": -3.0}, {"steps": {"step": [1]}},
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", OTHERWISE)
-def test_a_point_that_is_not_what_its_name_says_is_found_before_any_is_measured(change, tmp_path, monkeypatch):
-    measure(CONFIG, tmp_path, ("exact",), (0,), quiet)
+def test_a_point_that_is_not_what_its_name_says_is_found_before_any_is_measured(
+    change, measured, tmp_path, monkeypatch
+):
+    shutil.copy(measured[0] / "config.json", tmp_path)
+    shutil.copytree(measured[0] / "points", tmp_path / "points")
     path = tmp_path / "points" / "exact-0-ppo-1.0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     monkeypatch.setattr(sweep, "_measure", None)  # it would fail

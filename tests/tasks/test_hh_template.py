@@ -174,6 +174,11 @@ TEMPLATES = {
         "{% if add_generation_prompt %}bot: {% endif %}",
         "its template asks for an answer with 'bot:' but does not begin one so, expected the same before both",
     ),
+    "writes a year before an answer": (
+        "{% for m in messages %}{{ m.role + ': ' }}{{ '(2026) ' if m.role == 'assistant' else '' }}{{ m.content }}"
+        "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
+        r"its template writes '\(2026\)' before an answer but not where one is asked for",
+    ),
     "writes contents as JSON": (
         "{% for m in messages %}{{ m.content | tojson }}{{ eos_token }}{% endfor %}",
         "its template writes '\"' behind an answer, expected its end token alone",
@@ -203,6 +208,7 @@ MARKED = {
     "answers as lists of messages": {"chosen": "[{{'role': 'assistant', 'content': 'More.'}}]"},
     "prompts between marks of other letters": {"prompt": "<｜User｜>What is {}?<｜Assistant｜>"},
     "prompts that end with a label": {"prompt": "Q: What is {}?\nA:"},
+    "prompts that end with a label in bold": {"prompt": "What is {}?\n**Answer:**"},
     "prompts that end with a mark for what is to come": {"prompt": "Instruct: What is {}?\nOutput:"},
     "answers with a speaker in brackets": {"chosen": "[assistant]: It is more."},
     "answers with a speaker in bold": {"rejected": "**Assistant:** I do not know."},

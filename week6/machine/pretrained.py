@@ -298,17 +298,19 @@ def _reading(part: str) -> Iterator[None]:
 
 @torch.no_grad()
 def _check_causal(model: str, policy: PreTrainedModel) -> None:
-    """Raise RunError unless `policy` predicts each token from those before it, as the scorer calls it."""
-    ends = torch.tensor([[0, 0], [0, 1]])
+    """Raise RunError unless `policy` predicts each token from those before it, as the scorer calls it, and from more
+    than the last of them."""
+    others = range(1, policy.config.vocab_size, max(1, policy.config.vocab_size // 8))
+    ends = torch.tensor([[0, 0], [0, 1], *([i, 0] for i in others)])
     try:
         output = policy(
             input_ids=ends,
             attention_mask=torch.ones_like(ends),
-            position_ids=torch.arange(2).expand(2, 2),
+            position_ids=torch.arange(2).expand(len(ends), 2),
             logits_to_keep=torch.arange(2),
             use_cache=False,
         )
-        first = output.logits[:, 0]
+        first, last = output.logits[:, 0], output.logits[[0, *range(2, len(ends))], 1]
     except Exception as error:  # of any architecture
         raise RunError(f"--model {model}: {unreadable(error)}; expected a causal language model") from error
     if not first.isfinite().all():
@@ -319,6 +321,11 @@ def _check_causal(model: str, policy: PreTrainedModel) -> None:
         raise RunError(
             f"--model {model}: a {type(policy).__name__} here sees the tokens behind the one that it predicts; "
             "expected a causal language model"
+        )
+    if (last == last[0]).all() and (output.logits[1, 1] != last[0]).any():
+        raise RunError(
+            f"--model {model}: predicts from the last token alone, expected a model that has read those before it; its "
+            "weights or config.json are spoilt"
         )
 
 

@@ -54,6 +54,10 @@ COLUMNS = (
 best-of-n include the reward model. `model_copies` is how many models stand in memory: while training, or, for
 best-of-n, while answering.
 """
+COUNTED = {name for name in COLUMNS if name.endswith("_se")} | {
+    "n", "beta", "win_rate", "length", "seconds", "generations", "model_copies", "took",
+}  # fmt: skip
+"""Never below 0."""
 ROUNDING = 1e-6
 """Nats, by which a KL may be below 0, beside five standard errors of one that is estimated."""
 STEPS = ("step", "score", "gold", "kl", "entropy", "length")
@@ -383,14 +387,15 @@ def _checked(path: Path) -> dict[str, Any]:
     try:
         row = json.loads(path.read_bytes())
         numbers = {} if "steps" in row else {name: x for name in COLUMNS[3:] if (x := row[name]) is not None}
-        strange = [name for name, x in (numbers | {"took": row["took"]}).items() if not _is_number(x)]
+        numbers |= {"took": row["took"]}
+        strange = [name for name, x in numbers.items() if not _is_number(x) or (x < 0 and name in COUNTED)]
         if "steps" in row and len({len([float(x) for x in row["steps"][name]]) for name in STEPS}) != 1:
             strange = ["steps"]
         point = Point(row["world"], row["seed"], row["method"], row["n" if row["method"] == "best_of_n" else "beta"])
         fault = f"its {strange[0]} is {row[strange[0]]!r:.40}" if strange else ""
         if point.name != path.stem:
             fault = f"it is of {point}"
-        elif not strange and numbers and row["kl"] < -5 * (row["kl_se"] or 0) - ROUNDING:
+        elif not strange and "kl" in numbers and row["kl"] < -5 * (row["kl_se"] or 0) - ROUNDING:
             fault = f"its KL is {row['kl']:g}"
     except KeyError as error:
         fault = f"it has no {error}"

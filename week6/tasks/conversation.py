@@ -29,6 +29,8 @@ MARKS = (
 """With which the templates of many models, and lists of messages, begin or end a turn."""
 LONGEST_MARK, SHORTEST_ANSWER = 40, 12
 """Characters; shorter answers may stand in a mark by chance."""
+TAGS = re.compile(r"<[^<>]*>")
+"""That may stand before an answer, as those of an empty thought do."""
 MEND = "mend it, or remove it: then the form of the data stays"
 LONGEST = 100_000
 """Characters that a chat template may add to a conversation."""
@@ -165,7 +167,7 @@ def written_turn(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tupl
             f"token alone: the policy would learn to write it; {MEND}"
         )
     header = after[len(before) : start].strip()
-    if header and before == render(tokenizer, messages[:-1]):
+    if TAGS.sub("", header).strip() or (header and before == render(tokenizer, messages[:-1])):
         raise ValueError(
             f"tokenizer: its template writes {header[:LONGEST_MARK]!r} before an answer but not where one is asked "
             f"for, expected it there too (add_generation_prompt); {MEND}"

@@ -41,7 +41,11 @@ MAX_ROWS = 20_000
 """Pairs that are looked at, of larger data a random choice."""
 FEWEST_PAIRS = 10
 WHO = "(?i:user|human|assistant|system|chatbot|bot|ai|gpt)"
-SPEAKERS = rf"[*_]*[\[(<]?\b{WHO}[\])>]?[*_]* ?:[*_]*|[\[(<]{WHO}[\])>]|\b(?i:a|answer|response|output|reply) ?:"
+BOLD = "[*_]*"
+SPEAKERS = (
+    rf"{BOLD}[\[(<]?\b{WHO}[\])>]?{BOLD} ?:{BOLD}|[\[(<]{WHO}[\])>]|"
+    rf"{BOLD}\b(?i:a|answer|response|output|reply){BOLD} ?:{BOLD}"
+)
 """Who speaks, in other forms than that of the data."""
 HALF = "half"
 HELD_OUT = 500

@@ -2,6 +2,7 @@
 with the file, the row and the column."""
 
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -50,11 +51,17 @@ SIGNATURES = {
 """How files of other kinds begin."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas", "  ": "blanks"}
 WRITTEN = (
-    (re.compile(r"""b(['"]).*\1""", re.DOTALL), "bytes as Python shows them", "decode them before they are saved"),
-    (re.compile(r".*&(lt|gt|amp|quot|#\d+);.*", re.DOTALL), "escaped for HTML", "unescape them"),
-    (re.compile(r"[A-Za-z0-9+/]{16,}={0,2}"), "base64", "decode them"),
+    (r"""b(['"]).*\1|(['"])\2\2.*\2{3}""", "as Python shows them", "save the texts themselves"),
+    (r".*&(?:lt|gt|amp|quot|#\d+);.*", "escaped for HTML", "unescape them"),
+    (r"(?=.*[A-Za-z])(?=.*\d)[A-Za-z0-9+/]{16,}={0,2}", "base64 or the like", "decode them"),
+    (r"\S*%[0-9A-Fa-f]{2}\S*", "written for an address", "decode them"),
+    (r".*\\(?:[nrt](?![a-z])|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}).*", "with escapes written out", "unescape them"),
+    (r".*(?:Ã[\x80-\xbf]|Â[\xa0-\xbf]|â€[™œ¦“”\x80-\xbf]).*", "UTF-8 read as another encoding", "read them as UTF-8"),
+    (r"(?i:null|nan|none|n/a|na|undefined|<na>)", "words for what is missing", "fill these rows, or remove them"),
 )
 """How programs write texts, and what to do about it."""
+FEWEST_ROWS = 10
+"""From which on as many fields in each line are no chance."""
 EXAMPLE = '{"text": "A lovely film"}'
 MOST_COLUMNS = 8
 """That a message names."""
@@ -159,7 +166,7 @@ def _text(value: Any, where: str, column: str, number: bool) -> str:
 def _check_decoded(texts: Sequence[str], column: str) -> None:
     """Raise ValueError where most texts are written as a program writes them, not as people do."""
     for pattern, what, remedy in WRITTEN:
-        found = [text for text in texts if pattern.fullmatch(text.strip())]
+        found = [text for text in texts if re.fullmatch(pattern, text.strip(), re.DOTALL)]
         if 2 * len(found) > len(texts):
             raise ValueError(f"most texts of column {column} are {what}, as {found[0]!r:.40}, expected text: {remedy}")
 
@@ -268,9 +275,10 @@ def _read_lines(text: str, column: str) -> Found:
     if first.startswith('{"') and first.endswith("}"):
         raise ValueError("its lines are JSON objects, expected plain texts: give it the ending .jsonl")
     for mark, ending in ((",", ".csv"), ("\t", ".tsv")):
-        names = [name.strip(' "') for name in first.split(mark)]
-        if len(names) > 1 and column in names and all(mark in line for line in lines):
-            raise ValueError(f"line 1 is {first!r:.60}, the header of a table: give it the ending {ending}")
+        with contextlib.suppress(csv.Error):  # a line longer than its fields may be
+            fields = {len(row) for row in csv.reader(lines, delimiter=mark)}
+            if len(lines) >= FEWEST_ROWS and len(fields) == 1 and (n := fields.pop()) > 1:
+                raise ValueError(f"its lines are rows of {n} fields, expected plain texts: give it the ending {ending}")
     return Found({column: lines})
 
 
