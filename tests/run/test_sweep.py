@@ -199,7 +199,7 @@ def test_metrics_cut_in_the_middle_of_a_line(measured, tmp_path):
 
 OTHERWISE = [
     {"kl": math.nan}, {"seed": 1}, {"beta": 2.0}, {"world": "assistant"}, {"method": "dpo"}, {"gold": "high"},
-    {"took": None}, {"gold_se": -1.0}, {"kl": -3.0}, {"steps": {"step": [1]}},
+    {"took": None}, {"gold_se": -1.0}, {"win_rate": 7.0}, {"kl": -3.0}, {"steps": {"step": [1]}},
 ]  # fmt: skip
 
 

@@ -389,6 +389,8 @@ def _checked(path: Path) -> dict[str, Any]:
         numbers = {} if "steps" in row else {name: x for name in COLUMNS[3:] if (x := row[name]) is not None}
         numbers |= {"took": row["took"]}
         strange = [name for name, x in numbers.items() if not _is_number(x) or (x < 0 and name in COUNTED)]
+        if numbers.get("win_rate", 0) > 1:
+            strange.append("win_rate")
         if "steps" in row and len({len([float(x) for x in row["steps"][name]]) for name in STEPS}) != 1:
             strange = ["steps"]
         point = Point(row["world"], row["seed"], row["method"], row["n" if row["method"] == "best_of_n" else "beta"])
