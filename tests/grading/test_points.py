@@ -50,7 +50,7 @@ def test_a_teachers_own_points_and_late_capstones(tmp_path):
         ("[late]\nshare = 1.5", r"\[late\] share: got 1.5, expected a number from 0 to 1$"),
         ("[late]\nshare = -0.1", r"\[late\] share: got -0.1, expected a number from 0 to 1$"),
         ('[late]\nstudents = "ada"', "expected names"),
-        ('[late]\nstudents = ["eve"]', "nothing came from eve, expected some of those who handed in: ada"),
+        ('[late]\nstudents = [" ada"]', "nothing came from ' ada', expected some of those who handed in: ada"),
         ("exercise = ", "no TOML"),
         ("exercise = 1_000_000_001", r"got 1000000001, expected a number from 0 to 1e\+09$"),
         ("exercise = " + "9" * 400, "got 9999.*, expected a number from 0 to 1e"),

@@ -67,8 +67,8 @@ def points(path: Path | None, students: Sequence[str]) -> Points:
     if strange := [name for name in names if name not in students]:
         there = ", ".join(students[:MOST_NAMES]) + ", …" * (len(students) > MOST_NAMES)
         raise RunError(
-            f"{where}: [late] students: nothing came from {', '.join(strange)}, expected some of those who handed in: "
-            f"{there}"
+            f"{where}: [late] students: nothing came from {', '.join(map(repr, strange))}, expected some of "
+            f"those who handed in: {there}"
         )
     single = {}
     for module in MODULES:
