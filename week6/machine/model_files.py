@@ -133,7 +133,7 @@ def _check_merges(merges: Any, words: dict[str, Any]) -> None:
     says when it was learnt, and a merge is done in the order in which merges were learnt."""
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
     made = ["".join(pair) for pair in pairs if isinstance(pair, list) and all(isinstance(part, str) for part in pair)]
-    longer = [word for word in words if len(word) > 1 and not (word[0] == "<" and word[-1] == ">")]
+    longer = [word for word in words if len(word) > 1 and word[0] + word[-1] not in ("<>", "[]")]
     if len(set(made) & set(longer)) < len(longer) / 2:
         raise ValueError("tokenizer.json lacks merges that most of its tokens are made by; restore it")
     numbers = [words[word] for word in dict.fromkeys(made) if isinstance(words.get(word), int)]
