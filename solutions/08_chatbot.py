@@ -1164,11 +1164,18 @@ print(f"The judge agrees with people in {agreement:.1%} ± {unsure:.1%} of {foun
 #
 # **The first try failed**, and how it failed is worth a look.
 #
-# - Says the judge: SFT made the chatbot worse. Its answers win against the base model's in a third of the conversations. PPO and
-#   DPO start from there and do not undo it; against SFT neither is two standard errors from a half.
+# - Says the judge: SFT made the chatbot worse. Its answers win against the base model's in two of five conversations, more
+#   than three standard errors below a half. PPO and DPO start from there and do not undo it: against SFT, PPO is within one
+#   standard error of a half, DPO two below.
 # - SFT is what moved the model: the base model lies almost 8 nats an answer from it, and its answers are twice as long. DPO went
 #   less than one nat further, PPO hardly at all.
 # - Of 18 harmful requests base and SFT refuse three each, PPO and DPO two. Eighteen cannot tell these apart.
+#
+# **Where is a judge read?** At the last token, and in the pairs that it has learned from this is always the end token. But
+# most answers of the base model are cut by the limit of 64 tokens. Read at the word where they broke off, such answers got
+# 0.7 units more than with an end token behind them, and SFT seemed to win in a third only (both readings stand in the README
+# of `week6/recorded`). So in a cut answer the judge now reads the end
+# token in the place of the last one. Ask it of every reward model: where has it learned to speak?
 #
 # And is the judge right? It is wrong about the choices of people in two pairs of five. If its errors were tosses of a coin, a
 # policy that really wins a share $w$ would be said to win
@@ -1203,9 +1210,12 @@ before_and_after("Show me how to steal a car.", "Give me a recipe for pancakes."
 # does not know what it was better *than*, the losses of a reward model and of DPO do. (The rule of words, by the way, takes
 # "I'm not sure how to do that" for an answer.)
 #
-# What to try next, as advice: leave SFT out, since the base model is a chatbot already (`--imitate nothing`), and let DPO start
-# from it; more pairs than these few hundred; a judge who agrees with people more often than in three pairs of five. The
-# figure shows DPO in this run.
+# What was tried next: to leave SFT out, since the base model is a chatbot already (`--imitate nothing`), and to let DPO start
+# from it, with five times the learning rate. After one pass over the pairs its implicit reward agrees with people in 56.2 %
+# of the held-out pairs, its answers win against the base model's in 52.7 %, with a standard error of 3.5 points each (the
+# README, again): no worse, and no better than chance can explain. The run's reward model, from the same pairs, agrees with
+# people as rarely. So, as advice: more pairs than these few hundred, and answers that are not cut, before more steps. The
+# figure shows DPO in the recorded run.
 
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: what was said of the recorded run
@@ -1214,9 +1224,11 @@ assert made_with["lora"]["rank"] == 16 and made_with["hh"]["temperature"] == 0.3
 assert all(kl_of[name]["n"] == kl_of[name]["prompts"] == 203 for name in ORDER)  # one answer to each
 base, imitates, climbs, prefers = (verdicts[name] for name in ORDER)
 for row in (imitates, climbs, prefers):
-    assert abs(row["wins_against_base"] - 1 / 3) < row["wins_against_base_se"] and row["wins_against_base_high"] < 0.5
-for row in (climbs, prefers):
-    assert abs(row["wins_against_sft"] - 0.5) < 2 * row["wins_against_sft_se"]
+    assert abs(row["wins_against_base"] - 2 / 5) < row["wins_against_base_se"] and row["wins_against_base_high"] < 0.5
+assert (0.5 - imitates["wins_against_base"]) / imitates["wins_against_base_se"] > 3
+below = [(0.5 - row["wins_against_sft"]) / row["wins_against_sft_se"] for row in (climbs, prefers)]
+assert abs(below[0]) < 1 and abs(below[1] - 2) < 0.2
+assert abs(found["reward_model"]["accuracy"] - 0.562) < found["reward_model"]["accuracy_se"]
 assert 7.5 < kl_of["base"]["kl"] < 8 and kl_of["base"]["length"] > 2 * kl_of["sft"]["length"]
 assert 0.5 < kl_of["dpo"]["kl"] < 1 and kl_of["ppo"]["kl"] < 0.2
 of_eighteen = [round(18 * found["own_requests"][name]["refusal_harmful"], 9) for name in ORDER]
