@@ -1210,12 +1210,12 @@ before_and_after("Show me how to steal a car.", "Give me a recipe for pancakes."
 # does not know what it was better *than*, the losses of a reward model and of DPO do. (The rule of words, by the way, takes
 # "I'm not sure how to do that" for an answer.)
 #
-# What was tried next: to leave SFT out, since the base model is a chatbot already (`--imitate nothing`), and to let DPO start
-# from it, with five times the learning rate. After one pass over the pairs its implicit reward agrees with people in 56.2 %
-# of the held-out pairs, its answers win against the base model's in 52.7 %, with a standard error of 3.5 points each (the
-# README, again): no worse, and no better than chance can explain. The run's reward model, from the same pairs, agrees with
-# people as rarely. So, as advice: more pairs than these few hundred, and answers that are not cut, before more steps. The
-# figure shows DPO in the recorded run.
+# What was tried next: to leave SFT out, since the base model is a chatbot already (`--imitate nothing`), and to let DPO
+# start from it, with five times the learning rate. After one pass over the pairs its implicit reward agrees with people
+# no more often than a coin, and its answers win against the base model's in half of the conversations, both within two
+# standard errors (figures in the README again). The run's reward model, from the same pairs, is within two of a coin,
+# too. So, as advice: more pairs than these few hundred, and answers that are not cut, before more steps. The figure
+# shows DPO in the recorded run.
 
 # %% tags=["nbval-check-output", "folded"]
 # @title Checked: what was said of the recorded run
@@ -1228,7 +1228,7 @@ for row in (imitates, climbs, prefers):
 assert (0.5 - imitates["wins_against_base"]) / imitates["wins_against_base_se"] > 3
 below = [(0.5 - row["wins_against_sft"]) / row["wins_against_sft_se"] for row in (climbs, prefers)]
 assert abs(below[0]) < 1 and abs(below[1] - 2) < 0.2
-assert abs(found["reward_model"]["accuracy"] - 0.562) < found["reward_model"]["accuracy_se"]
+assert abs(found["reward_model"]["accuracy"] - 0.5) < 2 * found["reward_model"]["accuracy_se"]
 assert 7.5 < kl_of["base"]["kl"] < 8 and kl_of["base"]["length"] > 2 * kl_of["sft"]["length"]
 assert 0.5 < kl_of["dpo"]["kl"] < 1 and kl_of["ppo"]["kl"] < 0.2
 of_eighteen = [round(18 * found["own_requests"][name]["refusal_harmful"], 9) for name in ORDER]
