@@ -313,7 +313,7 @@ def table_of(*rows):
 
 SPOILT = {
     "gold": math.nan, "kl": math.inf, "kl_se": -0.1, "leash": "maybe", "by": "", "entry": "\x1b[31mred",
-    "gold_low": 9.0, "gold_high": -9.0,
+    "gold_low": 9.0, "gold_high": math.inf,
 }  # fmt: skip
 """It would stand first, or nowhere, or colour the terminal."""
 
