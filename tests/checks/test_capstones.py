@@ -12,7 +12,7 @@ import torch
 
 from tests.checks.test_catalogue import MODULES
 from tools.build_notebooks import ROOT
-from week6.checks import bench_03, bench_04, nb09, steps_04, steps_07, steps_08
+from week6.checks import bench_01, bench_03, bench_04, bench_07, capstone_07, nb09, steps_04, steps_07, steps_08
 from week6.checks.capstone import Capstone
 
 CAPSTONES = {
@@ -69,6 +69,20 @@ def test_what_an_answer_writes_into_its_language_does_not_reach_the_grader():
 
     record = bench_04.measure(careless, 0)
     assert torch.equal(record.language.reference, bench_04.random_language(0).reference)
+
+
+def test_two_seeds_of_the_frontiers_always_allow_a_price():
+    """As exercise 7.4 says: a student's `choose_beta` looks for the best of those that are allowed."""
+    for f in bench_07.measure(capstone_07.measure_frontier, 0):
+        for left_out in range(3):
+            kl = f.table("kl")[:, [i for i in range(3) if i != left_out]]
+            assert (kl.mean(1) + 2 * kl.std(1) / 2**0.5 <= f.budget).any()
+
+
+def test_the_loose_table_is_the_slow_one_with_another_tolerance():
+    """As exercise 1.7 says: 1 instead of 0.001."""
+    loose, slow = (bench_01.measure(lambda *_: {}, 0)[name] for name in ("loose", "slow"))
+    assert (loose.tolerance, slow.tolerance) == (1.0, 1e-3) and torch.equal(loose.wins, slow.wins)
 
 
 @pytest.mark.parametrize(
